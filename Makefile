@@ -1,0 +1,74 @@
+# Every target prepares what it needs: the virtual environment .venv, made once.
+# Variables: PYTHON=python3.12 picks the interpreter, DEMO='--workdir=...' adds flags to the
+# demo, TESTS='tests/test_config.py -k name' picks tests.
+SHELL := bash
+PYTHON ?=
+DEMO ?=
+TESTS ?= tests
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: help demo test lint format clean
+
+help:
+	@echo 'make demo    train and evaluate a small BasisNet on scikit-learn digits (DEMO adds flags)'
+	@echo 'make test    run the tests (TESTS picks some)'
+	@echo 'make lint    check style'
+	@echo 'make format  apply style'
+	@echo 'make clean   remove .venv and .cache (not runs)'
+
+demo: $(VENV)/.done
+	$(RUN) -m basisnet_jax.main --config=configs/digits.py --workdir=runs/digits $(DEMO)
+
+test: $(VENV)/.done
+	JAX_PLATFORMS=cpu $(RUN) -m pytest $(TESTS)
+
+lint: $(VENV)/.done
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+format: $(VENV)/.done
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+clean:
+	rm -rf $(VENV) .cache .pytest_cache .ruff_cache basisnet_jax.egg-info
+
+# A Python that runs (a shim may exist and fail) and has ensurepip, which Debian and Ubuntu
+# ship apart. An interrupted or outdated installation is completed, not begun anew.
+$(VENV)/.done: setup.cfg pyproject.toml
+	@set -euo pipefail; \
+	if ! $(RUN) -m pip --version >/dev/null 2>&1; then \
+	  python=; \
+	  for candidate in $(PYTHON) python3 python3.12 python3.11 python3.13; do \
+	    if "$$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+	        >/dev/null 2>&1; then python=$$candidate; break; fi; \
+	  done; \
+	  if [ -z "$$python" ]; then \
+	    echo 'No Python 3.11, 3.12 or 3.13 found; install one, or run make PYTHON=/path/to/python.' >&2; \
+	    exit 1; \
+	  fi; \
+	  if ! "$$python" -c 'from ensurepip import version' >/dev/null 2>&1; then \
+	    package=$$("$$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'); \
+	    if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	      echo "Installing $$package, which $$python needs to make a virtual environment."; \
+	      apt-get update -qq </dev/null; \
+	      DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$$package" </dev/null >/dev/null; \
+	    else \
+	      echo "$$python cannot make a virtual environment: run 'sudo apt-get install $$package', then make again." >&2; \
+	      exit 1; \
+	    fi; \
+	  fi; \
+	  echo "Making $(VENV) with $$("$$python" --version)."; \
+	  "$$python" -m venv --clear $(VENV); \
+	fi; \
+	echo 'Installing the libraries into $(VENV): about two minutes, 2.6 GB, once.'; \
+	if $(RUN) -m pip install --no-input --disable-pip-version-check --progress-bar off \
+	    --editable '.[demo,test]' </dev/null 2>&1 | tee $(VENV)/install.log \
+	    | awk '/^ *(Collecting|Installing)/ { printf "."; fflush() } END { print "" }'; then \
+	  touch $@; \
+	else \
+	  tail -n 15 $(VENV)/install.log >&2; \
+	  echo 'The installation failed; $(VENV)/install.log has all of its output.' >&2; \
+	  exit 1; \
+	fi

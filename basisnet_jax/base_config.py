@@ -1,0 +1,97 @@
+"""The base recipe: every key there is, what it means, and its default.
+
+Recipes (`configs/*.py`) call `get_config` and override a few keys. The result is
+locked: a key that is not listed here is an error, so a typo cannot pass silently.
+The defaults are ours; what the paper used is unknown where not stated otherwise.
+"""
+
+import ml_collections
+from ml_collections import config_dict
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """Returns the locked base recipe: BasisNet-MobileNetV3 on ImageNet."""
+  c = ml_collections.ConfigDict()
+  c.name = 'base'  # The recipe's name; the default workdir is runs/<name>.
+  c.seed = 0  # Everything random follows from it: init, data order, dropout.
+
+  # `model.name` is any of `basisnet_jax.models.names()`. The keys of this first
+  # group describe that network, or, for 'basisnet', its specialist.
+  c.model = m = ml_collections.ConfigDict()
+  m.name = 'basisnet'
+  m.resolution = 224  # Height and width of the images, pixels.
+  m.num_classes = config_dict.placeholder(int)  # None: the dataset's.
+  m.width = 1.0  # Multiplier of the channel counts.
+  m.dropout = 0.2  # Rate before the classifier.
+  m.output_stride = 32  # Input size over the last feature map's: 32, 16, 8, ...
+  m.dtype = 'float32'  # Of the computation: float32 or bfloat16; parameters stay float32.
+  # This second group is for 'basisnet' alone.
+  m.specialist = 'mobilenet_v3_large'  # The network that is lifted into bases.
+  m.num_bases = 16  # K.
+  m.based_layers = r'(?!.*(squeeze_excite|classifier))'  # Paths that hold bases (a regular expression).
+  m.lightweight = light = ml_collections.ConfigDict()
+  light.name = 'mobilenet_v3_small'
+  light.resolution = 160  # The images are resized to it on the device.
+  light.width = 1.0
+  light.dropout = 0.2
+  light.output_stride = 32
+  m.coefficients = k = ml_collections.ConfigDict()
+  k.activation = 'softmax'  # Or 'sigmoid'.
+  k.shared = False  # One vector for all layers instead of one for each.
+  k.temperature = 1.0  # Divides the head's outputs before the activation.
+  # Annealing: (1 - mix) * coefficients + mix / K, where mix falls linearly from
+  # `uniform_mix` to 0 over `uniform_mix_epochs`. It keeps every basis in training.
+  k.uniform_mix = 0.0
+  k.uniform_mix_epochs = 0.0
+
+  c.data = d = ml_collections.ConfigDict()
+  d.name = 'imagenet2012'  # A TFDS dataset's name, or a folder in TFDS's format inside data_dir.
+  d.data_dir = ''  # Where the datasets are; '' is TFDS's default (~/tensorflow_datasets).
+  d.train_split = 'train'
+  d.eval_split = 'validation'
+  d.crop = 'area'  # Training crop: 'area' (random area and aspect ratio) or 'pad' (pad, then shift).
+  d.crop_min_area = 0.08  # For 'area': the smallest share of the image.
+  d.crop_padding = 4  # For 'pad': pixels at the training resolution.
+  d.flip = True  # Mirror left-right half of the training images.
+  d.eval_crop = 0.875  # Share of the shorter side that evaluation sees, centred.
+  d.shuffle_buffer = 16384  # Records, still encoded, per host.
+
+  c.training = t = ml_collections.ConfigDict()
+  t.batch_size = 2048  # Over all devices.
+  t.epochs = 350.0
+  t.steps = config_dict.placeholder(int)  # Instead of epochs, if set.
+
+  c.loss = loss = ml_collections.ConfigDict()
+  loss.label_smoothing = 0.1
+  loss.lightweight_weight = 1.0  # loss = specialist + weight * lightweight.
+
+  c.optimizer = o = ml_collections.ConfigDict()
+  o.name = 'rmsprop'  # 'rmsprop' (TensorFlow's form), 'sgd' or 'adamw'.
+  o.learning_rate = 0.128  # The peak, at the batch size of this recipe.
+  o.warmup_epochs = 5.0  # Linear, from 0.
+  o.schedule = 'exponential'  # Or 'cosine' (to 0).
+  o.decay_rate = 0.97  # For 'exponential': this factor ...
+  o.decay_epochs = 2.4  # ... every so many epochs, in stairs.
+  o.momentum = 0.9  # For 'rmsprop' and 'sgd' (Nesterov).
+  o.rmsprop_decay = 0.9
+  o.epsilon = 1e-3  # 'rmsprop': inside the square root; 'adamw': outside (use 1e-8).
+  o.beta1 = 0.9  # For 'adamw'.
+  o.beta2 = 0.999
+  o.weight_decay = 1e-5  # Kernels and bases only; decoupled for 'adamw', L2 otherwise.
+
+  c.ema_decay = 0.9999  # Of parameters and batch statistics, used in evaluation; 0 is off.
+
+  c.evaluation = e = ml_collections.ConfigDict()
+  e.batch_size = 2048  # Over all devices.
+  e.every_epochs = 5.0
+  e.threshold = 0.7  # Early termination: exit where the largest softmax reaches it (dashboards).
+  e.thresholds = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)  # Of the printed table.
+  e.checkpoint = 'latest'  # Or 'best' (specialist top-1 on the evaluation split).
+
+  c.checkpoint = ml_collections.ConfigDict()
+  c.checkpoint.every_steps = 1000
+  c.checkpoint.keep = 3  # The latest so many; the best is kept besides.
+
+  c.logging = ml_collections.ConfigDict()
+  c.logging.every_steps = 100
+  return c.lock()

@@ -1,0 +1,159 @@
+"""What every config can do: take variants, be compared, be saved in a workdir and come back."""
+
+from collections.abc import Callable, Mapping, Sequence
+import importlib.metadata
+import json
+import platform
+from typing import Any
+
+from etils import epath
+import ml_collections
+from ml_collections.config_flags import config_path
+
+import basisnet_jax
+from basisnet_jax import base_config
+from basisnet_jax.errors import UserError
+
+_LIBRARIES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow-datasets')
+
+
+def apply_variants(
+  c: ml_collections.ConfigDict,
+  argument: str | None,
+  variants: Mapping[str, Callable[[ml_collections.ConfigDict], Any] | Mapping[str, Any]],
+) -> ml_collections.ConfigDict:
+  """Applies the variants in `argument` ('k8', 'k8,small' or nothing) to `c`, in their order.
+
+  A variant is a function that changes the config, or a dict of dotted keys and
+  values. Each one is appended to `c.name` ('mnv3' becomes 'mnv3_k8'), so that
+  variants do not share a default workdir. Returns `c`; raises UserError with the
+  list of variants for an unknown one.
+  """
+  for name in argument.split(',') if argument else ():
+    if name not in variants:
+      raise UserError(
+        f'{c.name} has no variant {name!r}; it has {", ".join(variants) or "none"}'
+        ' (several are joined by commas).'
+      )
+    variant = variants[name]
+    if callable(variant):
+      variant(c)
+    else:
+      for key, value in variant.items():
+        config_path.set_value(key, c, value)
+    c.name = f'{c.name}_{name}'
+  return c
+
+
+def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+  """Returns {dotted key: value} of every leaf."""
+  flat = {}
+  for key, value in config.items():
+    if isinstance(value, ml_collections.ConfigDict | dict):
+      flat.update(flatten(value, f'{prefix}{key}.'))
+    else:
+      flat[f'{prefix}{key}'] = value
+  return flat
+
+
+def changed_keys(
+  old: ml_collections.ConfigDict, new: ml_collections.ConfigDict
+) -> dict[str, tuple[Any, Any]]:
+  """Returns {dotted key: (old, new)} where the two differ; an absent key counts as None."""
+  old, new = flatten(old), flatten(new)
+  keys = dict.fromkeys([*old, *new])
+  return {k: (old.get(k), new.get(k)) for k in keys if old.get(k) != new.get(k)}
+
+
+def is_saved(workdir: str) -> bool:
+  """Says whether `save` has written a config to `workdir`."""
+  return (epath.Path(workdir) / 'config.json').exists()
+
+
+def save(
+  config: ml_collections.ConfigDict,
+  workdir: str,
+  *,
+  label_names: Sequence[str],
+  device_kind: str,
+) -> None:
+  """Writes config.json, versions.json and labels.txt (a name per line) to `workdir`.
+
+  Makes the folder if need be, and replaces each file in one step. Raises
+  UserError if it cannot be written.
+  """
+  folder = epath.Path(workdir)
+  texts = {
+    'versions.json': json.dumps(_versions() | {'device': device_kind}, indent=2) + '\n',
+    'labels.txt': ''.join(f'{name}\n' for name in label_names),
+    'config.json': json.dumps(config.to_dict(), indent=2) + '\n',
+  }
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+      temporary = folder / f'{name}.tmp'
+      temporary.write_text(text)
+      temporary.replace(folder / name)
+  except OSError as error:
+    raise UserError(
+      f'The workdir {workdir} cannot be written ({error.strerror}); choose another --workdir.'
+    ) from error
+
+
+def load(workdir: str) -> ml_collections.ConfigDict:
+  """Returns the locked config that `save` wrote to `workdir`, equal in every value and type.
+
+  A key that the saved file lacks (an older run) has the base recipe's default.
+  Raises UserError if the file is missing or damaged, or has keys that are unknown.
+  """
+  path = epath.Path(workdir) / 'config.json'
+  if not path.exists():
+    raise UserError(
+      f'{path} does not exist: train there first, or give the --workdir of a run that was.'
+    )
+  mend = 'restore the file, or give the recipe by --config.'
+  try:
+    saved = json.loads(path.read_text())
+  except (ValueError, OSError) as error:
+    raise UserError(f'{path} cannot be read ({error}); {mend}') from error
+  if not isinstance(saved, dict):
+    raise UserError(f'{path} holds a {type(saved).__name__}, not a config; {mend}')
+  saved = flatten(saved)
+  config = base_config.get_config()
+  defaults = flatten(config)
+  if unknown := [key for key in saved if key not in defaults]:
+    raise UserError(f'{path} has keys this version does not know, {", ".join(unknown)}; {mend}')
+  for key, value in saved.items():
+    wanted = config_path.get_type(key, config)
+    value = _to_tuple(value)
+    # None is a placeholder that was not set; bool is an int to Python, but not to us.
+    if type(value) is wanted or (wanted is float and type(value) is int):
+      config_path.set_value(key, config, value)
+    elif value is not None or defaults[key] is not None:
+      raise UserError(f'{path} has {value!r} for {key}, wanted {describe(wanted)}; {mend}')
+  return config
+
+
+def describe(wanted: type) -> str:
+  """Says in words what a key of this type takes: 'a whole number'."""
+  return {
+    bool: 'true or false',
+    int: 'a whole number',
+    float: 'a number',
+    tuple: "a tuple such as '(0.5, 0.9)'",
+  }.get(wanted, 'a text')
+
+
+def _versions() -> dict[str, str]:
+  versions = {'basisnet_jax': basisnet_jax.__version__, 'python': platform.python_version()}
+  versions |= {name: importlib.metadata.version(name) for name in _LIBRARIES}
+  for name in ('tensorflow', 'tensorflow-cpu'):  # One module, two packages.
+    try:
+      versions['tensorflow'] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      continue
+  return versions
+
+
+def _to_tuple(value: Any) -> Any:
+  return tuple(map(_to_tuple, value)) if isinstance(value, list) else value

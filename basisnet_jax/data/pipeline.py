@@ -1,0 +1,166 @@
+"""Batches of images for one host: training (endless, resumable) and evaluation (once through)."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from basisnet_jax.data import augmentation, decoding, records
+from basisnet_jax.data.datasets import Dataset
+from basisnet_jax.data.quiet_tensorflow import tf
+from basisnet_jax.errors import UserError
+
+CROPS = ('area', 'pad')
+_BATCHES_AHEAD = 2
+
+
+def train_batches(
+  dataset: Dataset,
+  *,
+  split: str,
+  batch_size: int,
+  resolution: int,
+  crop: str,
+  crop_min_area: float,
+  crop_padding: int,
+  flip: bool,
+  shuffle_buffer: int,
+  seed: int,
+  start_step: int = 0,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> Iterator[dict[str, np.ndarray]]:
+  """Returns this host's training batches, for ever.
+
+  Epochs follow each other without a seam (a batch may hold the end of one and the
+  beginning of the next), and each has every image of the host's share once. Batch n
+  is a function of the arguments alone: starting at `start_step` gives, bit for bit,
+  what an uninterrupted iterator gives from there on.
+
+  Args:
+    dataset: from `open_dataset`.
+    split: a split's name, or a part of one in TFDS's syntax: 'train[:90%]'.
+    batch_size: images per batch on this host.
+    resolution: height and width of the images, pixels.
+    crop: 'area' (random area and aspect ratio) or 'pad' (resize, pad, shift).
+    crop_min_area: for 'area', the smallest share of the image's area, in (0, 1].
+    crop_padding: for 'pad', pixels on each side.
+    flip: whether half of the images are mirrored left-right.
+    shuffle_buffer: records, still encoded, in the buffer that shuffles them. A share
+      small enough for memory (200 MB) is shuffled as a whole instead.
+    seed: what order and augmentation follow from, at least 0.
+    start_step: batches to skip.
+    process_index: this host.
+    process_count: how many hosts there are; each reads its own even share.
+
+  Returns:
+    Iterator of {'image': uint8 [batch_size, resolution, resolution, 3],
+    'label': int32 [batch_size]}; the arrays are read-only.
+
+  Raises:
+    UserError: bad split or crop, missing files, or fewer images than hosts.
+  """
+  if crop not in CROPS:
+    raise UserError(f"data.crop is '{crop}': use {' or '.join(map(repr, CROPS))}.")
+  files = records.host_files(dataset, split, process_index, process_count)
+  if not files:
+    raise UserError(
+      f"Split '{split}' of dataset '{dataset.name}' has fewer images than there are hosts "
+      f'({process_count}): use fewer hosts or a larger split.'
+    )
+  # Independent keys, one for each use, so that no two draw the same numbers.
+  keys = np.random.SeedSequence([seed, process_index]).generate_state(3) % np.uint32(2**31)
+  order_key, crop_key, flip_key = (int(key) for key in keys)
+
+  def example(position, record):
+    encoded, label = records.parse(record)
+    crop_seed = tf.stack([tf.constant(crop_key, tf.int64), position])
+    if crop == 'area':
+      image = decoding.decode_area_crop(encoded, resolution, crop_min_area, crop_seed)
+    else:
+      image = decoding.decode_pad_crop(encoded, resolution, crop_padding, crop_seed)
+    if flip:
+      flip_seed = tf.stack([tf.constant(flip_key, tf.int64), position])
+      image = augmentation.random_flip(image, flip_seed)
+    return {'image': image, 'label': label}
+
+  start = start_step * batch_size
+  stream = records.shuffled_epochs(
+    files,
+    in_memory=records.fit_in_memory(dataset, files),
+    buffer=shuffle_buffer,
+    key=order_key,
+    start=start,
+  )
+  stream = stream.enumerate(start).map(example, tf.data.AUTOTUNE, deterministic=True)
+  return _as_numpy(stream.batch(batch_size, drop_remainder=True))
+
+
+def eval_batches(
+  dataset: Dataset,
+  *,
+  split: str,
+  batch_size: int,
+  resolution: int,
+  eval_crop: float,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> Iterator[dict[str, np.ndarray]]:
+  """Returns this host's evaluation batches, once through its share of the split.
+
+  Over all hosts every image comes once with mask 1. All hosts have the same number of
+  batches (`eval_num_batches`), filled up with black images of label 0 and mask 0.
+
+  Args:
+    dataset: from `open_dataset`.
+    split: a split's name, or a part of one in TFDS's syntax: 'train[90%:]'.
+    batch_size: images per batch on this host.
+    resolution: height and width of the images, pixels.
+    eval_crop: the central crop's side as a share of the image's shorter side, in (0, 1].
+    process_index: this host.
+    process_count: how many hosts there are; each reads its own even share.
+
+  Returns:
+    Iterator of {'image': uint8 [batch_size, resolution, resolution, 3],
+    'label': int32 [batch_size], 'mask': float32 [batch_size], 1 for real images};
+    the arrays are read-only.
+
+  Raises:
+    UserError: bad split or missing files.
+  """
+  files = records.host_files(dataset, split, process_index, process_count)
+  num_batches = eval_num_batches(
+    dataset, split=split, batch_size=batch_size, process_count=process_count
+  )
+
+  def example(record):
+    encoded, label = records.parse(record)
+    image = decoding.decode_central_crop(encoded, resolution, eval_crop)
+    return {'image': image, 'label': label, 'mask': tf.ones([])}
+
+  filler = {
+    'image': tf.zeros([resolution, resolution, 3], tf.uint8),
+    'label': tf.zeros([], tf.int32),
+    'mask': tf.zeros([]),
+  }
+  num_fillers = num_batches * batch_size - records.count_records(files)
+  images = tf.data.Dataset.from_tensors(filler).repeat(num_fillers)
+  if files:
+    real = records.in_order(files).map(example, tf.data.AUTOTUNE, deterministic=True)
+    images = real.concatenate(images)
+  return _as_numpy(images.batch(batch_size, drop_remainder=True))
+
+
+def eval_num_batches(
+  dataset: Dataset, *, split: str, batch_size: int, process_count: int = 1
+) -> int:
+  """Returns how many batches `eval_batches` has, the same on every host.
+
+  Raises:
+    UserError: bad split or missing files.
+  """
+  largest_share = records.count_records(records.host_files(dataset, split, 0, process_count))
+  return -(-largest_share // batch_size)
+
+
+def _as_numpy(batches: tf.data.Dataset) -> Iterator[dict[str, np.ndarray]]:
+  return batches.prefetch(_BATCHES_AHEAD).as_numpy_iterator()

@@ -1,0 +1,9 @@
+"""The one exception that users are meant to read."""
+
+
+class UserError(Exception):
+  """A mistake that the user can mend.
+
+  Its message is one sentence or two: what was received, what was wanted, how to
+  mend it. `main` prints the message alone, without a stack trace, and exits 2.
+  """

@@ -1,0 +1,124 @@
+"""Runs a model over a split: every image once, each stage's answer kept."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from flax import linen as nn
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+
+from basisnet_jax import sharding
+from basisnet_jax.evaluation import early_exit
+from basisnet_jax.evaluation import metrics
+from basisnet_jax.models import basisnet
+from basisnet_jax.models import cost as cost_lib
+from basisnet_jax.models import preprocessing
+
+
+def make_eval_step(model: nn.Module, mesh: jax.sharding.Mesh) -> Callable[..., dict[str, Any]]:
+  """Returns the compiled `step(variables, batch) -> outputs`, all per image.
+
+  For each stage loss, top1 and top5 (`specialist_top1`, ...), float32 `[b]`; for a BasisNet
+  also 'confidence' `[b]`, the largest softmax of the lightweight model, and 'coefficients'
+  `[b, layers, K]`.
+  """
+
+  def step(variables, batch):
+    outputs = model.apply(variables, preprocessing.normalize(batch['image']), train=False)
+    values = {'mask': batch['mask']}
+    for stage, logits in metrics.stage_logits(outputs).items():
+      for name, value in metrics.per_image(logits, batch['label']).items():
+        values[f'{stage}_{name}'] = value
+    if isinstance(outputs, basisnet.Outputs):
+      values['confidence'] = jax.nn.softmax(outputs.lightweight).max(axis=-1)
+      values['coefficients'] = outputs.coefficients
+    return values
+
+  whole, split = sharding.replicated(mesh), sharding.over_data(mesh)
+  return jax.jit(step, in_shardings=(whole, split), out_shardings=split)
+
+
+def run(
+  eval_step, variables, batches: Iterable[dict[str, jax.Array]], on_batch=lambda done: None
+) -> dict[str, np.ndarray]:
+  """Evaluates all batches.
+
+  Args:
+    eval_step: of `make_eval_step`.
+    variables: params and batch_stats.
+    batches: dicts of 'image', 'label' and 'mask' (0 on padding), on the mesh.
+    on_batch: called after each batch with the number of batches done, for a progress line.
+
+  Returns:
+    What `make_eval_step` gives, for the real images of all hosts, `[images, ...]`;
+    coefficients of the first batch only, since all of them could fill the memory.
+  """
+  results = []
+  for i, batch in enumerate(batches):
+    values = eval_step(variables, batch)
+    first = values.pop('coefficients', None)
+    if i == 0 and first is not None:
+      coefficients = _fetch(first)
+    results.append(_fetch(values))
+    on_batch(i + 1)
+  real = [r.pop('mask') > 0 for r in results]
+  merged = {
+    key: np.concatenate([r[key][m] for r, m in zip(results, real, strict=True)])
+    for key in results[0]
+  }
+  if 'confidence' in merged:
+    merged['coefficients'] = coefficients[real[0]]
+  return merged
+
+
+def summarize(
+  results: dict[str, np.ndarray],
+  *,
+  cost: cost_lib.Cost,
+  thresholds: Iterable[float],
+  step: int,
+) -> dict[str, Any]:
+  """What `evaluation.json` holds.
+
+  Args:
+    results: of `run`.
+    cost: of the model.
+    thresholds: of the early-termination table.
+    step: of the checkpoint.
+
+  Returns:
+    {'step', 'images', 'total_madds', stage: {'loss', 'top1', 'top5'}} and, for a BasisNet,
+    'lightweight_madds' and 'early_exit': [{'threshold', 'exit_rate', 'average_madds', 'top1'}].
+    Accuracies are fractions, costs multiply-adds of one image.
+  """
+  stages = [key.removesuffix('_top1') for key in results if key.endswith('_top1')]
+  summary = {'step': step, 'images': len(results[f'{stages[0]}_top1'])}
+  for stage in stages:
+    summary[stage] = {
+      name: float(results[f'{stage}_{name}'].mean()) for name in ('loss', 'top1', 'top5')
+    }
+  summary['total_madds'] = cost.total_madds
+  if 'confidence' in results:
+    summary['lightweight_madds'] = cost.lightweight_madds
+    summary['early_exit'] = early_exit.operating_points(
+      thresholds, *answers(results), **madds(cost)
+    )
+  return summary
+
+
+def answers(results) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """(confidence, lightweight correct, specialist correct), each `[images]`."""
+  return results['confidence'], results['lightweight_top1'], results['specialist_top1']
+
+
+def madds(cost: cost_lib.Cost) -> dict[str, int]:
+  """The costs that the functions of `early_exit` take."""
+  return {'lightweight_madds': cost.lightweight_madds, 'total_madds': cost.total_madds}
+
+
+def _fetch(values):
+  """To numpy, from all hosts."""
+  if jax.process_count() > 1:
+    return multihost_utils.process_allgather(values, tiled=True)
+  return jax.device_get(values)

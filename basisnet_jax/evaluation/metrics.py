@@ -1,0 +1,34 @@
+"""What is measured of each stage's logits."""
+
+from clu import metrics
+import jax
+import jax.numpy as jnp
+import optax
+
+from basisnet_jax.models import basisnet
+
+
+def stage_logits(outputs) -> dict[str, jax.Array]:
+  """{stage: float32 logits `[b, classes]`}; a single network's stage is 'network'."""
+  if isinstance(outputs, basisnet.Outputs):
+    return {'lightweight': outputs.lightweight, 'specialist': outputs.specialist}
+  return {'network': outputs.astype(jnp.float32)}
+
+
+def per_image(logits, labels) -> dict[str, jax.Array]:
+  """float32 `[b]` each: loss (cross-entropy, nats), top1 and top5 (0 or 1).
+
+  With fewer than five classes top5 looks at all of them.
+  """
+  _, best = jax.lax.top_k(logits, min(5, logits.shape[-1]))
+  hits = (best == labels[:, None]).astype(jnp.float32)
+  return {
+    'loss': optax.softmax_cross_entropy_with_integer_labels(logits, labels),
+    'top1': hits[:, 0],
+    'top5': hits.max(axis=1),
+  }
+
+
+def collection(keys: tuple[str, ...]) -> type[metrics.Collection]:
+  """A CLU collection that averages each key over all images it sees."""
+  return metrics.Collection.create(**{key: metrics.Average.from_output(key) for key in keys})

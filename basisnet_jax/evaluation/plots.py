@@ -1,0 +1,176 @@
+"""The picture of early termination: accuracy over average cost."""
+
+from collections.abc import Sequence
+import math
+
+from etils import epath
+from matplotlib import patheffects
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+import numpy as np
+
+# From Okabe and Ito's palette, distinct for all common kinds of colour vision.
+_CURVE = '#0072B2'
+_LIGHTWEIGHT = '#E69F00'
+_SPECIALIST = '#D55E00'
+_INK = '#222222'
+_FAINT = '#8A8A8A'
+_SIZE = (7.2, 4.5)  # Inches.
+_LEFT = 0.11  # Where the axes begin, as a share of the width.
+_DPI = 200  # Twice the usual, for sharp screens.
+_SAME_POINT = 8.0  # Points of distance below which thresholds share one label.
+_LEAST_SPAN = 1.0  # Percent; a flatter curve is shown flat instead of its noise.
+
+
+def cost_accuracy(
+  path: str,
+  curve: dict[str, Sequence[float]],
+  points: Sequence[dict[str, float]],
+  *,
+  lightweight: tuple[float, float],
+  specialist: tuple[float, float],
+  title: str,
+) -> None:
+  """Draws accuracy over average cost into a PNG of 1440 by 900 pixels.
+
+  Args:
+    path: of the PNG, local or gs://.
+    curve: `early_exit.cost_accuracy_curve`'s result.
+    points: `early_exit.operating_points`' result; each is marked with its threshold.
+    lightweight: (MAdds, top-1 as a fraction) of the first stage alone.
+    specialist: the same of both stages, always.
+    title: shown above the picture.
+  """
+  figure = Figure(figsize=_SIZE, dpi=_DPI, facecolor='white')
+  canvas = FigureCanvasAgg(figure)
+  axes = figure.add_axes((_LEFT, 0.125, 0.975 - _LEFT, 0.715))
+  line = np.stack([np.divide(curve['average_madds'], 1e6), np.multiply(curve['top1'], 100)], 1)
+  marks = np.array([(p['average_madds'] / 1e6, p['top1'] * 100) for p in points]).reshape(-1, 2)
+  ends = np.array([(madds / 1e6, top1 * 100) for madds, top1 in (lightweight, specialist)])
+  _frame(axes, line, ends)
+
+  axes.plot(*line.T, color=_CURVE, lw=2, zorder=3, label='early termination')
+  axes.plot(
+    *marks.T, 'o', color=_CURVE, ms=6.2, mec='white', mew=1, zorder=5, label='confidence threshold'
+  )
+  axes.plot(*ends.T, color=_FAINT, lw=1.2, ls=(0, (4, 3)), zorder=2, label='exit at random')
+  for end, colour in zip(ends, (_LIGHTWEIGHT, _SPECIALIST), strict=True):
+    axes.plot(*end, 'o', color=colour, ms=12, mec='white', mew=1.2, zorder=4)
+  axes.legend(
+    loc='lower left', bbox_to_anchor=(-0.008, 1.0), ncols=3, frameon=False, fontsize=9,
+    handlelength=1.9, columnspacing=1.8, handletextpad=0.6, borderpad=0.2, labelcolor=_INK,
+  )
+  figure.text(_LEFT, 0.935, title, fontsize=13, fontweight='bold', color=_INK)
+
+  canvas.draw()  # Only then are sizes in pixels known.
+  labels = [
+    (end, f'{name} alone\n{end[1]:.1f}%, {_short(end[0])} M')
+    for name, end in zip(('lightweight', 'specialist'), ends, strict=True)
+  ]
+  labels += _thresholds(axes, points, marks)
+  _annotate(canvas, axes, labels, [line, ends], np.concatenate([ends, marks]))
+  with epath.Path(path).open('wb') as file:
+    figure.savefig(file, format='png')
+
+
+def _frame(axes, line, ends):
+  """Sets limits, ticks, grid and axis titles."""
+  (low, high), (left, right) = (
+    (values.min(), values.max())
+    for values in (np.concatenate([line[:, 1], ends[:, 1]]), np.concatenate([line, ends])[:, 0])
+  )
+  middle, span = (low + high) / 2, max(high - low, _LEAST_SPAN)
+  axes.set_ylim(middle - 0.75 * span, middle + 0.75 * span)
+  width = right - left or right or 1.0
+  # Zero cost belongs in the picture where it is near.
+  axes.set_xlim(0 if left < right / 4 else left - 0.1 * width, right + 0.1 * width)
+  axes.set_xlabel('average MAdds per image (millions)', color=_INK, fontsize=10, labelpad=6)
+  axes.set_ylabel('top-1 accuracy (%)', color=_INK, fontsize=10)
+  axes.yaxis.set_label_coords(-0.085, 0.5)
+  ticks = MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]).tick_values(*axes.get_ylim())
+  ticks = [y for y in ticks if axes.get_ylim()[0] <= y <= min(100, axes.get_ylim()[1])]
+  decimals = max(len(f'{y:g}'.partition('.')[2]) for y in ticks)
+  axes.set_yticks(ticks, [f'{y:.{decimals}f}' for y in ticks])
+  axes.grid(color='#E6E6E6', lw=0.8)
+  axes.set_axisbelow(True)
+  axes.tick_params(length=0, pad=6, labelsize=9, labelcolor='#555555')
+  for side in ('top', 'right', 'left'):
+    axes.spines[side].set_visible(False)
+  axes.spines['bottom'].set_color('#BBBBBB')
+
+
+def _thresholds(axes, points, marks):
+  """Returns (position, text) by groups of thresholds that fall on nearly one point."""
+  order = sorted(range(len(points)), key=lambda i: points[i]['threshold'])
+  pixels = axes.transData.transform(marks) if len(marks) else marks
+  near = _SAME_POINT * _DPI / 72
+  groups = []
+  for i in order:
+    if groups and math.dist(pixels[groups[-1][0]], pixels[i]) < near:
+      groups[-1].append(i)
+    else:
+      groups.append([i])
+  labels = []
+  for group in groups:
+    first, last = (f'{points[i]["threshold"]:g}' for i in (group[0], group[-1]))
+    text = first if len(group) == 1 else f'{first}\N{EN DASH}{last}'
+    labels.append((marks[group[len(group) // 2]], text))
+  return labels
+
+
+def _annotate(canvas, axes, labels, lines, marks):
+  """Places each label where it hides the least: near its point, off lines and labels."""
+  renderer = canvas.get_renderer()
+  unit = _DPI / 72  # Pixels in a point.
+  frame = axes.get_window_extent()
+  across = np.arange(frame.x0, frame.x1, 0.5)
+  heights = []
+  for line in lines:
+    line = axes.transData.transform(line)
+    line = line[np.argsort(line[:, 0], kind='stable')]
+    heights.append(np.interp(across, *line.T, left=np.nan, right=np.nan))
+  marks = axes.transData.transform(marks)
+  placed = []
+  for position, string in labels:
+    text = axes.annotate(
+      string, position, xytext=(0, 0), textcoords='offset points', ha='center', va='center',
+      fontsize=9, color=_INK, linespacing=1.25, zorder=7,
+      path_effects=[patheffects.withStroke(linewidth=2.5, foreground='white')],
+    )
+    extent = text.get_window_extent(renderer)
+    half = np.array([extent.width, extent.height]) / 2 + 2 * unit
+    anchor = axes.transData.transform(position)
+    best = None
+    for distance in (6.0, 14.0, 24.0, 36.0, 50.0):
+      for degrees in (90, 115, 65, 140, 40, 270, 295, 245, 320, 220, 165, 15, 345, 195):
+        way = np.array([math.cos(math.radians(degrees)), math.sin(math.radians(degrees))])
+        # So far that the text's box, and not its middle, keeps the distance.
+        reach = min(half / np.maximum(np.abs(way), 1e-9))
+        offset = way * (reach + distance * unit)
+        low, high = anchor + offset - half, anchor + offset + half
+        cost = distance + 0.02 * abs(degrees - 90)
+        cost += 1000 * (np.any(low < frame.min) or np.any(high > frame.max))
+        cost += 500 * sum(np.all(low < h) and np.all(high > lo) for lo, h in placed)
+        cost += 80 * np.count_nonzero(np.all((marks > low) & (marks < high), 1))
+        under = (across > low[0]) & (across < high[0])
+        cost += 40 * sum(_crosses(height[under], low[1], high[1]) for height in heights)
+        if best is None or cost < best[0]:
+          best = (cost, offset, distance, low, high)
+    _, offset, distance, low, high = best
+    text.set_position(offset / unit)
+    placed.append((low, high))
+    if distance > 6:  # Too far to be read as one: a thin line joins them.
+      way = offset / np.hypot(*offset)
+      ends = anchor + 7 * unit * way, anchor + offset * (1 - min(half / np.maximum(
+        np.abs(offset), 1e-9)))
+      axes.plot(*axes.transData.inverted().transform(ends).T, color=_FAINT, lw=0.8, zorder=6)
+
+
+def _crosses(heights, low, high):
+  heights = heights[~np.isnan(heights)]
+  return bool(heights.size and heights.min() < high and heights.max() > low)
+
+
+def _short(millions):
+  return f'{millions:.0f}' if millions >= 100 else f'{millions:.3g}'

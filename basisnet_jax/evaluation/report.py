@@ -1,0 +1,92 @@
+"""An evaluation as a file for programs and as a table for people."""
+
+import json
+import math
+from typing import Any
+
+from etils import epath
+import numpy as np
+
+
+def write(workdir: str, evaluation: dict[str, Any]) -> None:
+  """Writes `<workdir>/evaluation.json`, whole or not at all.
+
+  Args:
+    workdir: a folder, local or gs://; it is made if missing.
+    evaluation: for two stages `lightweight` and `specialist` (each a dict of
+      `top1`, `top5`, `loss`), `lightweight_madds` and `early_exit` (the operating
+      points); for one network `network` (such a dict) in their place. Always
+      `total_madds`, `images` and `step`. NumPy and JAX scalars are fine. Numbers
+      that are not finite become null, since JSON has no word for them.
+  """
+  folder = epath.Path(workdir)
+  folder.mkdir(parents=True, exist_ok=True)
+  unfinished = folder / 'evaluation.json.unfinished'
+  unfinished.write_text(json.dumps(_plain(evaluation), indent=2, allow_nan=False) + '\n')
+  unfinished.replace(folder / 'evaluation.json')
+
+
+def table(evaluation: dict[str, Any]) -> str:
+  """Returns the evaluation (see `write`) as an aligned table in plain ASCII.
+
+  The saving is against always running both stages, which is what "specialist
+  alone" costs: without the first stage it would have no coefficients.
+  """
+  total = evaluation['total_madds']
+  if 'network' in evaluation:
+    result = evaluation['network']
+    header = ['', 'top-1 %', 'top-5 %', 'MAdds']
+    costs = _millions([total])
+    rows = [['network', _percent(result['top1']), _percent(result.get('top5')), *costs]]
+  else:
+    header = ['', 'top-1 %', 'exit rate %', 'average MAdds', 'saving %']
+    light = evaluation['lightweight_madds']
+    lines = [
+      ('lightweight alone', evaluation['lightweight']['top1'], None, light),
+      ('specialist alone', evaluation['specialist']['top1'], None, total),
+    ]
+    lines += [
+      (f'early termination at {p["threshold"]:g}', p['top1'], p['exit_rate'], p['average_madds'])
+      for p in evaluation['early_exit']
+    ]
+    costs = _millions([line[3] for line in lines])
+    rows = [
+      [name, _percent(top1), _percent(exit_rate, 1), cost, _percent(1 - madds / total, 1)]
+      for (name, top1, exit_rate, madds), cost in zip(lines, costs, strict=True)
+    ]
+  widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+  rule = '-' * (sum(widths) + 3 * (len(widths) - 1))
+  caption = f'{evaluation["images"]:,} images at step {evaluation["step"]:,}'
+  text = [_aligned(row, widths) for row in [header, *rows]]
+  if 'network' not in evaluation:
+    text.insert(3, rule)  # Under the two stages.
+  return '\n'.join([caption, rule, text[0], rule, *text[1:], rule])
+
+
+def _aligned(cells, widths):
+  first = cells[0].ljust(widths[0])
+  return '   '.join([first, *(c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True))])
+
+
+def _percent(fraction, digits=2):
+  return '-' if fraction is None else f'{100 * fraction:.{digits}f}'
+
+
+def _millions(madds):
+  # As many decimals as give the smallest entry three digits, so that points align.
+  least = min((m for m in madds if m > 0), default=1e6)
+  decimals = max(0, 2 - math.floor(math.log10(least / 1e6)))
+  return [f'{m / 1e6:,.{decimals}f} M' for m in madds]
+
+
+def _plain(value):
+  if isinstance(value, dict):
+    return {str(key): _plain(entry) for key, entry in value.items()}
+  if isinstance(value, list | tuple):
+    return [_plain(entry) for entry in value]
+  if value is None or isinstance(value, str):
+    return value
+  value = np.asarray(value).tolist()
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  return value if not isinstance(value, list) else _plain(value)

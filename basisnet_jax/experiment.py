@@ -1,0 +1,201 @@
+"""From a recipe to the things it describes: the only reader of its model and data keys."""
+
+from collections.abc import Iterator
+import functools
+import math
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+
+from basisnet_jax import models
+from basisnet_jax import sharding
+from basisnet_jax.errors import UserError
+from basisnet_jax.training import optimizers
+from basisnet_jax.training import state as train_state
+
+# Known without the data, so that costs can be counted anywhere.
+_NUM_CLASSES = {'imagenet2012': 1000, 'cifar10': 10, 'cifar100': 100, 'digits': 10}
+
+
+def num_classes(config: ml_collections.ConfigDict) -> int:
+  """The recipe's, or else the dataset's."""
+  if config.model.num_classes is not None:
+    return config.model.num_classes
+  if config.data.name in _NUM_CLASSES:
+    return _NUM_CLASSES[config.data.name]
+  return open_dataset(config).num_classes
+
+
+def build_model(config: ml_collections.ConfigDict) -> nn.Module:
+  """The network of the recipe.
+
+  Raises:
+    UserError: an option that cannot be.
+  """
+  m = config.model
+  dtypes = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+  if m.dtype not in dtypes:
+    raise UserError(f"config.model.dtype is {m.dtype!r}; it can be 'float32' or 'bfloat16'.")
+  network = functools.partial(
+    models.create, num_classes=num_classes(config), dtype=dtypes[m.dtype]
+  )
+  if m.name != 'basisnet':
+    return network(m.name, width=m.width, dropout=m.dropout, output_stride=m.output_stride)
+  light = m.lightweight
+  return models.create(
+    'basisnet',
+    lightweight=network(
+      light.name, width=light.width, dropout=light.dropout, output_stride=light.output_stride
+    ),
+    specialist=network(
+      m.specialist, width=m.width, dropout=m.dropout, output_stride=m.output_stride
+    ),
+    resolution=m.resolution,
+    lightweight_resolution=light.resolution,
+    num_bases=m.num_bases,
+    based_layers=m.based_layers,
+    activation=m.coefficients.activation,
+    shared=m.coefficients.shared,
+    temperature=m.coefficients.temperature,
+  )
+
+
+def open_dataset(config: ml_collections.ConfigDict):
+  """The dataset of the recipe (`data.Dataset`)."""
+  from basisnet_jax import data  # Imports TensorFlow, which takes seconds: counting costs needs none.
+
+  return data.open_dataset(config.data.name, config.data.data_dir)
+
+
+def check_classes(config: ml_collections.ConfigDict, dataset) -> None:
+  """Raises a UserError if the recipe's number of classes is not the dataset's."""
+  if num_classes(config) != dataset.num_classes:
+    raise UserError(
+      f'config.model.num_classes={num_classes(config)}, but {dataset.name} has '
+      f'{dataset.num_classes} classes; leave the key out to take the dataset\'s.'
+    )
+
+
+def num_images(dataset, split: str) -> int:
+  """How many images a split of the dataset has."""
+  from basisnet_jax.data import records
+
+  return records.count_records(records.host_files(dataset, split, 0, 1))
+
+
+def train_batches(
+  config: ml_collections.ConfigDict, dataset, mesh: jax.sharding.Mesh, start_step: int
+) -> Iterator[dict[str, np.ndarray]]:
+  """This host's training batches from `start_step` on, without end."""
+  from basisnet_jax import data
+
+  d = config.data
+  return data.train_batches(
+    dataset,
+    split=d.train_split,
+    batch_size=sharding.local_batch_size(
+      config.training.batch_size, mesh, 'config.training.batch_size'
+    ),
+    resolution=config.model.resolution,
+    crop=d.crop,
+    crop_min_area=d.crop_min_area,
+    crop_padding=d.crop_padding,
+    flip=d.flip,
+    shuffle_buffer=d.shuffle_buffer,
+    seed=config.seed,
+    start_step=start_step,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+  )
+
+
+def eval_batches(
+  config: ml_collections.ConfigDict, dataset, mesh: jax.sharding.Mesh
+) -> Iterator[dict[str, np.ndarray]]:
+  """This host's evaluation batches: every image once, the rest masked."""
+  from basisnet_jax import data
+
+  return data.eval_batches(
+    dataset,
+    split=config.data.eval_split,
+    batch_size=sharding.local_batch_size(
+      config.evaluation.batch_size, mesh, 'config.evaluation.batch_size'
+    ),
+    resolution=config.model.resolution,
+    eval_crop=config.data.eval_crop,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+  )
+
+
+class Schedule:
+  """The recipe's epochs as steps.
+
+  Attributes:
+    steps_per_epoch: may be a fraction; batches straddle epochs.
+    total_steps: of the whole training.
+  """
+
+  def __init__(self, config: ml_collections.ConfigDict, num_train: int):
+    self.steps_per_epoch = num_train / config.training.batch_size
+    self.total_steps = (
+      self.steps(config.training.epochs) if config.training.steps is None else config.training.steps
+    )
+
+  def steps(self, epochs: float) -> int:
+    """So many epochs, in steps."""
+    return math.ceil(epochs * self.steps_per_epoch)
+
+
+def learning_rate(config: ml_collections.ConfigDict, schedule: Schedule) -> optax.Schedule:
+  """The learning rate by step."""
+  o = config.optimizer
+  return optimizers.create_schedule(
+    o.schedule,
+    learning_rate=o.learning_rate,
+    total_steps=schedule.total_steps,
+    warmup_steps=schedule.steps(o.warmup_epochs),
+    decay_rate=o.decay_rate,
+    decay_steps=schedule.steps(o.decay_epochs),
+  )
+
+
+def optimizer(
+  config: ml_collections.ConfigDict, rate: optax.Schedule
+) -> optax.GradientTransformation:
+  """The optimizer of the recipe."""
+  o = config.optimizer
+  return optimizers.create(
+    o.name,
+    rate,
+    momentum=o.momentum,
+    rmsprop_decay=o.rmsprop_decay,
+    epsilon=o.epsilon,
+    beta1=o.beta1,
+    beta2=o.beta2,
+    weight_decay=o.weight_decay,
+  )
+
+
+def state_factory(
+  config: ml_collections.ConfigDict, model: nn.Module, update: optax.GradientTransformation
+):
+  """A function without arguments that makes the state at step 0."""
+  return functools.partial(
+    train_state.create,
+    model,
+    update,
+    config.seed,
+    config.model.resolution,
+    use_ema=config.ema_decay > 0,
+  )
+
+
+def uniform_mix(config: ml_collections.ConfigDict, schedule: Schedule) -> optax.Schedule:
+  """The share of uniform coefficients by step: linear from its start to 0."""
+  k = config.model.coefficients
+  return optax.linear_schedule(k.uniform_mix, 0.0, max(1, schedule.steps(k.uniform_mix_epochs)))

@@ -1,0 +1,92 @@
+"""The program: `python -m basisnet_jax.main --config=configs/mnv3.py --mode=train ...`.
+
+Modes:
+  train     trains and evaluates; continues a run that was interrupted.
+  evaluate  evaluates a workdir's checkpoint; needs nothing but --workdir.
+  cost      counts multiply-adds and parameters; needs neither data nor workdir.
+"""
+
+import json
+import os
+import sys
+
+from absl import app
+from absl import flags
+from absl import logging
+from etils import epath
+
+from basisnet_jax import command_line
+from basisnet_jax.errors import UserError
+
+_MODE = flags.DEFINE_enum('mode', 'train', ['train', 'evaluate', 'cost'], 'What to do.')
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'The folder of the run; runs/ and the name of the recipe by default.'
+)
+_OUTPUT = flags.DEFINE_string('output', None, '--mode=cost also writes its JSON here.')
+
+
+def main(config) -> None:
+  """Runs one mode with a resolved recipe."""
+  if flags.FLAGS['verbosity'].using_default_value:
+    logging.set_verbosity(logging.WARNING)  # Orbax tells of its every step.
+  workdir = _WORKDIR.value or os.path.join('runs', config.name)
+  modes = {'train': _train, 'evaluate': _evaluate, 'cost': _cost}
+  modes[_MODE.value](config, workdir)
+
+
+def _train(config, workdir):
+  from basisnet_jax.training import loop  # Imported here: the others start without it.
+
+  loop.train_and_evaluate(config, workdir)
+  print(
+    f'\nNext: tensorboard --logdir={workdir}   (curves, histograms, the recipe)\n'
+    f'      python -m basisnet_jax.main --mode=evaluate --workdir={workdir}'
+  )
+
+
+def _evaluate(config, workdir):
+  from basisnet_jax.training import evaluator
+
+  evaluator.evaluate_workdir(config, workdir)
+
+
+def _cost(config, workdir):
+  from basisnet_jax import experiment
+  from basisnet_jax.models import cost
+
+  counted = cost.count(experiment.build_model(config), config.model.resolution)
+  print(cost.table(counted))
+  text = json.dumps(counted.as_dict(), indent=2) + '\n'
+  if _WORKDIR.value is not None:
+    epath.Path(workdir).mkdir(parents=True, exist_ok=True)
+    (epath.Path(workdir) / 'cost.json').write_text(text)
+  if _OUTPUT.value is not None:
+    epath.Path(_OUTPUT.value).write_text(text)
+
+
+def _use_huge_pages() -> None:
+  """Starts the process again with huge pages for glibc's malloc, once.
+
+  XLA takes hundreds of MB for each step on CPU and gives them back; mapping them in small
+  pages costs as much as the step. Only the environment at the start can change it.
+  """
+  tunables = os.environ.get('GLIBC_TUNABLES', '')
+  if sys.platform == 'linux' and 'glibc.malloc.hugetlb' not in tunables:
+    os.environ['GLIBC_TUNABLES'] = ':'.join(filter(None, [tunables, 'glibc.malloc.hugetlb=1']))
+    os.execv(sys.executable, sys.orig_argv)
+
+
+def run() -> None:
+  """The console's entry: mistakes of the user end in a sentence and exit code 2."""
+  _use_huge_pages()
+  try:
+    app.run(main, flags_parser=command_line.parse_flags)
+  except UserError as error:
+    print(error, file=sys.stderr)
+    sys.exit(2)
+  except KeyboardInterrupt:
+    sys.exit('Interrupted; the same command continues from the last checkpoint.')
+
+
+if __name__ == '__main__':
+  run()

@@ -1,0 +1,101 @@
+"""BasisNet (Zhang et al. 2021, arXiv 2105.03014): preview, then specialise.
+
+  images -> preview (lightweight model) -> logits, coefficients
+         -> specialize (bases blended by the coefficients) -> logits
+"""
+
+from typing import NamedTuple
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from basisnet_jax.models import coefficients as coefficients_lib
+from basisnet_jax.models import synthesis
+
+
+class Outputs(NamedTuple):
+  """What both stages say of a batch.
+
+  Attributes:
+    lightweight: the first prediction, float32 logits `[b, classes]`.
+    specialist: the final prediction, float32 logits `[b, classes]`.
+    coefficients: float32 `[b, layers, K]`.
+  """
+
+  lightweight: jax.Array
+  specialist: jax.Array
+  coefficients: jax.Array
+
+
+class BasisNet(nn.Module):
+  """Two plain Flax networks as the two stages.
+
+  Training, early termination, streaming and export all use `preview` and `specialize`.
+
+  Attributes:
+    lightweight: any network from images to logits.
+    specialist: any network from images to logits; it is run lifted.
+    layers: paths of the specialist's layers that hold bases (`synthesis.based_layers`).
+    num_bases: K.
+    lightweight_resolution: size that `preview` resizes the images to, pixels; None keeps it.
+    activation, shared, temperature: see `CoefficientHead`.
+  """
+
+  lightweight: nn.Module
+  specialist: nn.Module
+  layers: tuple[str, ...]
+  num_bases: int
+  lightweight_resolution: int | None = None
+  activation: str = 'softmax'
+  shared: bool = False
+  temperature: float = 1.0
+
+  def setup(self):
+    self.coefficient_head = coefficients_lib.CoefficientHead(
+      num_layers=len(self.layers),
+      num_bases=self.num_bases,
+      activation=self.activation,
+      shared=self.shared,
+      temperature=self.temperature,
+    )
+
+  def preview(self, images, *, train: bool = False, uniform_mix=0.0):
+    """Stage 1: images `[b, h, w, 3]` -> logits `[b, classes]`, coefficients `[b, layers, K]`."""
+    size = self.lightweight_resolution
+    if size is not None and images.shape[1:3] != (size, size):
+      shape = (images.shape[0], size, size, images.shape[-1])
+      images = jax.image.resize(images, shape, 'bilinear')
+    logits, features = _logits_and_features(self.lightweight, images, train)
+    return logits.astype(jnp.float32), self.coefficient_head(features, uniform_mix)
+
+  def specialize(self, images, coefficients, *, train: bool = False):
+    """Stage 2: images `[b, h, w, 3]`, coefficients `[b, layers, K]` -> logits `[b, classes]`."""
+    by_layer = {path: coefficients[:, i] for i, path in enumerate(self.layers)}
+    with synthesis.lifted((*self.path, 'specialist'), by_layer):
+      logits = synthesis.call(self.specialist, images, train)
+    return logits.astype(jnp.float32)
+
+  def __call__(self, images, *, train: bool = False, uniform_mix=0.0) -> Outputs:
+    """Both stages for every image, as in training."""
+    logits, coefficients = self.preview(images, train=train, uniform_mix=uniform_mix)
+    return Outputs(logits, self.specialize(images, coefficients, train=train), coefficients)
+
+
+def _logits_and_features(network, images, train):
+  """Runs a plain network; its features are what its last dense layer (the classifier) read.
+
+  A network that does not end in one gives its logits as features.
+  """
+  features = None
+
+  def record(next_fun, args, kwargs, context):
+    nonlocal features
+    is_dense = isinstance(context.module, nn.Dense | nn.DenseGeneral)
+    if is_dense and context.method_name == '__call__' and args[0].ndim == 2:
+      features = args[0]
+    return next_fun(*args, **kwargs)
+
+  with nn.intercept_methods(record):
+    logits = synthesis.call(network, images, train)
+  return logits, logits if features is None else features

@@ -1,0 +1,168 @@
+"""MAdds and parameters, layer by layer, counted from the network itself.
+
+The convention of the mobile papers: one multiply-add for each product of a convolution or a
+matrix product; biases, normalisation, activations and pooling count nothing. The synthesis
+of a BasisNet counts K multiply-adds for each weight that has bases, as CondConv's published
+totals do (Yang et al. 2019).
+"""
+
+import collections
+import math
+from typing import Any, NamedTuple
+
+from flax import linen as nn
+from flax import traverse_util
+import jax
+import jax.numpy as jnp
+
+from basisnet_jax.models import basisnet
+from basisnet_jax.models import convolution
+from basisnet_jax.models import synthesis
+
+
+class Layer(NamedTuple):
+  """One row: its path, the shape of its output for one image, multiply-adds, parameters."""
+
+  path: str
+  output: tuple[int, ...]
+  madds: int
+  params: int
+
+
+class Cost(NamedTuple):
+  """Cost of one image.
+
+  Attributes:
+    layers: in the order in which they run.
+    lightweight_madds: of the preview with its coefficient head; None for a single network.
+  """
+
+  layers: list[Layer]
+  lightweight_madds: int | None
+
+  @property
+  def total_madds(self) -> int:
+    """Of everything: for a BasisNet both stages and the synthesis."""
+    return sum(layer.madds for layer in self.layers)
+
+  @property
+  def total_params(self) -> int:
+    """Trainable parameters, all bases included."""
+    return sum(layer.params for layer in self.layers)
+
+  def as_dict(self) -> dict[str, Any]:
+    """For JSON: total_madds, total_params, layers, and lightweight_madds where there is one."""
+    totals = {'total_madds': self.total_madds, 'total_params': self.total_params}
+    if self.lightweight_madds is not None:
+      totals['lightweight_madds'] = self.lightweight_madds
+    return {**totals, 'layers': [layer._asdict() for layer in self.layers]}
+
+
+def count(model: nn.Module, resolution: int) -> Cost:
+  """Counts a BasisNet or any other Flax network on images `[resolution, resolution, 3]`."""
+  params = _parameters(model, resolution)
+  if not isinstance(model, basisnet.BasisNet):
+    return Cost(_rows(_operations(model, resolution), params), None)
+
+  def under(stage, operations):
+    return {f'{stage}/{path}': row for path, row in operations.items()}
+
+  head_inputs, head_outputs = params['coefficient_head/dense']['kernel']
+  shape = (resolution, resolution, 3)
+  kernels = synthesis.based_layers(model.specialist, shape)
+  preview = {
+    **under('lightweight', _operations(model.lightweight, model.lightweight_resolution or resolution)),
+    'coefficient_head/dense': ((head_outputs,), head_inputs * head_outputs),
+  }
+  specialist = {
+    **under(
+      'synthesis',
+      {path: (kernels[path], model.num_bases * math.prod(kernels[path])) for path in model.layers},
+    ),
+    **under('specialist', _operations(model.specialist, resolution)),
+  }
+  rows = _rows({**preview, **specialist}, params)
+  return Cost(rows, sum(madds for _, madds in preview.values()))
+
+
+def table(cost: Cost) -> str:
+  """The cost as text: a row per block of a network, and the totals."""
+  groups = collections.defaultdict(lambda: [0, 0])
+  for layer in cost.layers:
+    parts = layer.path.split('/')
+    group = groups['/'.join(parts[:2] if parts[0] == 'specialist' else parts[:1])]
+    group[0] += layer.madds
+    group[1] += layer.params
+  rows = [*groups.items(), ('total', (cost.total_madds, cost.total_params))]
+  width = max(len(name) for name, _ in rows)
+  lines = [f'{"":{width}}  {"MAdds":>10}  {"parameters":>10}']
+  for name, (madds, params) in rows:
+    lines.append(f'{name:{width}}  {madds / 1e6:9.2f}M  {params / 1e6:9.3f}M')
+  lines.insert(-1, '-' * len(lines[0]))
+  return '\n'.join(lines)
+
+
+def _parameters(model, resolution) -> dict[str, dict[str, tuple[int, ...]]]:
+  """{path of a module: {name of a parameter: its shape}}."""
+
+  def init(images):
+    rngs = {name: jax.random.key(0) for name in ('params', 'dropout')}
+    return model.init(rngs, images)['params']
+
+  tree = jax.eval_shape(init, _images(resolution))
+  shapes = collections.defaultdict(dict)
+  for (*path, name), leaf in traverse_util.flatten_dict(tree).items():
+    shapes['/'.join(path)][name] = leaf.shape
+  return shapes
+
+
+def _operations(network, resolution) -> dict[str, tuple[tuple[int, ...], int]]:
+  """{path of a layer: (output shape of one image, multiply-adds)} of a plain network."""
+
+  def run(images):
+    with convolution.form('plain'):
+      rngs = {name: jax.random.key(0) for name in ('params', 'dropout')}
+      call = lambda module, x: synthesis.call(module, x, train=False)
+      return network.init_with_output(rngs, images, method=call)[0]
+
+  operations = {}
+  for path, equation in _products(jax.make_jaxpr(run)(_images(resolution)).jaxpr, ()):
+    # The first name is that of the network's class.
+    path = '/'.join(path[1:])
+    output = equation.outvars[0].aval.shape
+    before = operations.get(path, ((), 0))[1]
+    operations[path] = (output[1:], before + _madds(equation))
+  return operations
+
+
+def _products(jaxpr, outer):
+  """Yields `(path, equation)` of every convolution and matrix product, inner jaxprs included."""
+  for equation in jaxpr.eqns:
+    names = str(equation.source_info.name_stack)
+    path = outer + tuple(names.split('/') if names else ())
+    if equation.primitive.name in ('conv_general_dilated', 'dot_general'):
+      yield path, equation
+    for inner in jax.core.jaxprs_in_params(equation.params):
+      yield from _products(inner, path)
+
+
+def _madds(equation) -> int:
+  """Products of one equation: the size of its output times what each entry sums over."""
+  lhs, rhs = (v.aval.shape for v in equation.invars)
+  output = math.prod(equation.outvars[0].aval.shape)
+  numbers = equation.params['dimension_numbers']
+  if equation.primitive.name == 'dot_general':
+    (contracted, _), _ = numbers
+    return output * math.prod(lhs[axis] for axis in contracted)
+  return output * math.prod(rhs) // rhs[numbers.rhs_spec[0]]
+
+
+def _rows(operations, params) -> list[Layer]:
+  """Joins both: a module without operations (a normalisation) has a row of its parameters."""
+  sizes = {path: sum(math.prod(s) for s in shapes.values()) for path, shapes in params.items()}
+  rows = [Layer(p, out, madds, sizes.pop(p, 0)) for p, (out, madds) in operations.items()]
+  return rows + [Layer(path, (), 0, size) for path, size in sizes.items()]
+
+
+def _images(resolution):
+  return jax.ShapeDtypeStruct((1, resolution, resolution, 3), jnp.float32)

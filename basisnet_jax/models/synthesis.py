@@ -1,0 +1,244 @@
+"""The specialist: a plain Flax network whose layers blend K bases into one kernel per image.
+
+The network knows nothing of it. While it runs inside `lifted`, each chosen `nn.Conv`,
+`nn.Dense` or `nn.DenseGeneral` holds a stack `bases [K, *kernel]` in place of its
+kernel, in its own scope (`specialist/block_3/expand/conv/bases`), and runs with
+`kernel[b] = einsum('bk,k...->b...', coefficients, bases)`. Biases, normalisation and
+every layer that is not chosen stay shared by all images.
+"""
+
+import contextlib
+import functools
+import inspect
+import math
+import re
+from collections.abc import Iterator, Mapping
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from basisnet_jax.models import convolution
+
+# Bases times positions up to which mixing outputs is faster than making kernels (2 CPU cores).
+_MIX_AT_MOST = 32
+
+
+def synthesize(coefficients, bases):
+  """Blends bases into one kernel per image (Zhang et al. 2021): one matrix product.
+
+  Args:
+    coefficients: `[b, K]`.
+    bases: `[K, *kernel]`.
+
+  Returns:
+    `[b, *kernel]` in the dtype of `bases`.
+  """
+  num_bases, *shape = bases.shape
+  flat = coefficients.astype(bases.dtype) @ bases.reshape(num_bases, -1)
+  return flat.reshape(-1, *shape)
+
+
+def mix_outputs(x, coefficients, bases):
+  """A matrix layer with blended bases, without making the kernels: sum_k c[b, k] x[b] W[k].
+
+  The same result as a product with `synthesize`'s kernel. It takes K products per position
+  instead of one, but in a single large matrix product and without batch times the weights
+  of memory; where there are few positions (after global pooling: one) that is faster.
+
+  Args:
+    x: `[b, ..., i]`.
+    coefficients: `[b, K]`.
+    bases: `[K, ..., i, o]`, extra axes of size one (a 1x1 convolution).
+
+  Returns:
+    `[b, ..., o]`.
+  """
+  num_bases, (inputs, outputs) = bases.shape[0], bases.shape[-2:]
+  c = coefficients.astype(x.dtype).reshape(-1, *[1] * (x.ndim - 2), num_bases, 1)
+  weighted = (c * x[..., None, :]).reshape(*x.shape[:-1], num_bases * inputs)
+  return weighted @ bases.reshape(num_bases * inputs, outputs)
+
+
+def call(network: nn.Module, images, train: bool):
+  """Calls `network(images, train=train)`, without `train` if it takes none."""
+  if 'train' in inspect.signature(network.__call__).parameters:
+    return network(images, train=train)
+  return network(images)
+
+
+def based_layers(network: nn.Module, image_shape, pattern: str = '') -> dict[str, tuple[int, ...]]:
+  """Lists the layers of a plain network that can hold bases.
+
+  Args:
+    network: any Flax module that maps images to logits.
+    image_shape: `(height, width, channels)`.
+    pattern: regular expression; only layers whose path (`block_3/expand/conv`) it
+      matches from the start are listed.
+
+  Returns:
+    {path: shape of the plain kernel}, in the order in which the layers run.
+  """
+  layers = {}
+
+  def record(next_fun, args, kwargs, context):
+    module = context.module
+    if context.method_name == '__call__' and _can_hold_bases(module):
+      path = '/'.join(module.path)
+      if re.match(pattern, path):
+        layers[path] = _kernel_shape(module, args[0].shape)
+    return next_fun(*args, **kwargs)
+
+  def init(images):
+    rngs = {name: jax.random.key(0) for name in ('params', 'dropout')}
+    with nn.intercept_methods(record):
+      return network.init_with_output(rngs, images, method=lambda m, x: call(m, x, False))
+
+  jax.eval_shape(init, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
+  return layers
+
+
+@contextlib.contextmanager
+def lifted(root: tuple[str, ...], coefficients: Mapping[str, jax.Array]) -> Iterator[None]:
+  """While inside, the named layers below `root` run with one blended kernel per image.
+
+  Args:
+    root: the path of the specialist in its parent module.
+    coefficients: {path of the layer below root: `[b, K]`}.
+  """
+
+  def intercept(next_fun, args, kwargs, context):
+    module = context.module
+    if context.method_name != '__call__' or module.path[: len(root)] != root:
+      return next_fun(*args, **kwargs)
+    blend = coefficients.get('/'.join(module.path[len(root) :]))
+    if blend is None or not _can_hold_bases(module):
+      return next_fun(*args, **kwargs)
+    return _run_lifted(module, args[0], blend)
+
+  with nn.intercept_methods(intercept):
+    yield
+
+
+def _run_lifted(module, x, coefficients):
+  """What `module(x)` does, with bases in place of its kernel."""
+  shape = _kernel_shape(module, x.shape)
+  num_bases = coefficients.shape[-1]
+  bases = module.param('bases', _init_bases(module), (num_bases, *shape), module.param_dtype)
+  bias = None
+  if module.use_bias:
+    bias = module.param('bias', module.bias_init, shape[_num_inputs(module) :], module.param_dtype)
+  x, bases, bias = module.promote_dtype(x, bases, bias, dtype=module.dtype)
+
+  if _is_matrix(module) and num_bases * math.prod(x.shape[1:-1]) <= _MIX_AT_MOST:
+    y = mix_outputs(x, coefficients, bases)
+  else:
+    # A kernel per image is batch times the weights: cheaper to blend again in the backward
+    # pass than to keep.
+    run = jax.checkpoint(lambda c, b, x: _operation(module)(x, synthesize(c, b)))
+    y = run(coefficients, bases, x)
+  return y if bias is None else y + bias
+
+
+def _is_matrix(module) -> bool:
+  """Whether the layer multiplies the last axis by a matrix at every position."""
+  if isinstance(module, nn.Conv):
+    return (
+      set(module.kernel_size) == set(_pair(module.strides)) == {1}
+      and module.feature_group_count == 1
+      and module.padding in ('SAME', 'VALID', 0)
+    )
+  return isinstance(module, nn.Dense)
+
+
+def _operation(module):
+  if isinstance(module, nn.Conv):
+    return functools.partial(
+      convolution.convolve,
+      strides=_pair(module.strides),
+      padding=_padding(module.padding),
+      dilation=_pair(module.kernel_dilation),
+      groups=module.feature_group_count,
+    )
+  return functools.partial(_dense, axes=_axes(module) if isinstance(module, nn.DenseGeneral) else 1)
+
+
+def _dense(x, kernel, axes):
+  """`x [b, ..., *inputs]` times `kernel [b, *inputs, *features]` over the last `axes` axes."""
+  inputs, features = kernel.shape[1 : 1 + axes], kernel.shape[1 + axes :]
+  kernel = kernel.reshape(kernel.shape[0], math.prod(inputs), math.prod(features))
+  lead = x.shape[: x.ndim - axes]
+  y = jnp.einsum('bni,bio->bno', x.reshape(lead[0], -1, math.prod(inputs)), kernel)
+  return y.reshape(*lead, *features)
+
+
+def _can_hold_bases(module) -> bool:
+  if isinstance(module, nn.Conv):
+    return (
+      not isinstance(module.kernel_size, int)
+      and len(module.kernel_size) == 2
+      and module.mask is None
+      and set(_pair(module.input_dilation)) == {1}
+      and module.padding not in ('CIRCULAR', 'CAUSAL', 'REFLECT')
+    )
+  if isinstance(module, nn.DenseGeneral):
+    return _axes(module) is not None and not module.batch_dims
+  return isinstance(module, nn.Dense)
+
+
+def _axes(module: nn.DenseGeneral):
+  """How many of the last axes the layer contracts; None if it contracts others."""
+  axis = (module.axis,) if isinstance(module.axis, int) else tuple(module.axis)
+  return len(axis) if axis == tuple(range(-len(axis), 0)) else None
+
+
+def _num_inputs(module) -> int:
+  """How many leading axes of the kernel are not of the output's features."""
+  if isinstance(module, nn.Conv):
+    return 3
+  return _axes(module) if isinstance(module, nn.DenseGeneral) else 1
+
+
+def _kernel_shape(module, input_shape) -> tuple[int, ...]:
+  if isinstance(module, nn.Conv):
+    return (
+      *module.kernel_size,
+      input_shape[-1] // module.feature_group_count,
+      module.features,
+    )
+  if isinstance(module, nn.DenseGeneral):
+    features = (module.features,) if isinstance(module.features, int) else tuple(module.features)
+    return (*input_shape[-_axes(module) :], *features)
+  return (input_shape[-1], module.features)
+
+
+def _init_bases(module):
+  """An initializer of `[K, *kernel]`: an independent draw per basis, with a kernel's fan-in."""
+
+  def init(key, shape, dtype):
+    num_bases, *shape = shape
+    if isinstance(module, nn.DenseGeneral):  # It initialises a matrix, then reshapes it.
+      inputs = _num_inputs(module)
+      matrix = (math.prod(shape[:inputs]), math.prod(shape[inputs:]))
+    else:
+      matrix = tuple(shape)
+    # vmap, because K separate draws in every layer make XLA compile `init` for minutes.
+    draw = jax.vmap(lambda k: module.kernel_init(k, matrix, dtype))
+    return draw(jax.random.split(key, num_bases)).reshape(num_bases, *shape)
+
+  return init
+
+
+def _pair(value) -> tuple[int, int]:
+  if value is None:
+    return (1, 1)
+  return (value, value) if isinstance(value, int) else tuple(value)
+
+
+def _padding(padding):
+  """`nn.Conv`'s padding (a name, a number, a number or a pair per axis) as `convolve`'s."""
+  if isinstance(padding, str):
+    return padding
+  if isinstance(padding, int):
+    return ((padding, padding),) * 2
+  return tuple((p, p) if isinstance(p, int) else tuple(p) for p in padding)

@@ -1,0 +1,57 @@
+"""What a training step changes, and all that a checkpoint holds."""
+
+from typing import Any
+
+import flax
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from basisnet_jax.models import preprocessing
+
+
+@flax.struct.dataclass
+class TrainState:
+  """Everything random is a function of the seed and `step`, so no key is kept.
+
+  Attributes:
+    step: int32, how many steps were taken.
+    params: trainable parameters, float32.
+    batch_stats: running statistics of the batch normalisation.
+    opt_state: the optimizer's.
+    ema: {'params', 'batch_stats'}, their moving averages; None if off.
+  """
+
+  step: jax.Array
+  params: Any
+  batch_stats: Any
+  opt_state: Any
+  ema: Any
+
+  def eval_variables(self) -> dict[str, Any]:
+    """The variables to evaluate with: the averages where they are kept."""
+    return self.ema or {'params': self.params, 'batch_stats': self.batch_stats}
+
+
+def create(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  seed: int,
+  resolution: int,
+  *,
+  use_ema: bool,
+) -> TrainState:
+  """The state at step 0; to be run under `jax.jit` with the state's shardings."""
+  images = preprocessing.normalize(jnp.zeros((1, resolution, resolution, 3), jnp.uint8))
+  params_key, dropout_key = jax.random.split(jax.random.key(seed))
+  variables = model.init({'params': params_key, 'dropout': dropout_key}, images)
+  params, batch_stats = variables['params'], variables.get('batch_stats', {})
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    batch_stats=batch_stats,
+    opt_state=optimizer.init(params),
+    # Copies, because the step donates the state and a buffer can be given away only once.
+    ema=jax.tree.map(jnp.copy, {'params': params, 'batch_stats': batch_stats}) if use_ema else None,
+  )

@@ -1,0 +1,55 @@
+"""CIFAR-10 on a laptop.
+
+  python -m basisnet_jax.main --config=configs/cifar10.py --config.data.data_dir=DATA_DIR
+
+Without data_dir TFDS fetches the data (170 MB) to ~/tensorflow_datasets.
+"""
+
+from basisnet_jax import base_config
+from basisnet_jax import config
+
+
+def get_config(variant=None):
+  """Returns the recipe."""
+  c = base_config.get_config()
+  c.name = 'cifar10'
+
+  c.model.resolution = 32
+  c.model.output_stride = 16
+  c.model.specialist = 'mobilenet_v3_small'
+  c.model.num_bases = 4
+  c.model.lightweight.name = 'mobilenet_v3_small'
+  c.model.lightweight.resolution = 32
+  c.model.lightweight.width = 0.5
+  c.model.lightweight.output_stride = 16
+  c.model.coefficients.uniform_mix = 1.0
+  c.model.coefficients.uniform_mix_epochs = 3.0
+
+  c.data.name = 'cifar10'
+  c.data.eval_split = 'test'
+  c.data.crop = 'pad'
+  c.data.eval_crop = 1.0
+
+  c.training.batch_size = 128
+  c.training.epochs = 14.0
+  c.loss.label_smoothing = 0.0
+  c.optimizer.name = 'adamw'
+  c.optimizer.schedule = 'cosine'
+  c.optimizer.learning_rate = 3e-3
+  c.optimizer.warmup_epochs = 1.0
+  c.optimizer.epsilon = 1e-8
+  c.optimizer.weight_decay = 0.05
+  c.ema_decay = 0.998
+  c.evaluation.batch_size = 500
+  c.evaluation.every_epochs = 2.0
+  c.checkpoint.every_steps = 500
+  c.logging.every_steps = 50
+  return config.apply_variants(
+    c,
+    variant,
+    {
+      'k2': {'model.num_bases': 2},
+      'k8': {'model.num_bases': 8},
+      'static': {'model.name': 'mobilenet_v3_small'},
+    },
+  )

@@ -1,0 +1,14 @@
+"""The machine that the tests see: eight CPU devices, and compiled programs kept between runs."""
+
+import os
+import pathlib
+
+# All of it must be in the environment before JAX is imported, also for subprocesses.
+_CACHE = pathlib.Path(__file__).parents[1] / '.cache' / 'jax'
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(_CACHE))
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
+if 'xla_force_host_platform_device_count' not in os.environ.get('XLA_FLAGS', ''):
+  os.environ['XLA_FLAGS'] = (
+    os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
+  ).strip()

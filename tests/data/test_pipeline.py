@@ -1,0 +1,248 @@
+import itertools
+
+import numpy as np
+import PIL.Image
+import pytest
+from tiny_datasets import CORRUPT, TEST, TRAIN, picture
+
+from basisnet_jax.data import (
+  eval_batches,
+  eval_num_batches,
+  open_dataset,
+  records,
+  train_batches,
+)
+from basisnet_jax.data.quiet_tensorflow import tf
+from basisnet_jax.errors import UserError
+
+DEFAULTS = dict(
+  split='train',
+  batch_size=5,
+  resolution=16,
+  crop='area',
+  crop_min_area=0.2,
+  crop_padding=2,
+  flip=True,
+  shuffle_buffer=8,
+  seed=0,
+)
+
+
+def train(dataset, count, **changes):
+  """The first `count` batches."""
+  return list(itertools.islice(train_batches(dataset, **{**DEFAULTS, **changes}), count))
+
+
+def train_labels(dataset, count, **changes):
+  """The labels of the first `count` images."""
+  batches = train(dataset, count, batch_size=1, resolution=4, **changes)
+  return [int(batch['label'][0]) for batch in batches]
+
+
+def assert_equal(left, right):
+  assert len(left) == len(right)
+  for a, b in zip(left, right, strict=True):
+    assert a.keys() == b.keys()
+    for key in a:
+      np.testing.assert_array_equal(a[key], b[key])
+
+
+def test_batches_have_the_promised_shapes_and_types(jpeg_images, storage):
+  (batch,) = train(jpeg_images, 1)
+  assert {key: (value.shape, value.dtype.name) for key, value in batch.items()} == {
+    'image': ((5, 16, 16, 3), 'uint8'),
+    'label': ((5,), 'int32'),
+  }
+  batch = next(eval_batches(jpeg_images, split='test', batch_size=4, resolution=16, eval_crop=0.9))
+  assert {key: (value.shape, value.dtype.name) for key, value in batch.items()} == {
+    'image': ((4, 16, 16, 3), 'uint8'),
+    'label': ((4,), 'int32'),
+    'mask': ((4,), 'float32'),
+  }
+
+
+@pytest.mark.parametrize('crop', ['area', 'pad'])
+@pytest.mark.parametrize('start_step', [1, 4, 5, 13])
+def test_resumed_batches_equal_uninterrupted_ones(jpeg_images, storage, crop, start_step):
+  uninterrupted = train(jpeg_images, 17, crop=crop)  # More than three epochs.
+  resumed = train(jpeg_images, 17 - start_step, crop=crop, start_step=start_step)
+  assert_equal(resumed, uninterrupted[start_step:])
+
+
+def test_two_runs_with_one_seed_are_equal(jpeg_images, storage):
+  assert_equal(train(jpeg_images, 7), train(jpeg_images, 7))
+
+
+@pytest.mark.parametrize('process_count', [1, 2, 3])
+def test_every_epoch_has_each_image_once_over_all_hosts(jpeg_images, storage, process_count):
+  shares = [
+    len(range(index, TRAIN, process_count)) for index in range(process_count)
+  ]  # 8, 8, 7 for three hosts.
+  streams = [
+    train_labels(
+      jpeg_images, 3 * share, process_index=index, process_count=process_count, shuffle_buffer=4
+    )
+    for index, share in enumerate(shares)
+  ]
+  for epoch in range(3):
+    seen = [
+      label
+      for stream, share in zip(streams, shares, strict=True)
+      for label in stream[epoch * share : (epoch + 1) * share]
+    ]
+    assert sorted(seen) == list(range(TRAIN))
+
+
+@pytest.mark.parametrize('name', ['jpeg_images', 'png_images'])  # Five files, one file.
+def test_epochs_come_in_different_orders(data_dir, name, storage):
+  labels = train_labels(open_dataset(name, data_dir), 4 * TRAIN)
+  epochs = {tuple(labels[i * TRAIN : (i + 1) * TRAIN]) for i in range(4)}
+  assert len(epochs) == 4
+
+
+def test_seeds_come_in_different_orders(jpeg_images, storage):
+  assert train_labels(jpeg_images, TRAIN, seed=0) != train_labels(jpeg_images, TRAIN, seed=1)
+
+
+def test_hosts_shuffle_their_shares_in_different_orders(jpeg_images, storage):
+  orders = []
+  for host in (dict(process_index=0, process_count=2), dict(process_index=1, process_count=2)):
+    kept = dict(split='train[:22]', **host)
+    (share,) = eval_batches(jpeg_images, batch_size=11, resolution=4, eval_crop=1.0, **kept)
+    places = {label: place for place, label in enumerate(share['label'].tolist())}
+    orders.append([places[label] for label in train_labels(jpeg_images, 11, **kept)])
+  assert sorted(orders[0]) == sorted(orders[1]) and orders[0] != orders[1]
+
+
+def test_order_of_the_files_is_shuffled(jpeg_images, monkeypatch):
+  monkeypatch.setattr(records, 'IN_MEMORY_BYTES', 0)
+  assert len(records.host_files(jpeg_images, 'train', 0, 1)) == 5
+  labels = train_labels(jpeg_images, 2 * TRAIN, shuffle_buffer=1)
+  assert labels[:TRAIN] != labels[TRAIN:]
+
+
+def test_augmentation_of_one_image_differs_between_epochs(jpeg_images, storage):
+  batches = train(jpeg_images, 8, split='train[:1]', batch_size=1)
+  assert len({batch['image'].tobytes() for batch in batches}) > 5
+
+
+def test_augmentation_does_not_depend_on_the_batch_size(jpeg_images, storage):
+  large, small = train(jpeg_images, 2, batch_size=6), train(jpeg_images, 4, batch_size=3)
+  for key in ('image', 'label'):
+    np.testing.assert_array_equal(
+      np.concatenate([batch[key] for batch in large]),
+      np.concatenate([batch[key] for batch in small]),
+    )
+
+
+def test_half_of_the_training_images_are_mirrored(jpeg_images):
+  kept = dict(crop='pad', crop_padding=0, batch_size=200)
+  (flipped,), (plain,) = train(jpeg_images, 1, **kept), train(jpeg_images, 1, **kept, flip=False)
+  np.testing.assert_array_equal(flipped['label'], plain['label'])
+  same = (flipped['image'] == plain['image']).all((1, 2, 3))
+  mirrored = (flipped['image'] == plain['image'][:, :, ::-1]).all((1, 2, 3))
+  assert (same ^ mirrored).all()
+  assert 70 < mirrored.sum() < 130
+
+
+@pytest.mark.parametrize(
+  ('split', 'batch_size', 'process_count'),
+  [
+    ('test', 3, 1),
+    ('test', 2, 2),
+    ('test', 1, 9),  # Two hosts have no image at all.
+    ('train', 30, 1),
+    ('train+test', 4, 3),
+    ('train[:90%]', 5, 2),
+  ],
+)
+def test_evaluation_counts_every_image_once(jpeg_images, split, batch_size, process_count):
+  expected = eval_num_batches(
+    jpeg_images, split=split, batch_size=batch_size, process_count=process_count
+  )
+  labels = []
+  for index in range(process_count):
+    batches = list(
+      eval_batches(
+        jpeg_images,
+        split=split,
+        batch_size=batch_size,
+        resolution=4,
+        eval_crop=1.0,
+        process_index=index,
+        process_count=process_count,
+      )
+    )
+    assert len(batches) == expected
+    for batch in batches:
+      assert batch['image'].shape == (batch_size, 4, 4, 3)
+      assert set(batch['mask']) <= {0.0, 1.0}
+      assert not batch['image'][batch['mask'] == 0].any()
+      labels += batch['label'][batch['mask'] == 1].tolist()
+  if split == 'train[:90%]':  # TFDS shuffles the images as it writes them.
+    assert len(labels) == len(set(labels)) == round(0.9 * TRAIN)
+    assert set(labels) < set(range(TRAIN))
+  else:
+    last = TRAIN + TEST if 'test' in split else TRAIN
+    assert sorted(labels) == list(range(0 if 'train' in split else TRAIN, last))
+
+
+def test_evaluation_images_equal_those_of_pil(data_dir):
+  pngs = open_dataset('png_images', data_dir)
+  (batch,) = eval_batches(pngs, split='test', batch_size=TEST, resolution=16, eval_crop=0.9)
+  for image, number in zip(batch['image'], batch['label'], strict=True):
+    pixels = picture(number)
+    height, width = pixels.shape[:2]
+    side = round(0.9 * min(height, width))
+    top, left = (height - side) // 2, (width - side) // 2
+    expected = PIL.Image.fromarray(pixels).crop((left, top, left + side, top + side))
+    expected = np.asarray(expected.resize((16, 16), PIL.Image.Resampling.BILINEAR))
+    np.testing.assert_allclose(image.astype(int), expected, atol=1)
+
+
+def test_skipped_images_are_not_decoded_and_broken_ones_are_not_hidden(
+  data_dir, jpeg_images, storage
+):
+  corrupt = open_dataset('corrupt_images', data_dir)
+  kept = dict(batch_size=1, shuffle_buffer=TRAIN)
+  labels = []
+  with pytest.raises(tf.errors.InvalidArgumentError):
+    for batch in itertools.islice(train_batches(corrupt, **{**DEFAULTS, **kept}), TRAIN):
+      labels.append(int(batch['label'][0]))
+  assert CORRUPT not in labels and len(labels) < TRAIN - 1
+  rest = train(corrupt, TRAIN - 1 - len(labels), start_step=len(labels) + 1, **kept)
+  labels += [int(batch['label'][0]) for batch in rest]
+  assert sorted([*labels, CORRUPT]) == list(range(TRAIN))
+
+
+def sentence(error) -> str:
+  message = str(error.value)
+  assert '\n' not in message
+  return message
+
+
+@pytest.mark.parametrize('split', ['validation', 'train[', 'train[:1000]', 'train[9:2]', ''])
+def test_unknown_split_names_the_splits_there_are(jpeg_images, split):
+  with pytest.raises(UserError) as error:
+    train_batches(jpeg_images, **{**DEFAULTS, 'split': split})
+  message = sentence(error)
+  assert repr(split) in message and 'train (23 images), test (7 images)' in message
+  with pytest.raises(UserError):
+    eval_batches(jpeg_images, split=split, batch_size=2, resolution=8, eval_crop=1.0)
+
+
+def test_empty_split_and_too_many_hosts_are_explained(jpeg_images):
+  with pytest.raises(UserError) as error:
+    train_batches(jpeg_images, **{**DEFAULTS, 'split': 'train[:0%]'})
+  assert 'selects no images' in sentence(error)
+  with pytest.raises(UserError) as error:
+    train_batches(
+      jpeg_images, **{**DEFAULTS, 'split': 'train[:2]'}, process_index=2, process_count=3
+    )
+  assert 'fewer images than there are hosts (3)' in sentence(error)
+
+
+def test_unknown_crop_names_the_crops_there_are(jpeg_images):
+  with pytest.raises(UserError) as error:
+    train_batches(jpeg_images, **{**DEFAULTS, 'crop': 'random'})
+  assert "'random'" in sentence(error) and "'area' or 'pad'" in sentence(error)

@@ -1,0 +1,85 @@
+"""The picture of early termination is written, whole and legible."""
+
+import subprocess
+import sys
+
+import matplotlib.image
+from matplotlib.text import Annotation
+import numpy as np
+import pytest
+
+from basisnet_jax.evaluation import early_exit, plots
+
+THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+COSTS = {'lightweight_madds': 26e6, 'total_madds': 290e6}
+
+
+def draw(path, confidence, thresholds=THRESHOLDS, seed=0):
+  random = np.random.default_rng(seed)
+  light = random.random(confidence.size) < confidence
+  special = light | (random.random(confidence.size) < 0.5)
+  plots.cost_accuracy(
+    str(path),
+    early_exit.cost_accuracy_curve(confidence, light, special, **COSTS),
+    early_exit.operating_points(thresholds, confidence, light, special, **COSTS),
+    lightweight=(26e6, light.mean()),
+    specialist=(290e6, special.mean()),
+    title='A network',
+  )
+
+
+@pytest.fixture
+def drawn_labels(monkeypatch):
+  """The annotations of the figure that is drawn next, with their boxes in pixels."""
+  boxes = {}
+  place = plots._annotate
+
+  def spy(canvas, axes, *arguments):
+    place(canvas, axes, *arguments)
+    for text in axes.findobj(Annotation):
+      boxes[text.get_text()] = text.get_window_extent(canvas.get_renderer())
+    boxes['axes'] = axes.get_window_extent()
+
+  monkeypatch.setattr(plots, '_annotate', spy)
+  return boxes
+
+
+def test_picture_has_its_size_and_all_colours(tmp_path):
+  draw(tmp_path / 'curve.png', np.random.default_rng(1).beta(1.3, 0.75, 2000))
+  pixels = matplotlib.image.imread(tmp_path / 'curve.png')[..., :3]
+  assert pixels.shape == (900, 1440, 3)
+  for colour in (plots._CURVE, plots._LIGHTWEIGHT, plots._SPECIALIST):
+    rgb = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    assert np.count_nonzero(np.all(np.abs(pixels - rgb) < 0.01, -1)) > 200
+  np.testing.assert_array_equal(pixels[[0, -1]], 1)  # Nothing is cut at the edges.
+  np.testing.assert_array_equal(pixels[:, [0, -1]], 1)
+
+
+@pytest.mark.parametrize('shape', [(1.3, 0.75), (8, 1), (1, 8), (30, 30)])
+def test_labels_neither_overlap_nor_leave_the_axes(tmp_path, drawn_labels, shape):
+  draw(tmp_path / 'curve.png', np.random.default_rng(1).beta(*shape, 2000))
+  axes = drawn_labels.pop('axes')
+  boxes = list(drawn_labels.values())
+  assert len(boxes) > 2
+  for i, box in enumerate(boxes):
+    assert axes.containsx(box.x0) and axes.containsx(box.x1)
+    assert axes.containsy(box.y0) and axes.containsy(box.y1)
+    assert not any(box.overlaps(other) for other in boxes[:i])
+
+
+def test_thresholds_at_one_point_share_a_label(tmp_path, drawn_labels):
+  draw(tmp_path / 'curve.png', np.full(100, 0.999))
+  assert '0.3–0.99' in drawn_labels
+  assert '0.5' not in drawn_labels
+
+
+def test_picture_without_thresholds_has_the_two_stages(tmp_path, drawn_labels):
+  draw(tmp_path / 'curve.png', np.linspace(0, 1, 50), thresholds=())
+  assert {text.splitlines()[0] for text in drawn_labels} == {
+    'lightweight alone', 'specialist alone', 'axes',
+  }
+
+
+def test_plots_leave_pyplot_alone():
+  code = 'import sys, basisnet_jax.evaluation.plots; sys.exit("matplotlib.pyplot" in sys.modules)'
+  assert subprocess.run([sys.executable, '-c', code]).returncode == 0
