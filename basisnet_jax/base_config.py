@@ -24,11 +24,12 @@ def get_config() -> ml_collections.ConfigDict:
   m.width = 1.0  # Multiplier of the channel counts.
   m.dropout = 0.2  # Rate before the classifier.
   m.output_stride = 32  # Input size over the last feature map's: 32, 16, 8, ...
-  m.dtype = 'float32'  # Of the computation: float32 or bfloat16; parameters stay float32.
+  m.dtype = 'float32'  # Of the computation, or bfloat16; parameters stay float32.
   # This second group is for 'basisnet' alone.
   m.specialist = 'mobilenet_v3_large'  # The network that is lifted into bases.
   m.num_bases = 16  # K.
-  m.based_layers = r'(?!.*(squeeze_excite|classifier))'  # Paths that hold bases (a regular expression).
+  # Regular expression: the paths of the layers that hold bases.
+  m.based_layers = r'(?!.*(squeeze_excite|classifier))'
   m.lightweight = light = ml_collections.ConfigDict()
   light.name = 'mobilenet_v3_small'
   light.resolution = 160  # The images are resized to it on the device.
@@ -39,6 +40,9 @@ def get_config() -> ml_collections.ConfigDict:
   k.activation = 'softmax'  # Or 'sigmoid'.
   k.shared = False  # One vector for all layers instead of one for each.
   k.temperature = 1.0  # Divides the head's outputs before the activation.
+  # Factor of the gradient from the coefficients to the lightweight network: 1 is end to end,
+  # 0 leaves that network to its own loss (its first prediction gets better).
+  k.feature_gradient = 1.0
   # Annealing: (1 - mix) * coefficients + mix / K, where mix falls linearly from
   # `uniform_mix` to 0 over `uniform_mix_epochs`. It keeps every basis in training.
   k.uniform_mix = 0.0
@@ -49,12 +53,14 @@ def get_config() -> ml_collections.ConfigDict:
   d.data_dir = ''  # Where the datasets are; '' is TFDS's default (~/tensorflow_datasets).
   d.train_split = 'train'
   d.eval_split = 'validation'
-  d.crop = 'area'  # Training crop: 'area' (random area and aspect ratio) or 'pad' (pad, then shift).
+  # The training crop: 'area' (of random area and aspect ratio) or 'pad' (pad, then shift).
+  d.crop = 'area'
   d.crop_min_area = 0.08  # For 'area': the smallest share of the image.
   d.crop_padding = 4  # For 'pad': pixels at the training resolution.
   d.flip = True  # Mirror left-right half of the training images.
   d.eval_crop = 0.875  # Share of the shorter side that evaluation sees, centred.
-  d.shuffle_buffer = 16384  # Records, still encoded, per host.
+  # Records, still encoded, per host; a share of up to 200 MB is shuffled as a whole.
+  d.shuffle_buffer = 16384
 
   c.training = t = ml_collections.ConfigDict()
   t.batch_size = 2048  # Over all devices.

@@ -11,8 +11,7 @@ import ml_collections
 import numpy as np
 import optax
 
-from basisnet_jax import models
-from basisnet_jax import sharding
+from basisnet_jax import models, sharding
 from basisnet_jax.errors import UserError
 from basisnet_jax.training import optimizers
 from basisnet_jax.training import state as train_state
@@ -40,9 +39,7 @@ def build_model(config: ml_collections.ConfigDict) -> nn.Module:
   dtypes = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
   if m.dtype not in dtypes:
     raise UserError(f"config.model.dtype is {m.dtype!r}; it can be 'float32' or 'bfloat16'.")
-  network = functools.partial(
-    models.create, num_classes=num_classes(config), dtype=dtypes[m.dtype]
-  )
+  network = functools.partial(models.create, num_classes=num_classes(config), dtype=dtypes[m.dtype])
   if m.name != 'basisnet':
     return network(m.name, width=m.width, dropout=m.dropout, output_stride=m.output_stride)
   light = m.lightweight
@@ -61,12 +58,15 @@ def build_model(config: ml_collections.ConfigDict) -> nn.Module:
     activation=m.coefficients.activation,
     shared=m.coefficients.shared,
     temperature=m.coefficients.temperature,
+    feature_gradient=m.coefficients.feature_gradient,
   )
 
 
 def open_dataset(config: ml_collections.ConfigDict):
   """The dataset of the recipe (`data.Dataset`)."""
-  from basisnet_jax import data  # Imports TensorFlow, which takes seconds: counting costs needs none.
+  from basisnet_jax import (
+    data,  # Imports TensorFlow, which takes seconds: counting costs needs none.
+  )
 
   return data.open_dataset(config.data.name, config.data.data_dir)
 
@@ -76,15 +76,15 @@ def check_classes(config: ml_collections.ConfigDict, dataset) -> None:
   if num_classes(config) != dataset.num_classes:
     raise UserError(
       f'config.model.num_classes={num_classes(config)}, but {dataset.name} has '
-      f'{dataset.num_classes} classes; leave the key out to take the dataset\'s.'
+      f"{dataset.num_classes} classes; leave the key out to take the dataset's."
     )
 
 
 def num_images(dataset, split: str) -> int:
   """How many images a split of the dataset has."""
-  from basisnet_jax.data import records
+  from basisnet_jax import data
 
-  return records.count_records(records.host_files(dataset, split, 0, 1))
+  return data.num_images(dataset, split)
 
 
 def train_batches(

@@ -6,14 +6,10 @@ Modes:
   cost      counts multiply-adds and parameters; needs neither data nor workdir.
 """
 
-import json
 import os
 import sys
 
-from absl import app
-from absl import flags
-from absl import logging
-from etils import epath
+from absl import app, flags, logging
 
 from basisnet_jax import command_line
 from basisnet_jax.errors import UserError
@@ -22,12 +18,14 @@ _MODE = flags.DEFINE_enum('mode', 'train', ['train', 'evaluate', 'cost'], 'What 
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'The folder of the run; runs/ and the name of the recipe by default.'
 )
-_OUTPUT = flags.DEFINE_string('output', None, '--mode=cost also writes its JSON here.')
+_OUTPUT = flags.DEFINE_string(
+  'output', None, 'Where --mode=cost writes its JSON; cost.json in the workdir by default.'
+)
 
 
 def main(config) -> None:
   """Runs one mode with a resolved recipe."""
-  if flags.FLAGS['verbosity'].using_default_value:
+  if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.WARNING)  # Orbax tells of its every step.
   workdir = _WORKDIR.value or os.path.join('runs', config.name)
   modes = {'train': _train, 'evaluate': _evaluate, 'cost': _cost}
@@ -52,16 +50,17 @@ def _evaluate(config, workdir):
 
 def _cost(config, workdir):
   from basisnet_jax import experiment
+  from basisnet_jax.evaluation import report
   from basisnet_jax.models import cost
 
   counted = cost.count(experiment.build_model(config), config.model.resolution)
   print(cost.table(counted))
-  text = json.dumps(counted.as_dict(), indent=2) + '\n'
-  if _WORKDIR.value is not None:
-    epath.Path(workdir).mkdir(parents=True, exist_ok=True)
-    (epath.Path(workdir) / 'cost.json').write_text(text)
-  if _OUTPUT.value is not None:
-    epath.Path(_OUTPUT.value).write_text(text)
+  paths = [_OUTPUT.value] if _OUTPUT.value else []
+  if _WORKDIR.value or not paths:
+    paths.append(os.path.join(workdir, 'cost.json'))
+  for path in paths:
+    report.write_json(path, counted.as_dict())
+  print(f'\nWritten: {", ".join(paths)}')
 
 
 def _use_huge_pages() -> None:

@@ -4,9 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
-from jax.sharding import AxisType
-from jax.sharding import Mesh
-from jax.sharding import NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
@@ -39,7 +37,8 @@ def local_batch_size(batch_size: int, mesh: Mesh, key: str) -> int:
   if batch_size % mesh.size:
     near = max(1, round(batch_size / mesh.size)) * mesh.size
     raise UserError(
-      f'{key}={batch_size} cannot be split over {mesh.size} devices; the nearest that can is {near}.'
+      f'{key}={batch_size} cannot be split over {mesh.size} devices; the nearest that can is '
+      f'{near}.'
     )
   return batch_size // jax.process_count()
 

@@ -5,8 +5,7 @@
 Without data_dir TFDS fetches the data (170 MB) to ~/tensorflow_datasets.
 """
 
-from basisnet_jax import base_config
-from basisnet_jax import config
+from basisnet_jax import base_config, config
 
 
 def get_config(variant=None):

@@ -7,8 +7,7 @@ Data: scikit-learn's 1,797 digits, 8x8 gray, enlarged to 32x32.
 Hardware: 2 CPU cores.
 """
 
-from basisnet_jax import base_config
-from basisnet_jax import config
+from basisnet_jax import base_config, config
 
 
 def get_config(variant=None):

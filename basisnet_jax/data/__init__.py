@@ -1,13 +1,13 @@
 """Images in: which datasets there are, and batches of them for training and evaluation."""
 
 from basisnet_jax.data.datasets import Dataset, open_dataset
-from basisnet_jax.data.pipeline import CROPS, eval_batches, eval_num_batches, train_batches
+from basisnet_jax.data.pipeline import CROPS, eval_batches, num_images, train_batches
 
 __all__ = [
   'CROPS',
   'Dataset',
   'eval_batches',
-  'eval_num_batches',
+  'num_images',
   'open_dataset',
   'train_batches',
 ]

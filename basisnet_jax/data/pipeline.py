@@ -108,7 +108,7 @@ def eval_batches(
   """Returns this host's evaluation batches, once through its share of the split.
 
   Over all hosts every image comes once with mask 1. All hosts have the same number of
-  batches (`eval_num_batches`), filled up with black images of label 0 and mask 0.
+  batches, filled up with black images of label 0 and mask 0.
 
   Args:
     dataset: from `open_dataset`.
@@ -128,9 +128,8 @@ def eval_batches(
     UserError: bad split or missing files.
   """
   files = records.host_files(dataset, split, process_index, process_count)
-  num_batches = eval_num_batches(
-    dataset, split=split, batch_size=batch_size, process_count=process_count
-  )
+  largest_share = records.count_records(records.host_files(dataset, split, 0, process_count))
+  num_batches = -(-largest_share // batch_size)
 
   def example(record):
     encoded, label = records.parse(record)
@@ -150,16 +149,13 @@ def eval_batches(
   return _as_numpy(images.batch(batch_size, drop_remainder=True))
 
 
-def eval_num_batches(
-  dataset: Dataset, *, split: str, batch_size: int, process_count: int = 1
-) -> int:
-  """Returns how many batches `eval_batches` has, the same on every host.
+def num_images(dataset: Dataset, split: str) -> int:
+  """Returns how many images a split has, or a part of one.
 
   Raises:
     UserError: bad split or missing files.
   """
-  largest_share = records.count_records(records.host_files(dataset, split, 0, process_count))
-  return -(-largest_share // batch_size)
+  return records.count_records(records.host_files(dataset, split, 0, 1))
 
 
 def _as_numpy(batches: tf.data.Dataset) -> Iterator[dict[str, np.ndarray]]:

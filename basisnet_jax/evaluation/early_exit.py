@@ -121,8 +121,10 @@ def _checked(confidence, lightweight_correct, specialist_correct):
   confidence = np.asarray(confidence)
   light = np.asarray(lightweight_correct).astype(bool)
   special = np.asarray(specialist_correct).astype(bool)
-  if confidence.ndim != 1 or not confidence.size or not (
-    confidence.shape == light.shape == special.shape
+  if (
+    confidence.ndim != 1
+    or not confidence.size
+    or not (confidence.shape == light.shape == special.shape)
   ):
     raise ValueError(
       'confidence, lightweight_correct and specialist_correct must be flat, of one length and '

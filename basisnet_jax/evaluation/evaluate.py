@@ -9,11 +9,9 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from basisnet_jax import sharding
-from basisnet_jax.evaluation import early_exit
-from basisnet_jax.evaluation import metrics
-from basisnet_jax.models import basisnet
+from basisnet_jax.evaluation import early_exit, metrics
+from basisnet_jax.models import basisnet, preprocessing
 from basisnet_jax.models import cost as cost_lib
-from basisnet_jax.models import preprocessing
 
 
 def make_eval_step(model: nn.Module, mesh: jax.sharding.Mesh) -> Callable[..., dict[str, Any]]:

@@ -18,14 +18,17 @@ def stage_logits(outputs) -> dict[str, jax.Array]:
 def per_image(logits, labels) -> dict[str, jax.Array]:
   """float32 `[b]` each: loss (cross-entropy, nats), top1 and top5 (0 or 1).
 
-  With fewer than five classes top5 looks at all of them.
+  With fewer than five classes top5 looks at all of them. Of equal logits the first class wins;
+  a logit that is NaN beats the others and is never right.
   """
-  _, best = jax.lax.top_k(logits, min(5, logits.shape[-1]))
-  hits = (best == labels[:, None]).astype(jnp.float32)
+  own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
+  # By rank: `lax.top_k` would gather the logits of all devices on each.
+  earlier = jnp.arange(logits.shape[-1]) < labels[:, None]
+  rank = (~(logits <= own) | ((logits == own) & earlier)).sum(axis=-1)
   return {
     'loss': optax.softmax_cross_entropy_with_integer_labels(logits, labels),
-    'top1': hits[:, 0],
-    'top5': hits.max(axis=1),
+    'top1': (rank < 1).astype(jnp.float32),
+    'top5': (rank < min(5, logits.shape[-1])).astype(jnp.float32),
   }
 
 

@@ -58,8 +58,16 @@ def cost_accuracy(
   for end, colour in zip(ends, (_LIGHTWEIGHT, _SPECIALIST), strict=True):
     axes.plot(*end, 'o', color=colour, ms=12, mec='white', mew=1.2, zorder=4)
   axes.legend(
-    loc='lower left', bbox_to_anchor=(-0.008, 1.0), ncols=3, frameon=False, fontsize=9,
-    handlelength=1.9, columnspacing=1.8, handletextpad=0.6, borderpad=0.2, labelcolor=_INK,
+    loc='lower left',
+    bbox_to_anchor=(-0.008, 1.0),
+    ncols=3,
+    frameon=False,
+    fontsize=9,
+    handlelength=1.9,
+    columnspacing=1.8,
+    handletextpad=0.6,
+    borderpad=0.2,
+    labelcolor=_INK,
   )
   figure.text(_LEFT, 0.935, title, fontsize=13, fontweight='bold', color=_INK)
 
@@ -134,8 +142,16 @@ def _annotate(canvas, axes, labels, lines, marks):
   placed = []
   for position, string in labels:
     text = axes.annotate(
-      string, position, xytext=(0, 0), textcoords='offset points', ha='center', va='center',
-      fontsize=9, color=_INK, linespacing=1.25, zorder=7,
+      string,
+      position,
+      xytext=(0, 0),
+      textcoords='offset points',
+      ha='center',
+      va='center',
+      fontsize=9,
+      color=_INK,
+      linespacing=1.25,
+      zorder=7,
       path_effects=[patheffects.withStroke(linewidth=2.5, foreground='white')],
     )
     extent = text.get_window_extent(renderer)
@@ -162,8 +178,10 @@ def _annotate(canvas, axes, labels, lines, marks):
     placed.append((low, high))
     if distance > 6:  # Too far to be read as one: a thin line joins them.
       way = offset / np.hypot(*offset)
-      ends = anchor + 7 * unit * way, anchor + offset * (1 - min(half / np.maximum(
-        np.abs(offset), 1e-9)))
+      ends = (
+        anchor + 7 * unit * way,
+        anchor + offset * (1 - min(half / np.maximum(np.abs(offset), 1e-9))),
+      )
       axes.plot(*axes.transData.inverted().transform(ends).T, color=_FAINT, lw=0.8, zorder=6)
 
 

@@ -2,28 +2,37 @@
 
 import json
 import math
+import os
 from typing import Any
 
 from etils import epath
 import numpy as np
 
 
+def write_json(path: str, value: dict[str, Any]) -> None:
+  """Writes a JSON file, whole or not at all; makes its folder if need be.
+
+  NumPy and JAX scalars are fine; numbers that are not finite become null, since JSON has no
+  word for them.
+  """
+  path = epath.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  unfinished = path.parent / f'{path.name}.unfinished'
+  unfinished.write_text(json.dumps(_plain(value), indent=2, allow_nan=False) + '\n')
+  unfinished.replace(path)
+
+
 def write(workdir: str, evaluation: dict[str, Any]) -> None:
-  """Writes `<workdir>/evaluation.json`, whole or not at all.
+  """Writes `<workdir>/evaluation.json`.
 
   Args:
     workdir: a folder, local or gs://; it is made if missing.
     evaluation: for two stages `lightweight` and `specialist` (each a dict of
       `top1`, `top5`, `loss`), `lightweight_madds` and `early_exit` (the operating
       points); for one network `network` (such a dict) in their place. Always
-      `total_madds`, `images` and `step`. NumPy and JAX scalars are fine. Numbers
-      that are not finite become null, since JSON has no word for them.
+      `total_madds`, `images` and `step`.
   """
-  folder = epath.Path(workdir)
-  folder.mkdir(parents=True, exist_ok=True)
-  unfinished = folder / 'evaluation.json.unfinished'
-  unfinished.write_text(json.dumps(_plain(evaluation), indent=2, allow_nan=False) + '\n')
-  unfinished.replace(folder / 'evaluation.json')
+  write_json(os.path.join(workdir, 'evaluation.json'), evaluation)
 
 
 def table(evaluation: dict[str, Any]) -> str:

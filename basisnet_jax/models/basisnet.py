@@ -1,7 +1,7 @@
 """BasisNet (Zhang et al. 2021, arXiv 2105.03014): preview, then specialise.
 
-  images -> preview (lightweight model) -> logits, coefficients
-         -> specialize (bases blended by the coefficients) -> logits
+images -> preview (lightweight model) -> logits, coefficients
+       -> specialize (bases blended by the coefficients) -> logits
 """
 
 from typing import NamedTuple
@@ -39,7 +39,7 @@ class BasisNet(nn.Module):
     layers: paths of the specialist's layers that hold bases (`synthesis.based_layers`).
     num_bases: K.
     lightweight_resolution: size that `preview` resizes the images to, pixels; None keeps it.
-    activation, shared, temperature: see `CoefficientHead`.
+    activation, shared, temperature, feature_gradient: see `CoefficientHead`.
   """
 
   lightweight: nn.Module
@@ -50,6 +50,7 @@ class BasisNet(nn.Module):
   activation: str = 'softmax'
   shared: bool = False
   temperature: float = 1.0
+  feature_gradient: float = 1.0
 
   def setup(self):
     self.coefficient_head = coefficients_lib.CoefficientHead(
@@ -58,6 +59,7 @@ class BasisNet(nn.Module):
       activation=self.activation,
       shared=self.shared,
       temperature=self.temperature,
+      feature_gradient=self.feature_gradient,
     )
 
   def preview(self, images, *, train: bool = False, uniform_mix=0.0):
@@ -83,19 +85,21 @@ class BasisNet(nn.Module):
 
 
 def _logits_and_features(network, images, train):
-  """Runs a plain network; its features are what its last dense layer (the classifier) read.
+  """Runs a plain network; its features are what its classifier read.
 
-  A network that does not end in one gives its logits as features.
+  The classifier is the last dense layer from vectors `[b, f]` to the shape of the logits.
+  A network that has none gives its logits as features.
   """
-  features = None
+  read = {}  # {shape of a dense layer's output: its latest input}
 
   def record(next_fun, args, kwargs, context):
-    nonlocal features
+    outputs = next_fun(*args, **kwargs)
     is_dense = isinstance(context.module, nn.Dense | nn.DenseGeneral)
-    if is_dense and context.method_name == '__call__' and args[0].ndim == 2:
-      features = args[0]
-    return next_fun(*args, **kwargs)
+    if is_dense and context.method_name == '__call__':
+      read[outputs.shape] = synthesis.layer_input(args, kwargs)
+    return outputs
 
   with nn.intercept_methods(record):
     logits = synthesis.call(network, images, train)
-  return logits, logits if features is None else features
+  features = read.get(logits.shape, logits)
+  return logits, features if features.ndim == 2 else logits

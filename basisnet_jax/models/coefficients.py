@@ -4,6 +4,8 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+ACTIVATIONS = {'softmax': jax.nn.softmax, 'sigmoid': jax.nn.sigmoid}
+
 
 class CoefficientHead(nn.Module):
   """Maps features to combination coefficients (a choice of ours; the paper's is unknown).
@@ -11,9 +13,12 @@ class CoefficientHead(nn.Module):
   Attributes:
     num_layers: how many layers of the specialist hold bases.
     num_bases: K.
-    activation: 'softmax' (coefficients of a layer sum to one) or 'sigmoid'.
+    activation: of `ACTIVATIONS`: 'softmax' (the coefficients of a layer sum to one) or
+      'sigmoid' (each in [0, 1] by itself).
     shared: one vector for all layers instead of one for each.
     temperature: divides the head's outputs before the activation.
+    feature_gradient: factor of the gradient from the coefficients to the features: 1 trains
+      the stages end to end, 0 leaves the lightweight network to its own loss.
   """
 
   num_layers: int
@@ -21,6 +26,7 @@ class CoefficientHead(nn.Module):
   activation: str = 'softmax'
   shared: bool = False
   temperature: float = 1.0
+  feature_gradient: float = 1.0
 
   @nn.compact
   def __call__(self, features, uniform_mix=0.0):
@@ -29,9 +35,12 @@ class CoefficientHead(nn.Module):
     `uniform_mix` in [0, 1] blends them with the uniform ones, 1 / K: annealed from one
     to zero it keeps every basis in training at first.
     """
+    kept = jax.lax.stop_gradient(features)
+    features = kept + self.feature_gradient * (features - kept)
     rows = 1 if self.shared else self.num_layers
     outputs = nn.Dense(rows * self.num_bases, name='dense')(features.astype(jnp.float32))
     outputs = outputs.reshape(-1, rows, self.num_bases) / self.temperature
-    activation = {'softmax': jax.nn.softmax, 'sigmoid': jax.nn.sigmoid}[self.activation]
-    coefficients = (1 - uniform_mix) * activation(outputs) + uniform_mix / self.num_bases
-    return jnp.broadcast_to(coefficients, (len(features), self.num_layers, self.num_bases))
+    coefficients = ACTIVATIONS[self.activation](outputs)
+    coefficients = (1 - uniform_mix) * coefficients + uniform_mix / self.num_bases
+    # `shape[0]`, not `len`: the batch may be symbolic (export).
+    return jnp.broadcast_to(coefficients, (features.shape[0], self.num_layers, self.num_bases))

@@ -60,15 +60,17 @@ def convolve(x, kernel, *, strides=(1, 1), padding='SAME', dilation=(1, 1), grou
   """
   per_image = kernel.ndim == 5
   taps = kernel.shape[-4:-2]
-  window = [(k - 1) * d + 1 for k, d in zip(taps, dilation, strict=True)]
-  pads = lax.padtype_to_pads(x.shape[1:3], window, strides, padding)
-  pads = [(int(low), int(high)) for low, high in pads]
+  if isinstance(padding, str):
+    window = [(k - 1) * d + 1 for k, d in zip(taps, dilation, strict=True)]
+    padding = lax.padtype_to_pads(x.shape[1:3], window, strides, padding)
+  pads = [(int(low), int(high)) for low, high in padding]
 
   if not per_image and _form.get() == 'plain':
     return _plain(x, kernel, strides, pads, dilation, groups)
   if taps == (1, 1) and groups == 1:
     x = _pad(x, pads)[:, :: strides[0], :: strides[1]]
-    return jnp.einsum('bhwi,bio->bhwo' if per_image else 'bhwi,io->bhwo', x, kernel[..., 0, 0, :, :])
+    subscripts = 'bhwi,bio->bhwo' if per_image else 'bhwi,io->bhwo'
+    return jnp.einsum(subscripts, x, kernel[..., 0, 0, :, :])
   depthwise = groups == x.shape[-1] == kernel.shape[-1] and tuple(dilation) == (1, 1)
   if depthwise and (per_image or _form.get() == 'shift' or jax.default_backend() == 'cpu'):
     kernels = kernel[..., 0, :] if per_image else kernel[None, ..., 0, :]
@@ -106,7 +108,7 @@ def conv_general_dilated(
 
 
 def _pad(x, pads):
-  return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((l, h, 0) for l, h in pads), (0, 0, 0)])
+  return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*pad, 0) for pad in pads), (0, 0, 0)])
 
 
 def _plain(x, kernel, strides, pads, dilation, groups):

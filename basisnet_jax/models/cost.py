@@ -13,15 +13,21 @@ from typing import Any, NamedTuple
 from flax import linen as nn
 from flax import traverse_util
 import jax
+from jax.extend import core
 import jax.numpy as jnp
 
-from basisnet_jax.models import basisnet
-from basisnet_jax.models import convolution
-from basisnet_jax.models import synthesis
+from basisnet_jax.models import basisnet, convolution, synthesis
 
 
 class Layer(NamedTuple):
-  """One row: its path, the shape of its output for one image, multiply-adds, parameters."""
+  """One row: a layer, a product inside one, or a module's own parameters.
+
+  Attributes:
+    path: of the module; '' is the network itself.
+    output: shape for one image; () for rows without multiply-adds.
+    madds: multiply-adds for one image.
+    params: parameters, all bases included.
+  """
 
   path: str
   output: tuple[int, ...]
@@ -59,19 +65,25 @@ class Cost(NamedTuple):
 
 
 def count(model: nn.Module, resolution: int) -> Cost:
-  """Counts a BasisNet or any other Flax network on images `[resolution, resolution, 3]`."""
-  params = _parameters(model, resolution)
+  """Counts a BasisNet or any other Flax network on images `[resolution, resolution, 3]`.
+
+  Nothing is computed: the network is traced, always in the plain form of its convolutions.
+  A scanned layer counts as often as it runs; a `while` loop counts once.
+  """
+  variables = _variables(model, resolution)
+  params = _parameters(variables)
   if not isinstance(model, basisnet.BasisNet):
-    return Cost(_rows(_operations(model, resolution), params), None)
+    return Cost(_rows(_operations(model, resolution, variables), params), None)
 
   def under(stage, operations):
-    return {f'{stage}/{path}': row for path, row in operations.items()}
+    return {f'{stage}/{path}'.rstrip('/'): row for path, row in operations.items()}
 
   head_inputs, head_outputs = params['coefficient_head/dense']['kernel']
+  light_resolution = model.lightweight_resolution or resolution
   shape = (resolution, resolution, 3)
   kernels = synthesis.based_layers(model.specialist, shape)
   preview = {
-    **under('lightweight', _operations(model.lightweight, model.lightweight_resolution or resolution)),
+    **under('lightweight', _operations(model.lightweight, light_resolution)),
     'coefficient_head/dense': ((head_outputs,), head_inputs * head_outputs),
   }
   specialist = {
@@ -89,7 +101,7 @@ def table(cost: Cost) -> str:
   """The cost as text: a row per block of a network, and the totals."""
   groups = collections.defaultdict(lambda: [0, 0])
   for layer in cost.layers:
-    parts = layer.path.split('/')
+    parts = (layer.path or '(network)').split('/')
     group = groups['/'.join(parts[:2] if parts[0] == 'specialist' else parts[:1])]
     group[0] += layer.madds
     group[1] += layer.params
@@ -102,48 +114,53 @@ def table(cost: Cost) -> str:
   return '\n'.join(lines)
 
 
-def _parameters(model, resolution) -> dict[str, dict[str, tuple[int, ...]]]:
+def _call(module, images):
+  return synthesis.call(module, images, train=False)
+
+
+def _variables(network, resolution):
+  """Shapes of the network's variables."""
+  rngs = {name: jax.random.key(0) for name in ('params', 'dropout')}
+  return jax.eval_shape(lambda x: network.init(rngs, x, method=_call), _images(resolution))
+
+
+def _parameters(variables) -> dict[str, dict[str, tuple[int, ...]]]:
   """{path of a module: {name of a parameter: its shape}}."""
-
-  def init(images):
-    rngs = {name: jax.random.key(0) for name in ('params', 'dropout')}
-    return model.init(rngs, images)['params']
-
-  tree = jax.eval_shape(init, _images(resolution))
   shapes = collections.defaultdict(dict)
-  for (*path, name), leaf in traverse_util.flatten_dict(tree).items():
+  for (*path, name), leaf in traverse_util.flatten_dict(variables['params']).items():
     shapes['/'.join(path)][name] = leaf.shape
   return shapes
 
 
-def _operations(network, resolution) -> dict[str, tuple[tuple[int, ...], int]]:
+def _operations(network, resolution, variables=None) -> dict[str, tuple[tuple[int, ...], int]]:
   """{path of a layer: (output shape of one image, multiply-adds)} of a plain network."""
 
-  def run(images):
+  def run(variables, images):
     with convolution.form('plain'):
-      rngs = {name: jax.random.key(0) for name in ('params', 'dropout')}
-      call = lambda module, x: synthesis.call(module, x, train=False)
-      return network.init_with_output(rngs, images, method=call)[0]
+      return network.apply(variables, images, method=_call)
 
   operations = {}
-  for path, equation in _products(jax.make_jaxpr(run)(_images(resolution)).jaxpr, ()):
+  variables = _variables(network, resolution) if variables is None else variables
+  jaxpr = jax.make_jaxpr(run)(variables, _images(resolution)).jaxpr
+  for path, equation, times in _products(jaxpr):
     # The first name is that of the network's class.
     path = '/'.join(path[1:])
     output = equation.outvars[0].aval.shape
     before = operations.get(path, ((), 0))[1]
-    operations[path] = (output[1:], before + _madds(equation))
+    operations[path] = (output[1:], before + times * _madds(equation))
   return operations
 
 
-def _products(jaxpr, outer):
-  """Yields `(path, equation)` of every convolution and matrix product, inner jaxprs included."""
+def _products(jaxpr, outer=(), times=1):
+  """Yields `(path, equation, times it runs)` of every convolution and matrix product."""
   for equation in jaxpr.eqns:
     names = str(equation.source_info.name_stack)
     path = outer + tuple(names.split('/') if names else ())
     if equation.primitive.name in ('conv_general_dilated', 'dot_general'):
-      yield path, equation
-    for inner in jax.core.jaxprs_in_params(equation.params):
-      yield from _products(inner, path)
+      yield path, equation, times
+    loops = equation.params['length'] if equation.primitive.name == 'scan' else 1
+    for inner in core.jaxprs_in_params(equation.params):
+      yield from _products(inner, path, times * loops)
 
 
 def _madds(equation) -> int:

@@ -1,12 +1,14 @@
 """Parts that the mobile networks share: rounding, activations, normalised convolutions."""
 
 from collections.abc import Callable
+import math
 from typing import Any
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from basisnet_jax.errors import UserError
 from basisnet_jax.models import convolution
 
 Activation = Callable[[jax.Array], jax.Array]
@@ -38,17 +40,16 @@ def strides_for(strides: list[int], output_stride: int) -> list[int]:
   output stride 4 is [1, 2, 1, 2].
 
   Raises:
-    ValueError: `output_stride` cannot be reached.
+    UserError: `output_stride` cannot be reached.
   """
-  total = 1
-  for stride in strides:
-    total *= stride
+  total = math.prod(strides)
   kept = list(strides)
   for i, stride in enumerate(strides):
     if total > output_stride:
       kept[i], total = 1, total // stride
   if total != output_stride:
-    raise ValueError(f'output_stride {output_stride} cannot be made of the strides {strides}')
+    possible = sorted({math.prod(strides[i:]) for i in range(len(strides) + 1)})
+    raise UserError(f'output_stride={output_stride} cannot be; the network has {possible}.')
   return kept
 
 

@@ -4,15 +4,16 @@ The network knows nothing of it. While it runs inside `lifted`, each chosen `nn.
 `nn.Dense` or `nn.DenseGeneral` holds a stack `bases [K, *kernel]` in place of its
 kernel, in its own scope (`specialist/block_3/expand/conv/bases`), and runs with
 `kernel[b] = einsum('bk,k...->b...', coefficients, bases)`. Biases, normalisation and
-every layer that is not chosen stay shared by all images.
+every layer that is not chosen stay shared by all images. A layer's own `precision`,
+`dot_general` and `conv_general_dilated` do not apply while it is lifted.
 """
 
+from collections.abc import Iterator, Mapping
 import contextlib
 import functools
 import inspect
 import math
 import re
-from collections.abc import Iterator, Mapping
 
 from flax import linen as nn
 import jax
@@ -22,6 +23,8 @@ from basisnet_jax.models import convolution
 
 # Bases times positions up to which mixing outputs is faster than making kernels (2 CPU cores).
 _MIX_AT_MOST = 32
+# A batch size that no other axis is likely to have: it tells which layers see whole images.
+_PROBE_BATCH = 13
 
 
 def synthesize(coefficients, bases):
@@ -70,6 +73,11 @@ def call(network: nn.Module, images, train: bool):
 def based_layers(network: nn.Module, image_shape, pattern: str = '') -> dict[str, tuple[int, ...]]:
   """Lists the layers of a plain network that can hold bases.
 
+  They are the 2-D `nn.Conv`, `nn.Dense` and `nn.DenseGeneral` over the last axes (as in stock
+  Flax's attention) whose input's first axis is the batch. Not listed, and so shared by all
+  images: subclasses (they may compute something else), masked, periodic, reflected or
+  transposed convolutions, and layers on images cut into windows or the like.
+
   Args:
     network: any Flax module that maps images to logits.
     image_shape: `(height, width, channels)`.
@@ -84,9 +92,11 @@ def based_layers(network: nn.Module, image_shape, pattern: str = '') -> dict[str
   def record(next_fun, args, kwargs, context):
     module = context.module
     if context.method_name == '__call__' and _can_hold_bases(module):
+      shape = layer_input(args, kwargs).shape
+      sees_images = shape[0] == _PROBE_BATCH and (len(shape) == 4 or type(module) is not nn.Conv)
       path = '/'.join(module.path)
-      if re.match(pattern, path):
-        layers[path] = _kernel_shape(module, args[0].shape)
+      if sees_images and re.match(pattern, path):
+        layers[path] = _kernel_shape(module, shape)
     return next_fun(*args, **kwargs)
 
   def init(images):
@@ -94,7 +104,7 @@ def based_layers(network: nn.Module, image_shape, pattern: str = '') -> dict[str
     with nn.intercept_methods(record):
       return network.init_with_output(rngs, images, method=lambda m, x: call(m, x, False))
 
-  jax.eval_shape(init, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
+  jax.eval_shape(init, jax.ShapeDtypeStruct((_PROBE_BATCH, *image_shape), jnp.float32))
   return layers
 
 
@@ -114,10 +124,15 @@ def lifted(root: tuple[str, ...], coefficients: Mapping[str, jax.Array]) -> Iter
     blend = coefficients.get('/'.join(module.path[len(root) :]))
     if blend is None or not _can_hold_bases(module):
       return next_fun(*args, **kwargs)
-    return _run_lifted(module, args[0], blend)
+    return _run_lifted(module, layer_input(args, kwargs), blend)
 
   with nn.intercept_methods(intercept):
     yield
+
+
+def layer_input(args, kwargs):
+  """The input of an intercepted call of a layer, by position or by name."""
+  return args[0] if args else kwargs['inputs']
 
 
 def _run_lifted(module, x, coefficients):
@@ -173,7 +188,7 @@ def _dense(x, kernel, axes):
 
 
 def _can_hold_bases(module) -> bool:
-  if isinstance(module, nn.Conv):
+  if type(module) is nn.Conv:
     return (
       not isinstance(module.kernel_size, int)
       and len(module.kernel_size) == 2
@@ -181,9 +196,9 @@ def _can_hold_bases(module) -> bool:
       and set(_pair(module.input_dilation)) == {1}
       and module.padding not in ('CIRCULAR', 'CAUSAL', 'REFLECT')
     )
-  if isinstance(module, nn.DenseGeneral):
+  if type(module) is nn.DenseGeneral:
     return _axes(module) is not None and not module.batch_dims
-  return isinstance(module, nn.Dense)
+  return type(module) is nn.Dense
 
 
 def _axes(module: nn.DenseGeneral):
@@ -223,7 +238,8 @@ def _init_bases(module):
     else:
       matrix = tuple(shape)
     # vmap, because K separate draws in every layer make XLA compile `init` for minutes.
-    draw = jax.vmap(lambda k: module.kernel_init(k, matrix, dtype))
+    # Partitioning that the network annotates its kernels with is not of bases: unboxed.
+    draw = jax.vmap(lambda k: nn.meta.unbox(module.kernel_init(k, matrix, dtype)))
     return draw(jax.random.split(key, num_bases)).reshape(num_bases, *shape)
 
   return init

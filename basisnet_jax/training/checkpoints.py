@@ -10,7 +10,9 @@ import logging
 import os
 from typing import Any
 
+from etils import epath
 import jax
+from jax.experimental import multihost_utils
 from orbax import checkpoint as ocp
 
 from basisnet_jax.errors import UserError
@@ -42,22 +44,40 @@ class Checkpoints:
   def save(self, state: Any, *, metrics: dict[str, float] | None = None) -> None:
     """Starts saving `state` under its step; does nothing if that step is saved already.
 
-    An error of the save before this one is raised here.
+    Raises:
+      UserError: this or the save before it failed: a full disk, a folder that is gone.
     """
-    self._manager.check_for_errors()
     step = int(state.step)
-    if step in self._manager.all_steps():
-      return
     about = {'format_version': FORMAT_VERSION, 'metrics': metrics or {}}
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)),
-    )
+    with self._failing():
+      self._manager.check_for_errors()
+      if step in self._manager.all_steps():
+        return
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)),
+      )
 
   def wait(self) -> None:
-    """Waits until everything is on disk, and raises what went wrong there."""
-    self._manager.wait_until_finished()
-    self._manager.check_for_errors()
+    """Waits until everything is on disk.
+
+    Raises:
+      UserError: it could not be written.
+    """
+    with self._failing():
+      self._manager.wait_until_finished()
+      self._manager.check_for_errors()
+
+  @contextlib.contextmanager
+  def _failing(self):
+    try:
+      yield
+    except (OSError, ValueError) as error:  # TensorStore's errors are ValueErrors.
+      reason = str(error).strip().split('\n')[0][:300]
+      raise UserError(
+        f'A checkpoint could not be saved in {self._folder} ({reason}); mend that, and the same '
+        'command continues from the last one.'
+      ) from error
 
   def metrics(self) -> dict[str, float]:
     """What was saved with the newest checkpoint; {} if there is none."""
@@ -65,8 +85,7 @@ class Checkpoints:
     if step is None:
       return {}
     with contextlib.suppress(Exception):  # A damaged one counts as none.
-      restored = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))
-      return restored['about']['metrics']
+      return self._read(step, about=ocp.args.JsonRestore())['metrics']
     return {}
 
   def restore(self, like: Any, warn=logging.warning) -> Any | None:
@@ -86,40 +105,52 @@ class Checkpoints:
     damaged = []
     for step in sorted(self._manager.all_steps(), reverse=True):
       try:
-        restored = self._manager.restore(
-          step,
-          args=ocp.args.Composite(
-            state=ocp.args.StandardRestore(like), about=ocp.args.JsonRestore()
-          ),
-        )
+        # What it is comes first: a newer format may hold other arrays.
+        self._check_version(step, self._read(step, about=ocp.args.JsonRestore()))
+        state = self._read(step, state=ocp.args.StandardRestore(like))
+      except UserError:
+        raise
       except Exception as error:  # Orbax raises many kinds for a damaged file.
         damaged.append((step, str(error).strip().split('\n')[0][:200]))
         continue
-      version = restored['about']['format_version']
-      if version > FORMAT_VERSION:
-        raise UserError(
-          f'The checkpoint {self._folder}/{step} has format {version}, and this version of '
-          f'basisnet_jax reads up to {FORMAT_VERSION}; install a newer one.'
-        )
-      self._set_aside(damaged, warn)
-      return restored['state']
+      if damaged:
+        self._set_aside(damaged, warn)
+      return state
     if damaged:
       step, reason = damaged[0]
       raise UserError(
         f'None of the {len(damaged)} checkpoints in {self._folder} can be read (step {step}: '
-        f'{reason}); bring back a copy of one, or start anew with another --workdir.'
+        f'{reason}); if they were trained with another recipe, give that one; else bring back a '
+        'copy of one, or start anew with another --workdir.'
       )
     return None
 
+  def _read(self, step, **item):
+    (name,) = item
+    return self._manager.restore(step, args=ocp.args.Composite(**item))[name]
+
+  def _check_version(self, step, about):
+    if about['format_version'] > FORMAT_VERSION:
+      raise UserError(
+        f'The checkpoint {self._folder}/{step} has format {about["format_version"]}, and this '
+        f'version of basisnet_jax reads up to {FORMAT_VERSION}; install a newer one.'
+      )
+
   def _set_aside(self, damaged, warn):
-    for step, reason in damaged:
-      path = os.path.join(self._folder, str(step))
-      warn(f'The checkpoint {path} is damaged ({reason}); using an older one, keeping it as {step}.damaged.')
-      if jax.process_index() == 0:
-        os.rename(path, f'{path}.damaged')
-    if damaged:
-      self._manager.close()
-      self._manager = self._open()
+    if jax.process_index() == 0:
+      for step, reason in damaged:
+        path = epath.Path(self._folder) / str(step)
+        aside = path.with_name(f'{step}.damaged')
+        while aside.exists():  # The same step can be damaged again.
+          aside = aside.with_name(f'{aside.name}-again')
+        warn(
+          f'The checkpoint {path} is damaged ({reason}); using an older one, keeping it as '
+          f'{aside.name}.'
+        )
+        path.rename(aside)
+    multihost_utils.sync_global_devices('damaged checkpoints are set aside')
+    self._manager.close()
+    self._manager = self._open()
 
   def _open(self):
     return ocp.CheckpointManager(

@@ -12,9 +12,9 @@ import jax
 import ml_collections
 
 from basisnet_jax import config as config_lib
-from basisnet_jax import experiment
-from basisnet_jax import sharding
+from basisnet_jax import experiment, sharding
 from basisnet_jax.errors import UserError
+from basisnet_jax.evaluation import report
 from basisnet_jax.models import cost as cost_lib
 from basisnet_jax.training import checkpoints
 from basisnet_jax.training import evaluator as evaluator_lib
@@ -57,6 +57,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
       label_names=dataset.label_names,
       device_kind=jax.devices()[0].device_kind,
     )
+    report.write_json(os.path.join(workdir, 'cost.json'), evaluator.cost.as_dict())
     print(cost_lib.table(evaluator.cost))
 
   create = experiment.state_factory(config, model, optimizer)
@@ -109,6 +110,8 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
           _evaluate(evaluator, state, telemetry, best, progress)
       if step % config.checkpoint.every_steps == 0 or step == total:
         with progress.paused(), window.paused():
+          loss = float(jax.device_get(metrics.compute())['loss'])
+          _check_finite(loss, step, latest.latest_step)
           latest.save(state)
     summary, results = _evaluate(evaluator, state, telemetry, best, progress)
     latest.wait()
@@ -122,10 +125,13 @@ def _evaluate(evaluator, state, telemetry, best, progress):
   scalars, step = evaluator.scalars(summary, results), int(state.step)
   telemetry.scalars(step, scalars)
   telemetry.histograms(
-    step, {f'eval/{name}': results[name] for name in ('confidence', 'coefficients') if name in results}
+    step,
+    {f'eval/{name}': results[name] for name in ('confidence', 'coefficients') if name in results},
   )
   if jax.process_index() == 0:
-    shown = '  '.join(f'{k} {100 * v:.2f}%' for k, v in _shown(scalars, 'eval').items() if 'top1' in k)
+    shown = '  '.join(
+      f'{k} {100 * v:.2f}%' for k, v in _shown(scalars, 'eval').items() if 'top1' in k
+    )
     progress.write(f'step {step:,}  {shown}')
   top1 = summary[evaluator.final_stage]['top1']
   if top1 > best.metrics().get('top1', -1.0):

@@ -29,9 +29,7 @@ def create_schedule(
   elif name == 'exponential':
     decay = optax.exponential_decay(learning_rate, max(decay_steps, 1), decay_rate, staircase=True)
   else:
-    raise UserError(
-      f"config.optimizer.schedule is {name!r}; it can be 'cosine' or 'exponential'."
-    )
+    raise UserError(f"config.optimizer.schedule is {name!r}; it can be 'cosine' or 'exponential'.")
   if warmup_steps == 0:
     return decay
 

@@ -58,8 +58,12 @@ class Progress:
   def __enter__(self) -> 'Progress':
     if self._enabled and sys.stderr.isatty():
       self._bar = tqdm.tqdm(
-        total=self._total, initial=self._done, file=sys.stderr, dynamic_ncols=True,
-        bar_format='{bar}', mininterval=0,
+        total=self._total,
+        initial=self._done,
+        file=sys.stderr,
+        dynamic_ncols=True,
+        bar_format='{bar}',
+        mininterval=0,
         leave=None,  # Leave the last state standing, unless within another bar.
       )
     self._show()

@@ -10,8 +10,7 @@ import optax
 
 from basisnet_jax import sharding
 from basisnet_jax.evaluation import metrics
-from basisnet_jax.models import basisnet
-from basisnet_jax.models import preprocessing
+from basisnet_jax.models import basisnet, preprocessing
 from basisnet_jax.training import losses
 from basisnet_jax.training.state import TrainState
 
@@ -81,6 +80,4 @@ def make_train_step(
 def jit_train_step(step, mesh):
   """Compiles for the mesh: state replicated and donated, batch split over `data`."""
   whole, split = sharding.replicated(mesh), sharding.over_data(mesh)
-  return jax.jit(
-    step, in_shardings=(whole, split), out_shardings=(whole, whole), donate_argnums=0
-  )
+  return jax.jit(step, in_shardings=(whole, split), out_shardings=(whole, whole), donate_argnums=0)

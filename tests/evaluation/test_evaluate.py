@@ -1,0 +1,150 @@
+"""Evaluation: every image once, whatever the batches; metrics against their definitions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from basisnet_jax import sharding
+from basisnet_jax.evaluation import early_exit, evaluate, metrics
+from basisnet_jax.models import basisnet, cost
+
+IMAGES = 23
+
+
+def padded_batches(images, size):
+  """All of `images` in batches of `size`, filled up with images that must not count."""
+  filler = {'image': np.full_like(images['image'][:1], 255), 'label': images['label'][:1]}
+  for start in range(0, IMAGES, size):
+    part = {key: value[start : start + size] for key, value in images.items()}
+    count = len(part['label'])
+    fill = {key: np.repeat(value, size - count, axis=0) for key, value in filler.items()}
+    batch = {key: np.concatenate([part[key], fill[key]]) for key in part}
+    yield batch | {'mask': np.r_[np.ones(count), np.zeros(size - count)].astype(np.float32)}
+
+
+@pytest.fixture(scope='module')
+def images():
+  return tiny.batch(IMAGES)
+
+
+@pytest.fixture(scope='module', params=['basisnet', 'network'])
+def network(request):
+  """(model, variables with statistics that matter)"""
+  model = tiny.basisnet(dropout=0.5) if request.param == 'basisnet' else tiny.TinyNetwork()
+  shape = (1, tiny.RESOLUTION, tiny.RESOLUTION, 3)
+  variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros(shape))
+  return model, {**variables, 'batch_stats': jax.tree.map(
+    lambda leaf: leaf + 0.3, variables['batch_stats']
+  )}  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def one_by_one(network, images):
+  """What the model says of each image alone, by the definitions."""
+  model, variables = network
+  apply = jax.jit(lambda image: model.apply(variables, image[None], train=False))
+  results = {}
+
+  def note(**values):
+    for key, value in values.items():
+      results.setdefault(key, []).append(value)
+
+  for image, label in zip(images['image'], images['label'], strict=True):
+    outputs = apply(image.astype(np.float32) / 127.5 - 1)
+    stages = {'network': outputs}
+    if isinstance(outputs, basisnet.Outputs):
+      stages = {'lightweight': outputs.lightweight, 'specialist': outputs.specialist}
+    for stage, logits in stages.items():
+      logits = np.asarray(logits, np.float64)[0]
+      probabilities = np.exp(logits) / np.exp(logits).sum()
+      best = np.argsort(-logits, kind='stable')
+      note(**{
+        f'{stage}_loss': -np.log(probabilities[label]),
+        f'{stage}_top1': float(best[0] == label),
+        f'{stage}_top5': float(label in best[:5]),
+      })  # fmt: skip
+      if stage == 'lightweight':
+        note(confidence=probabilities.max(), coefficients=np.asarray(outputs.coefficients)[0])
+  return {key: np.array(value) for key, value in results.items()}
+
+
+@pytest.mark.parametrize('devices, size', [(1, 7), (1, 32), (8, 8)])
+def test_every_image_counts_once_whatever_the_batches(network, images, one_by_one, devices, size):
+  model, variables = network
+  mesh = sharding.create_mesh(jax.devices()[:devices])
+  done = []
+  results = evaluate.run(
+    evaluate.make_eval_step(model, mesh),
+    jax.device_put(variables, sharding.replicated(mesh)),
+    sharding.to_device(padded_batches(images, size), mesh),
+    on_batch=done.append,
+  )
+  expected = dict(one_by_one)
+  if 'coefficients' in expected:  # Of the first batch's real images.
+    expected['coefficients'] = expected['coefficients'][:size]
+  assert results.keys() == expected.keys()
+  for key, value in expected.items():
+    assert results[key].shape == value.shape
+    np.testing.assert_allclose(results[key], value, rtol=1e-4, atol=1e-5, err_msg=key)
+  assert done == list(range(1, -(-IMAGES // size) + 1))
+
+
+def test_summary_averages_over_images():
+  random = np.random.default_rng(0)
+  results = {
+    f'{stage}_{name}': random.random(40).astype(np.float32)
+    for stage in ('lightweight', 'specialist')
+    for name in ('loss', 'top1', 'top5')
+  }
+  for stage in ('lightweight', 'specialist'):
+    results[f'{stage}_top1'] = np.round(results[f'{stage}_top1'])
+  results |= {'confidence': random.random(40), 'coefficients': np.zeros((8, 3, 2))}
+  counted = cost.count(tiny.basisnet(), tiny.RESOLUTION)
+  summary = evaluate.summarize(results, cost=counted, thresholds=(0.5, 0.9), step=12)
+  assert (summary['step'], summary['images']) == (12, 40)
+  for stage in ('lightweight', 'specialist'):
+    assert summary[stage] == pytest.approx(
+      {name: results[f'{stage}_{name}'].mean() for name in ('loss', 'top1', 'top5')}
+    )
+  assert 0 < summary['lightweight_madds'] < summary['total_madds'] == counted.total_madds
+  exits = results['confidence'] >= 0.9
+  point = summary['early_exit'][1]
+  assert (point['threshold'], point['exit_rate']) == (0.9, exits.mean())
+  right = np.where(exits, results['lightweight_top1'], results['specialist_top1'])
+  assert point['top1'] == right.mean()
+  assert point['average_madds'] == early_exit.operating_point(
+    0.9, *evaluate.answers(results), **evaluate.madds(counted)
+  )['average_madds']  # fmt: skip
+
+
+def test_summary_of_one_network_has_no_early_exit():
+  results = {f'network_{name}': np.ones(4, np.float32) for name in ('loss', 'top1', 'top5')}
+  counted = cost.count(tiny.TinyNetwork(), tiny.RESOLUTION)
+  summary = evaluate.summarize(results, cost=counted, thresholds=(0.5,), step=1)
+  assert set(summary) == {'step', 'images', 'network', 'total_madds'}
+
+
+@pytest.mark.parametrize('classes', [3, 5, 10])
+def test_top1_and_top5_are_ranks(classes):
+  random = np.random.default_rng(classes)
+  logits = random.integers(0, 4, (50, classes)).astype(np.float32)  # Many are equal.
+  labels = random.integers(0, classes, 50)
+  found = metrics.per_image(jnp.asarray(logits), jnp.asarray(labels))
+  order = np.argsort(-logits, axis=1, kind='stable')  # The first of equal ones wins.
+  np.testing.assert_array_equal(found['top1'], order[:, 0] == labels)
+  np.testing.assert_array_equal(found['top5'], (order[:, :5] == labels[:, None]).any(1))
+  np.testing.assert_array_equal(found['top1'], np.argmax(logits, 1) == labels)
+
+
+@pytest.mark.parametrize('classes', [3, 10])
+def test_network_that_diverged_is_never_right(classes):
+  labels = jnp.arange(3)
+  found = metrics.per_image(jnp.full((3, classes), jnp.nan), labels)
+  assert not found['top1'].any() and not found['top5'].any()
+
+
+def test_infinite_logit_is_an_answer_like_any_other():
+  found = metrics.per_image(jnp.array([[0.0, jnp.inf], [0.0, -jnp.inf]]), jnp.array([1, 0]))
+  np.testing.assert_array_equal(found['top1'], [1.0, 1.0])

@@ -1,0 +1,219 @@
+"""Counts against published tables and against counts by hand."""
+
+import json
+import math
+
+from flax import linen as nn
+from foreign_networks import ResNet, VisionTransformer
+import jax
+import jax.numpy as jnp
+import pytest
+
+from basisnet_jax import base_config, experiment, models
+from basisnet_jax.models import convolution, cost, synthesis
+
+# Multiply-adds and parameters, in millions, as TensorFlow's slim model tables have them.
+PUBLISHED = [
+  ('mobilenet_v3_large', 1.0, 224, 216.59, 5.483),
+  ('mobilenet_v3_large', 0.75, 224, 154.56, 3.994),
+  ('mobilenet_v3_small', 1.0, 224, 56.51, 2.543),
+  ('mobilenet_v3_small', 1.0, 192, 42.07, 2.543),
+  ('mobilenet_v3_small', 1.0, 160, 29.85, 2.543),
+  ('mobilenet_v3_small', 1.0, 128, 19.85, 2.543),
+  ('mobilenet_v3_small', 1.0, 96, 12.07, 2.543),
+  ('mobilenet_v3_small', 0.75, 224, 43.40, 2.042),
+  ('mobilenet_v3_small', 0.75, 192, 32.35, 2.042),
+  ('mobilenet_v3_small', 0.75, 160, 23.00, 2.042),
+  ('mobilenet_v3_small', 0.75, 128, 15.35, 2.042),
+  ('mobilenet_v3_small', 0.75, 96, 9.40, 2.042),
+  ('mobilenet_v3_small', 0.5, 224, 21.05, None),
+  ('mobilenet_v3_small', 0.5, 160, 11.45, None),
+  ('mobilenet_v3_small', 0.5, 128, 7.85, None),
+  ('mobilenet_v3_small', 0.5, 96, 5.05, None),
+  ('mobilenet_v2', 1.0, 224, 300.77, 3.505),
+  ('mobilenet_v2', 1.4, 224, 582.2, 6.109),
+  ('mobilenet_v2', 0.75, 224, 209.1, 2.636),
+  ('mobilenet_v2', 0.5, 224, 97.1, 1.969),
+  ('mobilenet_v2', 0.5, 192, 71.7, 1.969),
+  ('mobilenet_v2', 0.5, 160, 50.2, 1.969),
+  ('mobilenet_v2', 0.5, 128, 32.6, 1.969),
+  ('mobilenet_v2', 0.5, 96, 18.9, 1.969),
+  ('mobilenet_v2', 0.35, 224, 59.3, 1.677),
+  ('mobilenet_v2', 0.35, 192, 43.9, 1.677),
+  ('mobilenet_v2', 0.35, 160, 30.9, 1.677),
+  ('mobilenet_v2', 0.35, 128, 20.2, 1.677),
+  ('mobilenet_v2', 0.35, 96, 11.9, 1.677),
+]
+
+
+@pytest.mark.parametrize(('name', 'width', 'resolution', 'madds', 'params'), PUBLISHED)
+def test_counts_are_the_published_ones(name, width, resolution, madds, params):
+  counted = cost.count(models.create(name, num_classes=1000, width=width), resolution)
+  # To the last digit that was published.
+  digits = 1 if name == 'mobilenet_v2' and madds != 300.77 else 2
+  assert abs(counted.total_madds / 1e6 - madds) <= 0.51 * 10**-digits
+  if params is not None:
+    assert abs(counted.total_params / 1e6 - params) <= 0.51e-3
+  assert counted.lightweight_madds is None
+
+
+def test_default_basisnet_costs_what_the_paper_says():
+  counted = cost.count(experiment.build_model(base_config.get_config()), 224)
+  assert 289e6 < counted.total_madds < 293e6  # 290M (Zhang et al. 2021).
+
+
+def test_basisnet_costs_both_stages_the_head_and_one_product_per_basis_and_weight():
+  light, special = (
+    models.create(name, num_classes=10, width=0.25)
+    for name in ('mobilenet_v3_small', 'mobilenet_v2')
+  )
+  pattern = r'.*(expand|project)'
+  model = models.create(
+    'basisnet',
+    lightweight=light,
+    specialist=special,
+    resolution=64,
+    lightweight_resolution=32,
+    num_bases=5,
+    based_layers=pattern,
+  )
+  kernels = synthesis.based_layers(special, (64, 64, 3), pattern)
+  weights = sum(math.prod(shape) for shape in kernels.values())
+  head = 1024 * 5 * len(kernels)
+  counted, light_cost = cost.count(model, 64), cost.count(light, 32)
+  special_cost = cost.count(special, 64)
+  assert counted.lightweight_madds == light_cost.total_madds + head
+  assert counted.total_madds == (
+    light_cost.total_madds + head + 5 * weights + special_cost.total_madds
+  )
+  assert counted.total_params == (
+    light_cost.total_params
+    + (head + 5 * len(kernels))
+    + special_cost.total_params
+    + (5 - 1) * weights
+  )
+
+
+class Tiny(nn.Module):
+  """Strides, groups, a filter per channel, no padding, a matrix."""
+
+  @nn.compact
+  def __call__(self, x):
+    x = nn.Conv(8, (3, 3), strides=2, name='strided')(x)
+    x = nn.BatchNorm(use_running_average=True, name='norm')(x)
+    x = nn.Conv(12, (3, 3), feature_group_count=4, use_bias=False, name='grouped')(x)
+    x = nn.Conv(12, (5, 3), padding='VALID', feature_group_count=12, name='depthwise')(x)
+    x = nn.Conv(6, (1, 1), name='pointwise')(x)
+    return nn.Dense(5, name='classifier')(x.mean((1, 2)))
+
+
+def test_every_layer_is_counted_as_by_hand():
+  assert cost.count(Tiny(), 13).layers == [
+    ('strided', (7, 7, 8), 7 * 7 * 8 * (3 * 3 * 3), 3 * 3 * 3 * 8 + 8),
+    ('grouped', (7, 7, 12), 7 * 7 * 12 * (3 * 3 * 2), 3 * 3 * 2 * 12),
+    ('depthwise', (3, 5, 12), 3 * 5 * 12 * (5 * 3), 5 * 3 * 12 + 12),
+    ('pointwise', (3, 5, 6), 3 * 5 * 6 * 12, 12 * 6 + 6),
+    ('classifier', (5,), 6 * 5, 6 * 5 + 5),
+    ('norm', (), 0, 2 * 8),
+  ]
+
+
+def test_attention_is_counted_as_by_hand():
+  counted = cost.count(VisionTransformer(blocks=2), 16)
+  tokens, width, heads = 17, 12, 3
+  patches = 16 * (4 * 4 * 3) * width
+  projections = 4 * tokens * width * width  # Query, key, value and out.
+  products = 2 * heads * tokens * tokens * (width // heads)  # By the keys, by the values.
+  mlp = 2 * tokens * width * 24
+  assert counted.total_madds == patches + 2 * (projections + products + mlp) + width * 5
+  rows = {layer.path: layer for layer in counted.layers}
+  assert rows['attention_1/query'].madds == tokens * width * width
+  # The products without parameters have rows of their own, named by their subscripts.
+  einsums = [layer for path, layer in rows.items() if path.startswith('attention_0/...')]
+  assert [(layer.madds, layer.params) for layer in einsums] == [(products // 2, 0)] * 2
+  assert rows[''].params == (1 + tokens) * width  # The network's own: token and positions.
+
+
+def test_layer_that_runs_several_times_counts_as_often():
+  class Repeated(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      x, layer = x.mean((1, 2)), nn.Dense(3, name='twice')
+      x = layer(layer(x))
+
+      def body(module, carry, _):
+        return module(carry), None
+
+      scan = nn.scan(body, variable_axes={'params': 0}, split_rngs={'params': True}, length=5)
+      return scan(nn.Dense(3, name='five'), x, None)[0]
+
+  counted = cost.count(Repeated(), 8)
+  assert counted.total_madds == 2 * 9 + 5 * 9
+  assert counted.total_params == (9 + 3) + 5 * (9 + 3)
+
+
+@pytest.mark.parametrize('form', convolution.FORMS)
+def test_counts_do_not_depend_on_the_form_that_runs(form):
+  network = models.create('mobilenet_v3_small', num_classes=10, width=0.25)
+  expected = cost.count(network, 32)
+  with convolution.form(form):
+    assert cost.count(network, 32) == expected
+
+
+def basisnet():
+  return models.create(
+    'basisnet',
+    lightweight=VisionTransformer(),
+    specialist=ResNet(),
+    resolution=16,
+    num_bases=3,
+    based_layers='(?!logits)',
+  )
+
+
+@pytest.mark.parametrize('model', [ResNet(), VisionTransformer(), basisnet()], ids=type)
+def test_parameters_are_those_that_initialisation_makes(model):
+  params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((2, 16, 16, 3)))['params']
+  counted = cost.count(model, 16)
+  assert counted.total_params == sum(leaf.size for leaf in jax.tree.leaves(params))
+  # Rows are unique, and each module's parameters are in one.
+  paths = [layer.path for layer in counted.layers]
+  assert len(paths) == len(set(paths))
+
+
+def test_rows_of_a_basisnet_name_their_stage():
+  by_path = {layer.path: layer for layer in cost.count(basisnet(), 16).layers}
+  assert by_path['synthesis/stem'].madds == 3 * (7 * 7 * 3 * 8)
+  assert by_path['specialist/stem'].madds == 8 * 8 * 8 * (7 * 7 * 3)
+  assert by_path['specialist/stem'].params == 3 * (7 * 7 * 3 * 8)
+  assert by_path['specialist/logits'].params == 16 * 5 + 5
+  assert 'synthesis/logits' not in by_path
+  assert by_path['lightweight/logits'].madds == 12 * 5
+  assert by_path['coefficient_head/dense'].madds == 12 * (3 * 8)
+
+
+def test_cost_as_text_and_json_carries_the_totals():
+  counted = cost.count(basisnet(), 16)
+  loaded = json.loads(json.dumps(counted.as_dict()))
+  assert loaded['total_madds'] == sum(layer['madds'] for layer in loaded['layers'])
+  assert loaded['lightweight_madds'] == counted.lightweight_madds
+  lines = cost.table(counted).splitlines()
+  assert lines[-1].split() == [
+    'total',
+    f'{counted.total_madds / 1e6:.2f}M',
+    f'{counted.total_params / 1e6:.3f}M',
+  ]
+  assert lines[1].startswith('lightweight') and any(line.startswith('synthesis') for line in lines)
+
+
+def test_work_of_an_initializer_counts_nothing():
+  def by_product(key, shape, dtype):
+    return jax.random.normal(key, (shape[0], 50)) @ jnp.ones((50, shape[1]), dtype)
+
+  class Network(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):  # `train` has no default.
+      x = nn.Dropout(0.5, deterministic=not train)(x.mean((1, 2)))
+      return nn.Dense(4, kernel_init=by_product)(x)
+
+  assert cost.count(Network(), 8).total_madds == 3 * 4

@@ -1,0 +1,417 @@
+"""The lift of plain layers and of whole networks that are not ours."""
+
+import functools
+
+from flax import linen as nn
+from flax import traverse_util
+import foreign_networks
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from basisnet_jax.models import convolution, synthesis
+
+BATCH = 3
+NUM_BASES = 3
+NETWORKS = {'resnet': foreign_networks.ResNet(), 'vit': foreign_networks.VisionTransformer()}
+SHAPE = (16, 16, 3)
+
+
+def normal(seed, shape):
+  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def assert_trees_close(actual, expected, tolerance=2e-5):
+  assert jax.tree.structure(actual) == jax.tree.structure(expected)
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=tolerance, atol=tolerance), actual, expected
+  )
+
+
+# The two ways to run a matrix layer.
+
+
+def test_synthesis_is_the_weighted_sum_of_the_bases():
+  coefficients, bases = normal(0, (BATCH, 16)), normal(1, (16, 3, 3, 5, 7))
+  expected = np.einsum('bk,kpqio->bpqio', coefficients.astype(float), bases.astype(float))
+  np.testing.assert_allclose(synthesis.synthesize(coefficients, bases), expected, atol=1e-5)
+
+
+def test_synthesis_keeps_the_type_of_the_bases():
+  blended = synthesis.synthesize(normal(0, (2, 4)), jnp.ones((4, 5, 6), jnp.bfloat16))
+  assert blended.dtype == jnp.bfloat16 and blended.shape == (2, 5, 6)
+
+
+@pytest.mark.parametrize('kernel', [(1, 1, 5, 7), (5, 7)], ids=str)
+def test_mixing_outputs_equals_blending_kernels_in_values_and_gradients(kernel):
+  is_conv = len(kernel) == 4
+  x = normal(0, (BATCH, 2, 3, 5) if is_conv else (BATCH, 5))
+  coefficients, bases = normal(1, (BATCH, NUM_BASES)), normal(2, (NUM_BASES, *kernel))
+
+  def by_kernels(x, coefficients, bases):
+    kernels = synthesis.synthesize(coefficients, bases)
+    return convolution.convolve(x, kernels) if is_conv else jnp.einsum('bi,bio->bo', x, kernels)
+
+  cotangent = normal(3, (*x.shape[:-1], 7))
+  results = []
+  for function in (synthesis.mix_outputs, by_kernels):
+    y, back = jax.vjp(function, x, coefficients, bases)
+    results.append((y, *back(cotangent)))
+  assert_trees_close(*results)
+
+
+# Single layers.
+
+CONVOLUTIONS = [
+  nn.Conv(6, (1, 1)),
+  nn.Conv(6, (1, 1), use_bias=False, strides=2),
+  nn.Conv(6, (1, 1), padding=1),
+  nn.Conv(6, (3, 3), strides=(2, 1), bias_init=nn.initializers.normal()),
+  nn.Conv(6, (3, 3), padding='VALID', kernel_dilation=2, use_bias=False),
+  nn.Conv(6, (5, 3), padding=((2, 1), (0, 3)), strides=2),
+  nn.Conv(6, (3, 3), padding=(1, 0), feature_group_count=2),
+  nn.Conv(4, (3, 3), strides=None, feature_group_count=4),
+  nn.Conv(4, [5, 5], strides=2, padding='SAME', feature_group_count=4, use_bias=False),
+]
+DENSE = [
+  (nn.Dense(6), (4,)),
+  (nn.Dense(6, use_bias=False), (9, 4)),
+  (nn.DenseGeneral((2, 3), bias_init=nn.initializers.normal()), (9, 4)),
+  (nn.DenseGeneral(6, axis=(-2, -1)), (9, 2, 3)),
+  (nn.DenseGeneral((2, 3), axis=(-2, -1), use_bias=False), (4, 3)),
+]
+
+
+def stack(params, paths, num_bases, make=None):
+  """Parameters of a plain network with bases for the kernels of the layers in `paths`.
+
+  Without `make` all bases are the kernel; else they are `make(path, shape)`.
+  """
+  lifted = {}
+  for path, leaf in traverse_util.flatten_dict(params).items():
+    if path[-1] == 'kernel' and '/'.join(path[:-1]) in paths:
+      shape = (num_bases, *leaf.shape)
+      path = (*path[:-1], 'bases')
+      leaf = np.broadcast_to(leaf, shape) if make is None else make(path, shape)
+    lifted[path] = leaf
+  return traverse_util.unflatten_dict(lifted)
+
+
+def run_lifted(network, variables, x, coefficients, **options):
+  with synthesis.lifted((), coefficients):
+    return network.apply(variables, x, **options)
+
+
+@pytest.mark.parametrize(
+  ('layer', 'shape'),
+  [*((layer, (7, 9, 4)) for layer in CONVOLUTIONS), *DENSE],
+  ids=[
+    *(f'conv_{i}' for i in range(len(CONVOLUTIONS))),
+    *(f'dense_{i}' for i in range(len(DENSE))),
+  ],
+)
+def test_lifted_layer_equals_the_plain_one_with_each_images_kernel(layer, shape):
+  x = normal(0, (BATCH, *shape))
+  params = layer.init(jax.random.key(0), x)['params']
+  params = stack(params, [''], NUM_BASES, lambda path, shape: normal(1, shape))
+  coefficients = normal(2, (BATCH, NUM_BASES))
+
+  def lifted(params, coefficients, x):
+    return run_lifted(layer, {'params': params}, x, {'': coefficients})
+
+  def each(params, coefficients, x):
+    def one(i):
+      kernel = jnp.tensordot(coefficients[i], params['bases'], 1)
+      rest = {name: leaf for name, leaf in params.items() if name != 'bases'}
+      return layer.apply({'params': {**rest, 'kernel': kernel}}, x[i : i + 1])
+
+    return jnp.concatenate([one(i) for i in range(BATCH)])
+
+  def values_and_gradients(function):
+    y, back = jax.vjp(function, params, coefficients, x)
+    return y, back(normal(3, y.shape))
+
+  actual, expected = (jax.jit(values_and_gradients, static_argnums=0)(f) for f in (lifted, each))
+  assert_trees_close(actual, expected, 5e-5)
+
+
+@pytest.mark.parametrize(
+  ('layer', 'shape'),
+  [(CONVOLUTIONS[3], (7, 9, 4)), (DENSE[3][0], (9, 2, 3))],
+  ids=['conv', 'dense'],
+)
+def test_parameters_of_a_lifted_layer_are_the_plain_ones_with_a_stack_of_bases(layer, shape):
+  x = jnp.zeros((BATCH, *shape))
+  plain = jax.eval_shape(layer.init, jax.random.key(0), x)['params']
+  with synthesis.lifted((), {'': jnp.ones((BATCH, NUM_BASES))}):
+    lifted = jax.eval_shape(layer.init, jax.random.key(0), x)['params']
+  assert lifted['bases'].shape == (NUM_BASES, *plain['kernel'].shape)
+  assert lifted['bias'].shape == plain['bias'].shape
+  assert set(lifted) == {'bases', 'bias'}
+
+
+@pytest.mark.parametrize(
+  ('layer', 'shape'),
+  [(nn.Conv(64, (3, 3)), (4, 4, 32)), (nn.DenseGeneral((8, 16)), (3, 64))],
+  ids=['conv', 'dense'],
+)
+def test_every_basis_starts_as_an_independent_kernel_of_the_usual_spread(layer, shape):
+  def init(key):
+    x = jnp.zeros((1, *shape))
+    plain = layer.init(key, x)['params']
+    with synthesis.lifted((), {'': jnp.ones((1, 3))}):
+      lifted = layer.init(key, x)['params']
+    return plain['kernel'], lifted['bases']
+
+  kernel, bases = jax.jit(init)(jax.random.key(0))
+  np.testing.assert_allclose(bases.std(axis=tuple(range(1, bases.ndim))), kernel.std(), rtol=0.05)
+  correlation = np.corrcoef(bases.reshape(3, -1)) - np.eye(3)
+  assert np.abs(correlation).max() < 0.05
+
+
+def test_lifted_layer_computes_in_the_type_of_the_layer():
+  layer = nn.Conv(4, (3, 3), dtype=jnp.bfloat16)
+  x = normal(0, (BATCH, 6, 6, 3))
+  with synthesis.lifted((), {'': jnp.ones((BATCH, NUM_BASES))}):
+    y, variables = layer.init_with_output(jax.random.key(0), x)
+  assert y.dtype == jnp.bfloat16
+  assert variables['params']['bases'].dtype == jnp.float32
+
+
+# Layers that need care.
+
+
+class Called(nn.Module):
+  """A network of one function."""
+
+  function: object
+
+  @nn.compact
+  def __call__(self, x):
+    return self.function(x)
+
+
+class StandardizedConv(nn.Conv):
+  """Computes something else than its base class."""
+
+
+def windows(x):
+  """A layer on image quarters: its first axis is not the batch."""
+  b, h, w, c = x.shape
+  x = x.reshape(b, 2, h // 2, 2, w // 2, c).swapaxes(2, 3).reshape(4 * b, h // 2, w // 2, c)
+  return nn.Conv(4, (3, 3), name='layer')(x).reshape(b, 4, -1)
+
+
+@pytest.mark.parametrize(
+  'function',
+  [
+    lambda x: StandardizedConv(4, (3, 3), name='layer')(x),
+    lambda x: nn.Conv(4, (3, 3), mask=jnp.ones((3, 3, 3, 4)), name='layer')(x),
+    lambda x: nn.Conv(4, (3, 3), padding='CIRCULAR', name='layer')(x),
+    lambda x: nn.Conv(4, (3, 3), padding='REFLECT', name='layer')(x),
+    lambda x: nn.Conv(4, (3, 3), padding=1, input_dilation=2, name='layer')(x),
+    lambda x: nn.ConvTranspose(4, (3, 3), name='layer')(x),
+    lambda x: nn.Conv(4, (3,), name='layer')(x.reshape(x.shape[0], -1, 3)),
+    lambda x: nn.Conv(4, (3, 3), name='layer')(x[:, None]),
+    lambda x: nn.DenseGeneral(4, axis=1, name='layer')(x),
+    lambda x: nn.DenseGeneral(4, batch_dims=(0,), name='layer')(x),
+    lambda x: nn.Dense(4, name='layer')(x[0]),
+    windows,
+  ],
+)
+def test_layer_that_cannot_hold_bases_is_not_listed(function):
+  assert synthesis.based_layers(Called(function), (8, 8, 3)) == {}
+
+
+def test_layer_called_twice_has_one_set_of_bases():
+  def twice(x):
+    layer = nn.Conv(3, (3, 3), name='layer')
+    return layer(layer(x))
+
+  network, x = Called(twice), normal(0, (BATCH, 6, 6, 3))
+  assert synthesis.based_layers(network, x.shape[1:]) == {'layer': (3, 3, 3, 3)}
+  variables = network.init(jax.random.key(0), x)
+  params = stack(variables['params'], ['layer'], 1)
+  actual = run_lifted(network, {'params': params}, x, {'layer': jnp.ones((BATCH, 1))})
+  np.testing.assert_allclose(actual, network.apply(variables, x), atol=1e-5)
+
+
+def test_input_by_name_recomputation_and_annotated_kernels_are_fine():
+  init = nn.with_partitioning(nn.initializers.lecun_normal(), (None, 'model'))
+
+  class Block(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      return nn.DenseGeneral(4, kernel_init=init, name='layer')(inputs=x)
+
+  network, x = Called(lambda x: nn.remat(Block)(name='block')(x)), normal(0, (BATCH, 50, 3))
+  assert synthesis.based_layers(network, x.shape[1:]) == {'block/layer': (3, 4)}
+
+  def loss(x):
+    with synthesis.lifted((), {'block/layer': jnp.ones((BATCH, 2))}):
+      y, variables = network.init_with_output(jax.random.key(0), x)
+    return (y**2).sum(), variables['params']['block']['layer']['bases']
+
+  (value, bases), gradient = jax.value_and_grad(loss, has_aux=True)(x)
+  kernel = bases.sum(0)
+  np.testing.assert_allclose(value, ((x @ kernel) ** 2).sum(), rtol=1e-5)
+  np.testing.assert_allclose(gradient, 2 * x @ kernel @ kernel.T, rtol=1e-4, atol=1e-5)
+
+
+def test_only_the_network_below_root_is_lifted():
+  class Pair(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      with synthesis.lifted(('second',), {'': jnp.ones((len(x), 2))}):
+        return nn.Dense(3, name='first')(x) + nn.Dense(3, name='second')(x)
+
+  params = Pair().init(jax.random.key(0), jnp.ones((2, 4)))['params']
+  assert jax.tree.map(jnp.shape, params) == {
+    'first': {'kernel': (4, 3), 'bias': (3,)},
+    'second': {'bases': (2, 4, 3), 'bias': (3,)},
+  }
+
+
+# Whole networks.
+
+
+@functools.cache
+def example(name):
+  """Images, random variables and logits of a plain network."""
+  network, x = NETWORKS[name], normal(0, (BATCH, *SHAPE))
+  shapes = jax.eval_shape(network.init, jax.random.key(0), x)
+  variables = jax.tree.map(lambda leaf: 0.3 * normal(leaf.size, leaf.shape), shapes)
+  if 'batch_stats' in variables:  # Variances are positive.
+    variables['batch_stats'] = jax.tree.map(np.abs, variables['batch_stats'])
+  return x, variables, jax.jit(network.apply)(variables, x)
+
+
+@functools.cache
+def layers_of(name):
+  return tuple(synthesis.based_layers(NETWORKS[name], SHAPE))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def run_network(name, variables, x, coefficients):
+  """A network with all its layers lifted; coefficients `[b, layers, K]`."""
+  by_layer = {path: coefficients[:, i] for i, path in enumerate(layers_of(name))}
+  return run_lifted(NETWORKS[name], variables, x, by_layer)
+
+
+def random_bases(path, shape):
+  return 0.3 * normal(len('/'.join(path)), shape)
+
+
+def test_layers_are_listed_in_order_with_the_shapes_of_their_kernels():
+  assert synthesis.based_layers(NETWORKS['resnet'], SHAPE) == {
+    'stem': (7, 7, 3, 8),
+    'Conv_0': (1, 1, 8, 8),
+    'Conv_1': (3, 3, 2, 8),
+    'Conv_2': (3, 3, 8, 8),
+    'Conv_3': (1, 1, 8, 16),
+    'Conv_4': (3, 3, 4, 16),
+    'Conv_5': (3, 3, 16, 16),
+    'skip_16': (1, 1, 8, 16),
+    'logits': (16, 5),
+  }
+  layers = synthesis.based_layers(NETWORKS['resnet'], SHAPE)
+  assert list(layers)[:2] == ['stem', 'Conv_0'] and list(layers)[-2:] == ['skip_16', 'logits']
+
+
+def test_attention_of_stock_flax_is_lifted_too():
+  layers = synthesis.based_layers(NETWORKS['vit'], SHAPE, 'attention_0')
+  assert layers == {
+    'attention_0/query': (12, 3, 4),
+    'attention_0/key': (12, 3, 4),
+    'attention_0/value': (12, 3, 4),
+    'attention_0/out': (3, 4, 12),
+  }
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_listed_shapes_are_those_of_the_plain_kernels(name):
+  _, variables, _ = example(name)
+  flat = traverse_util.flatten_dict(variables['params'], sep='/')
+  for path, shape in synthesis.based_layers(NETWORKS[name], SHAPE).items():
+    assert flat[f'{path}/kernel'].shape == shape
+
+
+def test_pattern_selects_layers_from_the_start_of_their_path():
+  def select(pattern):
+    return list(synthesis.based_layers(NETWORKS['vit'], SHAPE, pattern))
+
+  assert select('mlp') == ['mlp_0_in', 'mlp_0_out', 'mlp_1_in', 'mlp_1_out']
+  assert select('.*out') == ['attention_0/out', 'mlp_0_out', 'attention_1/out', 'mlp_1_out']
+  assert select('out') == []
+  assert 'logits' not in select('(?!logits)') and len(select('(?!logits)')) == len(select('')) - 1
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_network_with_equal_bases_is_the_plain_network(name):
+  x, variables, logits = example(name)
+  params = stack(variables['params'], layers_of(name), NUM_BASES)
+  assert not any('kernel' in path for path in traverse_util.flatten_dict(params))
+  coefficients = jax.nn.softmax(normal(1, (BATCH, len(layers_of(name)), NUM_BASES)))
+  actual = run_network(name, {**variables, 'params': params}, x, coefficients)
+  np.testing.assert_allclose(actual, logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_network_with_one_hot_coefficients_is_for_each_image_the_plain_network_chosen(name):
+  # Each image selects one of three plain networks: the judge runs them without any lift.
+  x, variables, _ = example(name)
+  params = stack(variables['params'], layers_of(name), NUM_BASES, random_bases)
+  chosen = [2, 0, 1]
+  one_hot = np.eye(NUM_BASES, dtype=np.float32)[chosen]
+  coefficients = np.repeat(one_hot[:, None], len(layers_of(name)), axis=1)
+  actual = run_network(name, {**variables, 'params': params}, x, coefficients)
+  apply = jax.jit(NETWORKS[name].apply)
+  for i, k in enumerate(chosen):
+    one = {}
+    for path, leaf in traverse_util.flatten_dict(params).items():
+      is_bases = path[-1] == 'bases'
+      one[(*path[:-1], 'kernel') if is_bases else path] = leaf[k] if is_bases else leaf
+    expected = apply({**variables, 'params': traverse_util.unflatten_dict(one)}, x)[i]
+    np.testing.assert_allclose(actual[i], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_batch_statistics_of_a_lifted_network_move_as_the_plain_ones():
+  x, variables, _ = example('resnet')
+  network = NETWORKS['resnet']
+  lifted = {**variables, 'params': stack(variables['params'], layers_of('resnet'), 2)}
+  options = {'train': True, 'mutable': ['batch_stats']}
+  half = dict.fromkeys(layers_of('resnet'), jnp.full((BATCH, 2), 0.5))
+  actual = jax.jit(lambda v: run_lifted(network, v, x, half, **options))(lifted)
+  expected = jax.jit(lambda v: network.apply(v, x, **options))(variables)
+  assert_trees_close(actual, expected, 1e-3)
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_each_images_result_is_its_own(name):
+  x, variables, _ = example(name)
+  params = stack(variables['params'], layers_of(name), NUM_BASES, random_bases)
+  run = functools.partial(run_network, name, {**variables, 'params': params})
+  c = np.array(jax.nn.softmax(normal(5, (BATCH, len(layers_of(name)), NUM_BASES))))
+  logits = run(x, c)
+  order = np.array([2, 0, 1])
+  np.testing.assert_allclose(run(x[order], c[order]), logits[order], rtol=1e-4, atol=1e-5)
+  other_x, other_c = x.copy(), c.copy()
+  other_x[1:], other_c[1:] = 9.0, 1.0
+  np.testing.assert_allclose(run(other_x, other_c)[0], logits[0], rtol=1e-4, atol=1e-5)
+  same_images = run(np.repeat(x[:1], BATCH, 0), c)
+  assert np.abs(same_images[0] - same_images[1]).max() > 1e-2  # The coefficients matter.
+
+
+def test_network_is_called_with_train_only_if_it_takes_it():
+  class Takes(nn.Module):
+    def __call__(self, x, train):
+      return x + train
+
+  class TakesNone(nn.Module):
+    def __call__(self, x):
+      return x
+
+  assert synthesis.call(Takes(), 1, train=True) == 2
+  assert synthesis.call(Takes(), 1, train=False) == 1
+  assert synthesis.call(TakesNone(), 1, train=True) == 1

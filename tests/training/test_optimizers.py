@@ -1,0 +1,169 @@
+"""Optimizers against TensorFlow's kernels and a written-out formula; schedules at chosen steps."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from basisnet_jax.data.quiet_tensorflow import tf
+from basisnet_jax.errors import UserError
+from basisnet_jax.training import optimizers
+
+STEPS = 6
+RATES = np.array([0.1, 0.1, 0.05, 0.05, 0.2, 0.01], np.float32)  # A rate that changes.
+OPTIONS = {
+  'momentum': 0.9,
+  'rmsprop_decay': 0.8,
+  'epsilon': 1e-3,
+  'beta1': 0.85,
+  'beta2': 0.95,
+  'weight_decay': 0.03,
+}
+
+
+def parameters():
+  random = np.random.default_rng(0)
+  return {'kernel': random.normal(size=(3, 4)).astype(np.float32)}
+
+
+def gradients():
+  """Small, large, zero: where epsilon matters and where not."""
+  random = np.random.default_rng(1)
+  scales = np.array([0.0, 1e-3, 1.0, 30.0])
+  return [(random.normal(size=(3, 4)) * scales).astype(np.float32) for _ in range(STEPS)]
+
+
+def ours(name, **options):
+  """The kernel after each step."""
+  update = optimizers.create(name, lambda step: jnp.asarray(RATES)[step], **(OPTIONS | options))
+  params = jax.tree.map(jnp.asarray, parameters())
+  opt_state, kernels = update.init(params), []
+  for gradient in gradients():
+    updates, opt_state = update.update({'kernel': gradient}, opt_state, params)
+    params = optax.apply_updates(params, updates)
+    kernels.append(np.asarray(params['kernel']))
+  return kernels
+
+
+def tensorflows(apply):
+  """The kernel after each step of a TensorFlow kernel, with L2 added to the gradient."""
+  kernel, kernels = tf.Variable(parameters()['kernel']), []
+  for rate, gradient in zip(RATES, gradients(), strict=True):
+    apply(kernel, rate, gradient + OPTIONS['weight_decay'] * kernel)
+    kernels.append(kernel.numpy())
+  return kernels
+
+
+def test_rmsprop_is_tensorflows():
+  squares, trace = tf.Variable(tf.ones([3, 4])), tf.Variable(tf.zeros([3, 4]))
+
+  def apply(kernel, rate, gradient):
+    tf.raw_ops.ResourceApplyRMSProp(
+      var=kernel.handle,
+      ms=squares.handle,
+      mom=trace.handle,
+      lr=rate,
+      rho=OPTIONS['rmsprop_decay'],
+      momentum=OPTIONS['momentum'],
+      epsilon=OPTIONS['epsilon'],
+      grad=gradient,
+    )
+
+  np.testing.assert_allclose(ours('rmsprop'), tensorflows(apply), rtol=2e-5, atol=1e-6)
+
+
+def test_rmsprop_starts_as_tensorflows_optimizer_does():
+  # The kernel above is handed its accumulators; this is the class that the recipes used.
+  kernel = tf.Variable(parameters()['kernel'])
+  options = OPTIONS['rmsprop_decay'], OPTIONS['momentum'], OPTIONS['epsilon']
+  judge = tf.compat.v1.train.RMSPropOptimizer(float(RATES[0]), *options)
+  judge.apply_gradients([(tf.constant(gradients()[0]), kernel)])
+  np.testing.assert_allclose(ours('rmsprop', weight_decay=0.0)[0], kernel.numpy(), rtol=1e-6)
+
+
+def test_sgd_is_tensorflows_nesterov_momentum():
+  trace = tf.Variable(tf.zeros([3, 4]))
+
+  def apply(kernel, rate, gradient):
+    tf.raw_ops.ResourceApplyMomentum(
+      var=kernel.handle,
+      accum=trace.handle,
+      lr=rate,
+      grad=gradient,
+      momentum=OPTIONS['momentum'],
+      use_nesterov=True,
+    )
+
+  # TensorFlow's kernel has no rate in its trace and neither have we: equal at a changing rate.
+  np.testing.assert_allclose(ours('sgd'), tensorflows(apply), rtol=2e-5, atol=1e-5)
+
+
+def test_adamw_is_its_formula():
+  beta1, beta2, epsilon = OPTIONS['beta1'], OPTIONS['beta2'], 1e-8
+  kernel = parameters()['kernel'].astype(np.float64)
+  mean, square, expected = 0.0, 0.0, []
+  for t, (rate, gradient) in enumerate(zip(RATES, gradients(), strict=True), 1):
+    mean = beta1 * mean + (1 - beta1) * gradient.astype(np.float64)
+    square = beta2 * square + (1 - beta2) * gradient.astype(np.float64) ** 2
+    adapted = mean / (1 - beta1**t) / (np.sqrt(square / (1 - beta2**t)) + epsilon)
+    kernel = kernel - rate * (adapted + OPTIONS['weight_decay'] * kernel)
+    expected.append(kernel)
+  np.testing.assert_allclose(ours('adamw', epsilon=epsilon), expected, rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('name', ['rmsprop', 'sgd', 'adamw'])
+def test_weight_decay_touches_kernels_and_bases_alone(name):
+  one = jnp.ones(3)
+  params = {
+    'conv': {'kernel': one, 'bias': one},
+    'specialist': {'depthwise': {'bases': one, 'bias': one}},
+    'norm': {'scale': one, 'bias': one},
+  }
+  update = optimizers.create(name, optax.constant_schedule(0.1), **OPTIONS)
+  updates, _ = update.update(jax.tree.map(jnp.zeros_like, params), update.init(params), params)
+  decayed = jax.tree_util.tree_map(lambda u: bool((u < 0).all()), updates)
+  assert decayed == {
+    'conv': {'kernel': True, 'bias': False},
+    'specialist': {'depthwise': {'bases': True, 'bias': False}},
+    'norm': {'scale': False, 'bias': False},
+  }
+  assert not any(bool((u > 0).any()) for u in jax.tree.leaves(updates))
+
+
+def schedule(name, **options):
+  options = {
+    'learning_rate': 0.5,
+    'total_steps': 100,
+    'warmup_steps': 0,
+    'decay_rate': 0.9,
+    'decay_steps': 10,
+    **options,
+  }
+  return optimizers.create_schedule(name, **options)
+
+
+def test_exponential_schedule_is_stairs():
+  rate = schedule('exponential')
+  found = [float(rate(step)) for step in (0, 9, 10, 19, 20, 99)]
+  assert found == pytest.approx([0.5, 0.5, 0.45, 0.45, 0.405, 0.5 * 0.9**9])
+
+
+def test_cosine_schedule_falls_to_zero():
+  rate = schedule('cosine')
+  found = [float(rate(step)) for step in (0, 25, 50, 100, 120)]
+  assert found == pytest.approx([0.5, 0.25 * (1 + 0.5**0.5), 0.25, 0.0, 0.0], abs=1e-6)
+
+
+@pytest.mark.parametrize('name', ['cosine', 'exponential'])
+def test_warm_up_is_linear_and_its_first_step_not_lost(name):
+  plain, rate = schedule(name), schedule(name, warmup_steps=5)
+  shares = [float(rate(step) / plain(step)) for step in range(8)]
+  assert shares == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0, 1.0, 1.0])
+
+
+def test_unknown_names_are_refused_with_those_there_are():
+  with pytest.raises(UserError, match="'lion'; it can be 'rmsprop', 'sgd' or 'adamw'"):
+    optimizers.create('lion', optax.constant_schedule(0.1), **OPTIONS)
+  with pytest.raises(UserError, match="'linear'; it can be 'cosine' or 'exponential'"):
+    schedule('linear')

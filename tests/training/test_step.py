@@ -1,0 +1,251 @@
+"""One training step: against numpy, by hand, and on eight devices against one."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny
+
+from basisnet_jax import models, sharding
+from basisnet_jax.evaluation import metrics
+from basisnet_jax.models import mobilenet_v3
+from basisnet_jax.training import optimizers
+from basisnet_jax.training import state as train_state
+from basisnet_jax.training import step as step_lib
+
+BATCH = 16
+EMA_DECAY = 0.15
+
+
+def optimizer(rate=0.1):
+  return optimizers.create(
+    'rmsprop',
+    optax.constant_schedule(rate),
+    momentum=0.9,
+    rmsprop_decay=0.9,
+    epsilon=1e-3,
+    beta1=0.9,
+    beta2=0.999,
+    weight_decay=0.01,
+  )
+
+
+def new_step(model, update, seed=0):
+  return step_lib.make_train_step(
+    model,
+    update,
+    optax.constant_schedule(0.1),
+    seed=seed,
+    label_smoothing=0.2,
+    lightweight_weight=0.5,
+    uniform_mix=lambda step: jnp.where(step == 0, 1.0, 0.0),  # Wholly uniform at step 0 alone.
+    ema_decay=EMA_DECAY,
+  )
+
+
+def averaged(state):
+  """What the moving averages are of."""
+  return {'params': state.params, 'batch_stats': state.batch_stats}
+
+
+def values(metrics):
+  return {key: float(value) for key, value in metrics.compute().items()}
+
+
+@pytest.fixture(scope='module')
+def model():
+  return tiny.basisnet()
+
+
+@pytest.fixture(scope='module')
+def trajectories(model):
+  """By number of devices: states after 0, 1, 2, 3 steps and metrics of the steps, on the host."""
+  found = {}
+  for count in (1, 8):
+    mesh = sharding.create_mesh(jax.devices()[:count])
+    update = optimizer()
+    create = functools.partial(train_state.create, model, update, 0, tiny.RESOLUTION, use_ema=True)
+    state = jax.jit(create, out_shardings=sharding.replicated(mesh))()
+    step = step_lib.jit_train_step(new_step(model, update), mesh)
+    born = jax.tree.map(lambda leaf: leaf.sharding, state)
+    states, measurements = [jax.device_get(state)], []
+    batches = (tiny.batch(BATCH, seed) for seed in range(4))
+    for batch in sharding.to_device(batches, mesh):
+      before, (state, measured) = state, step(state, batch)
+      measurements.append(values(measured))
+      if len(states) < 4:
+        states.append(jax.device_get(state))
+    # The state before the last step was fetched: only one that was not is given away.
+    before, (state, _) = state, step(state, batch)
+    found[count] = {
+      'born': born, 'states': states, 'metrics': measurements, 'before': before, 'after': state,
+    }  # fmt: skip
+  return found
+
+
+def test_eight_devices_compute_what_one_does(trajectories):
+  one, eight = trajectories[1], trajectories[8]
+  for first, second in zip(one['states'], eight['states'], strict=True):
+    first, second = tiny.leaves(first), tiny.leaves(second)
+    assert first.keys() == second.keys()
+    for path, expected in first.items():
+      np.testing.assert_allclose(second[path], expected, rtol=2e-4, atol=2e-6, err_msg=path)
+  for first, second in zip(one['metrics'], eight['metrics'], strict=True):
+    assert second == pytest.approx(first, rel=1e-5)
+
+
+def test_every_part_of_the_state_moves(trajectories):
+  first, last = (tiny.leaves(trajectories[1]['states'][i]) for i in (0, 3))
+  still = [path for path in first if np.array_equal(first[path], last[path])]
+  assert not still
+
+
+def test_state_is_born_replicated_over_the_mesh_and_stays_so(trajectories):
+  after = jax.tree.map(lambda leaf: leaf.sharding, trajectories[8]['after'])
+  for sharding_ in jax.tree.leaves([trajectories[8]['born'], after]):
+    assert sharding_.is_fully_replicated and len(sharding_.device_set) == 8
+
+
+def test_state_before_the_step_gives_its_memory_to_the_state_after(trajectories):
+  assert all(leaf.is_deleted() for leaf in jax.tree.leaves(trajectories[8]['before']))
+  assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(trajectories[8]['after']))
+
+
+def cross_entropy(logits, labels, smoothing=0.0):
+  """By the definition, in float64."""
+  logits = np.asarray(logits, np.float64)
+  log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+  targets = np.full(logits.shape, smoothing / logits.shape[-1])
+  targets[np.arange(len(labels)), labels] += 1 - smoothing
+  return -(targets * log_p).sum(-1)
+
+
+def test_loss_is_the_specialists_plus_weight_times_the_lightweights(model, trajectories):
+  batch, state = tiny.batch(BATCH, 0), trajectories[1]['states'][0]
+  images = batch['image'].astype(np.float32) / 127.5 - 1
+  outputs, _ = jax.jit(
+    functools.partial(model.apply, train=True, uniform_mix=1.0, mutable=['batch_stats'])
+  )(averaged(state), images)
+  expected = {'learning_rate': 0.1, 'loss': 0.0}
+  for stage, weight in (('lightweight', 0.5), ('specialist', 1.0)):
+    logits, labels = np.asarray(getattr(outputs, stage)), batch['label']
+    rank = (logits > logits[np.arange(BATCH), labels][:, None]).sum(-1)
+    expected[f'{stage}_loss'] = cross_entropy(logits, labels).mean()
+    expected[f'{stage}_top1'] = (rank < 1).mean()
+    expected[f'{stage}_top5'] = (rank < 5).mean()
+    expected['loss'] += weight * cross_entropy(logits, labels, 0.2).mean()
+  assert trajectories[1]['metrics'][0] == pytest.approx(expected, rel=1e-5)
+  assert 0 < expected['specialist_top5'] < 1
+
+
+def test_uniform_mix_follows_its_schedule(trajectories):
+  # While the coefficients are uniform no gradient reaches their head; weight decay spares a bias.
+  biases = [s.params['coefficient_head']['dense']['bias'] for s in trajectories[1]['states']]
+  np.testing.assert_array_equal(biases[1], biases[0])
+  assert np.all(biases[2] != biases[1])
+
+
+def test_average_is_the_one_written_out_by_hand(trajectories):
+  first, *others = trajectories[1]['states']
+  expected = tiny.leaves(averaged(first))
+  for state, decay in zip(others, (1 / 10, 0.15, 0.15), strict=True):  # At most EMA_DECAY.
+    now, found = tiny.leaves(averaged(state)), tiny.leaves(state.ema)
+    expected = {path: decay * expected[path] + (1 - decay) * now[path] for path in now}
+    for path, value in expected.items():
+      np.testing.assert_allclose(found[path], value, rtol=1e-5, atol=1e-7, err_msg=path)
+    assert state.eval_variables() is state.ema
+
+
+def test_evaluation_uses_the_parameters_where_no_average_is_kept(model):
+  create = functools.partial(
+    train_state.create, model, optimizer(), 0, tiny.RESOLUTION, use_ema=False
+  )
+  state = jax.eval_shape(create)
+  assert state.ema is None
+  assert state.eval_variables() == averaged(state)
+
+
+def test_metrics_of_steps_merge_to_the_mean_over_their_images():
+  kind = metrics.collection(('loss',))
+  first, second = (kind.single_from_model_output(loss=jnp.float32(x)) for x in (1.0, 4.0))
+  assert values(first.merge(second)) == {'loss': 2.5}
+
+
+def test_plain_network_has_one_stage(trajectories):
+  model, update = tiny.TinyNetwork(), optimizer()
+  state = trajectories[1]['states'][0]
+  params, batch_stats = (tree['lightweight'] for tree in (state.params, state.batch_stats))
+  state = train_state.TrainState(jnp.int32(0), params, batch_stats, update.init(params), None)
+  state, measured = jax.jit(new_step(model, update))(state, tiny.batch(BATCH, 0))
+  expected = trajectories[1]['metrics'][0]
+  measured = values(measured)
+  assert set(measured) == {
+    'loss', 'learning_rate', 'network_loss', 'network_top1', 'network_top5',
+  }  # fmt: skip
+  for name in ('loss', 'top1', 'top5'):
+    assert measured[f'network_{name}'] == pytest.approx(expected[f'lightweight_{name}'], rel=1e-5)
+  assert int(state.step) == 1
+
+
+def test_dropout_follows_seed_and_step_and_nothing_else(trajectories):
+  model, update, batch = tiny.basisnet(dropout=0.3), optimizer(), tiny.batch(BATCH)
+  state = trajectories[1]['states'][0]
+
+  @jax.jit
+  def loss(seed, step):
+    _, measured = new_step(model, update, seed)(state.replace(step=step), batch)
+    return measured.compute()['loss']
+
+  # Steps 1, 2, 3: at 0 the coefficients differ.
+  losses = [float(loss(seed, step)) for seed, step in ((0, 1), (0, 2), (0, 3), (1, 1))]
+  assert len(set(losses)) == 4
+  assert float(loss(0, 2)) == losses[1]
+
+
+def test_seed_alone_decides_the_initial_parameters(model):
+  create = jax.jit(
+    lambda seed: train_state.create(model, optimizer(), seed, tiny.RESOLUTION, use_ema=False).params
+  )
+  first, again, other = (tiny.leaves(create(seed)) for seed in (3, 3, 4))
+  assert all(np.array_equal(first[path], again[path]) for path in first)
+  drawn = [path for path in first if path.endswith(("['kernel']", "['bases']"))]
+  assert len(drawn) == 9
+  assert all(not np.array_equal(first[path], other[path]) for path in drawn)
+
+
+def collectives(text):
+  """The kinds of communication in a compiled program."""
+  kinds = 'all-gather|all-reduce|all-to-all|reduce-scatter|collective-[a-z]+|ragged-all-to-all'
+  return set(re.findall(rf'({kinds})(?:-start|-done)?\(', text))
+
+
+def test_collectives_are_seen():
+  mesh = sharding.create_mesh()
+  split, whole = sharding.over_data(mesh), sharding.replicated(mesh)
+  program = jax.jit(lambda x: (x * 2, x[::-1].sum()), in_shardings=split, out_shardings=whole)
+  text = program.lower(jnp.zeros(8)).compile().as_text()
+  assert {'all-gather', 'all-reduce'} <= collectives(text)
+
+
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+def test_devices_exchange_sums_and_never_images_or_kernels(dtype):
+  # The first blocks of a MobileNetV3: dense and depthwise kernels, 1x1, squeeze-excite, strides.
+  options = {'num_classes': 10, 'width': 0.5, 'dropout': 0.2, 'output_stride': 4, 'dtype': dtype}
+  model = models.create(
+    'basisnet',
+    lightweight=tiny.TinyNetwork(dropout=0.2, dtype=dtype),
+    specialist=mobilenet_v3.MobileNetV3(blocks=mobilenet_v3.SMALL[:2], head=16, **options),
+    resolution=16,
+    num_bases=2,
+    based_layers='(?!.*classifier)',
+  )
+  mesh, update = sharding.create_mesh(), optimizer()
+  create = functools.partial(train_state.create, model, update, 0, 16, use_ema=True)
+  batch = jax.eval_shape(lambda: tiny.batch(BATCH, resolution=16))
+  step = step_lib.jit_train_step(new_step(model, update), mesh)
+  text = step.lower(jax.eval_shape(create), batch).compile().as_text()
+  assert collectives(text) == {'all-reduce'}
