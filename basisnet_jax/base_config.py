@@ -24,6 +24,8 @@ def get_config() -> ml_collections.ConfigDict:
   m.width = 1.0  # Multiplier of the channel counts.
   m.dropout = 0.2  # Rate before the classifier.
   m.output_stride = 32  # Input size over the last feature map's: 32, 16, 8, ...
+  # Memory of the batch normalisation's running statistics; shorter for short runs. Of all stages.
+  m.norm_momentum = 0.99
   m.dtype = 'float32'  # Of the computation, or bfloat16; parameters stay float32.
   # This second group is for 'basisnet' alone.
   m.specialist = 'mobilenet_v3_large'  # The network that is lifted into bases.

@@ -39,7 +39,12 @@ def build_model(config: ml_collections.ConfigDict) -> nn.Module:
   dtypes = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
   if m.dtype not in dtypes:
     raise UserError(f"config.model.dtype is {m.dtype!r}; it can be 'float32' or 'bfloat16'.")
-  network = functools.partial(models.create, num_classes=num_classes(config), dtype=dtypes[m.dtype])
+  network = functools.partial(
+    models.create,
+    num_classes=num_classes(config),
+    norm_momentum=m.norm_momentum,
+    dtype=dtypes[m.dtype],
+  )
   if m.name != 'basisnet':
     return network(m.name, width=m.width, dropout=m.dropout, output_stride=m.output_stride)
   light = m.lightweight

@@ -21,6 +21,7 @@ def get_config(variant=None):
   c.model.lightweight.resolution = 32
   c.model.lightweight.width = 0.5
   c.model.lightweight.output_stride = 16
+  c.model.coefficients.feature_gradient = 0.0
   c.model.coefficients.uniform_mix = 1.0
   c.model.coefficients.uniform_mix_epochs = 3.0
 
@@ -30,18 +31,18 @@ def get_config(variant=None):
   c.data.eval_crop = 1.0
 
   c.training.batch_size = 128
-  c.training.epochs = 14.0
+  c.training.epochs = 18.0
   c.loss.label_smoothing = 0.0
   c.optimizer.name = 'adamw'
   c.optimizer.schedule = 'cosine'
-  c.optimizer.learning_rate = 3e-3
+  c.optimizer.learning_rate = 1e-2
   c.optimizer.warmup_epochs = 1.0
   c.optimizer.epsilon = 1e-8
-  c.optimizer.weight_decay = 0.05
+  c.optimizer.weight_decay = 0.02
   c.ema_decay = 0.998
   c.evaluation.batch_size = 500
-  c.evaluation.every_epochs = 2.0
-  c.checkpoint.every_steps = 500
+  c.evaluation.every_epochs = 3.0
+  c.checkpoint.every_steps = 1000
   c.logging.every_steps = 50
   return config.apply_variants(
     c,

@@ -3,7 +3,7 @@
   make demo
   python -m basisnet_jax.main --config=configs/digits.py
 
-Data: scikit-learn's 1,797 digits, 8x8 gray, enlarged to 32x32.
+Data: scikit-learn's 1,797 digits, 8x8 gray, enlarged to 16x16.
 Hardware: 2 CPU cores.
 """
 
@@ -15,31 +15,33 @@ def get_config(variant=None):
   c = base_config.get_config()
   c.name = 'digits'
 
-  c.model.resolution = 32
+  c.model.resolution = 16
   c.model.width = 0.5
-  c.model.output_stride = 8
+  c.model.output_stride = 4
   c.model.specialist = 'mobilenet_v3_small'
+  c.model.norm_momentum = 0.9  # A short run.
   c.model.num_bases = 4
   c.model.lightweight.name = 'mobilenet_v3_small'
-  c.model.lightweight.resolution = 32
+  c.model.lightweight.resolution = 16
   c.model.lightweight.width = 0.25
   c.model.lightweight.output_stride = 16
+  c.model.coefficients.feature_gradient = 0.0
   c.model.coefficients.uniform_mix = 1.0
   c.model.coefficients.uniform_mix_epochs = 5.0
 
   c.data.name = 'digits'
   c.data.eval_split = 'test'
   c.data.crop = 'pad'
-  c.data.crop_padding = 4
+  c.data.crop_padding = 2
   c.data.flip = False
   c.data.eval_crop = 1.0
 
-  c.training.batch_size = 64
-  c.training.epochs = 20.0
-  c.loss.label_smoothing = 0.0
+  c.training.batch_size = 96
+  c.training.epochs = 25.0
+  c.loss.label_smoothing = 0.1
   c.optimizer.name = 'adamw'
   c.optimizer.schedule = 'cosine'
-  c.optimizer.learning_rate = 3e-3
+  c.optimizer.learning_rate = 5e-3
   c.optimizer.epsilon = 1e-8
   c.optimizer.weight_decay = 0.02
   c.optimizer.warmup_epochs = 2.0

@@ -20,17 +20,18 @@ class TinyNetwork(nn.Module):
   width: float = 1.0
   dropout: float = 0.0
   output_stride: int = 4
+  norm_momentum: float = 0.9
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x, train: bool = False):
     features = int(8 * self.width)
     x = nn.Conv(features, (3, 3), 2, use_bias=False, dtype=self.dtype, name='dense')(x)
-    x = nn.BatchNorm(not train, momentum=0.9, dtype=self.dtype, name='norm')(x)
+    x = nn.BatchNorm(not train, momentum=self.norm_momentum, dtype=self.dtype, name='norm')(x)
     x = nn.relu(x)
-    x = nn.Conv(
-      features, (3, 3), feature_group_count=features, dtype=self.dtype, name='depthwise'
-    )(x)
+    x = nn.Conv(features, (3, 3), feature_group_count=features, dtype=self.dtype, name='depthwise')(
+      x
+    )
     x = nn.relu(x)
     x = nn.Conv(2 * features, (1, 1), 2, dtype=self.dtype, name='pointwise')(x)
     x = nn.relu(x).mean((1, 2))

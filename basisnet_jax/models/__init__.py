@@ -18,7 +18,7 @@ from basisnet_jax.models.basisnet import BasisNet, Outputs
 
 __all__ = ['BasisNet', 'Outputs', 'create', 'names']
 
-# Each takes num_classes, width, dropout, output_stride, dtype.
+# Each takes num_classes, width, dropout, output_stride, norm_momentum, dtype.
 _NETWORKS: dict[str, Callable[..., nn.Module]] = {
   'mobilenet_v2': mobilenet_v2.MobileNetV2,
   'mobilenet_v3_large': functools.partial(
@@ -40,7 +40,8 @@ def create(name: str, **options) -> nn.Module:
 
   Args:
     name: one of `names()`.
-    **options: of a plain network: num_classes, width, dropout, output_stride, dtype
+    **options: of a plain network: num_classes, width, dropout, output_stride,
+      norm_momentum, dtype
       (`mobilenet_v3.MobileNetV3` says what they mean); of 'basisnet': those of `two_stage`.
 
   Raises:
@@ -54,7 +55,7 @@ def create(name: str, **options) -> nn.Module:
   if name not in _NETWORKS:
     near = difflib.get_close_matches(name, names(), 1, 0.0)[0]
     raise UserError(f'There is no network {name!r}; did you mean {near!r}? Known: {names()}.')
-  _check_range('num_classes', options['num_classes'], at_least=1)
+  _check_range('num_classes', options.get('num_classes', 1), at_least=1)
   _check_range('width', options.get('width', 1.0), above=0)
   _check_range('dropout', options.get('dropout', 0.0), at_least=0, below=1)
   return _NETWORKS[name](**options)
@@ -87,7 +88,8 @@ def two_stage(
     UserError: an option out of its range, or no layer matches `based_layers`.
   """
   _check_range('resolution', resolution, at_least=1)
-  _check_range('lightweight.resolution', lightweight_resolution or 1, at_least=1)
+  if lightweight_resolution is not None:
+    _check_range('lightweight.resolution', lightweight_resolution, at_least=1)
   _check_range('num_bases', num_bases, at_least=1)
   _check_range('temperature', coefficients.get('temperature', 1.0), above=0)
   activation, known = coefficients.get('activation', 'softmax'), list(coefficients_lib.ACTIVATIONS)

@@ -73,25 +73,24 @@ def count(model: nn.Module, resolution: int) -> Cost:
   variables = _variables(model, resolution)
   params = _parameters(variables)
   if not isinstance(model, basisnet.BasisNet):
-    return Cost(_rows(_operations(model, resolution, variables), params), None)
+    return Cost(_rows(_operations(model, variables, resolution), params), None)
 
-  def under(stage, operations):
-    return {f'{stage}/{path}'.rstrip('/'): row for path, row in operations.items()}
+  def under(name, operations):
+    return {f'{name}/{path}'.rstrip('/'): row for path, row in operations.items()}
+
+  def stage(name, network, resolution):
+    return under(name, _operations(network, _variables(network, resolution), resolution))
 
   head_inputs, head_outputs = params['coefficient_head/dense']['kernel']
   light_resolution = model.lightweight_resolution or resolution
-  shape = (resolution, resolution, 3)
-  kernels = synthesis.based_layers(model.specialist, shape)
+  bases = {path: params[f'specialist/{path}']['bases'] for path in model.layers}
   preview = {
-    **under('lightweight', _operations(model.lightweight, light_resolution)),
+    **stage('lightweight', model.lightweight, light_resolution),
     'coefficient_head/dense': ((head_outputs,), head_inputs * head_outputs),
   }
   specialist = {
-    **under(
-      'synthesis',
-      {path: (kernels[path], model.num_bases * math.prod(kernels[path])) for path in model.layers},
-    ),
-    **under('specialist', _operations(model.specialist, resolution)),
+    **under('synthesis', {path: (shape[1:], math.prod(shape)) for path, shape in bases.items()}),
+    **stage('specialist', model.specialist, resolution),
   }
   rows = _rows({**preview, **specialist}, params)
   return Cost(rows, sum(madds for _, madds in preview.values()))
@@ -132,7 +131,7 @@ def _parameters(variables) -> dict[str, dict[str, tuple[int, ...]]]:
   return shapes
 
 
-def _operations(network, resolution, variables=None) -> dict[str, tuple[tuple[int, ...], int]]:
+def _operations(network, variables, resolution) -> dict[str, tuple[tuple[int, ...], int]]:
   """{path of a layer: (output shape of one image, multiply-adds)} of a plain network."""
 
   def run(variables, images):
@@ -140,7 +139,6 @@ def _operations(network, resolution, variables=None) -> dict[str, tuple[tuple[in
       return network.apply(variables, images, method=_call)
 
   operations = {}
-  variables = _variables(network, resolution) if variables is None else variables
   jaxpr = jax.make_jaxpr(run)(variables, _images(resolution)).jaxpr
   for path, equation, times in _products(jaxpr):
     # The first name is that of the network's class.

@@ -28,6 +28,7 @@ class MobileNetV2(nn.Module):
     width: multiplier of the channels; below 1 the last 1x1 convolution stays 1280 wide.
     dropout: rate before the classifier.
     output_stride: see `layers.strides_for`.
+    norm_momentum: of the batch normalisation's running statistics.
     dtype: of the computation; logits come in it too.
   """
 
@@ -35,6 +36,7 @@ class MobileNetV2(nn.Module):
   width: float = 1.0
   dropout: float = 0.2
   output_stride: int = 32
+  norm_momentum: float = 0.99
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -45,7 +47,11 @@ class MobileNetV2(nn.Module):
       for repeat in range(repeats)
     ]
     strides = layers.strides_for([2] + [stride for *_, stride in rows], self.output_stride)
-    shared = {'activation': jax.nn.relu6, 'dtype': self.dtype}
+    shared = {
+      'activation': jax.nn.relu6,
+      'norm_momentum': self.norm_momentum,
+      'dtype': self.dtype,
+    }
 
     x = x.astype(self.dtype)
     stem = layers.round_channels(32 * self.width)

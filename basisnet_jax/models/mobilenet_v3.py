@@ -62,6 +62,7 @@ class MobileNetV3(nn.Module):
     width: multiplier of the channels; below 1 the head keeps its size.
     dropout: rate before the classifier.
     output_stride: see `layers.strides_for`.
+    norm_momentum: of the batch normalisation's running statistics.
     dtype: of the computation; logits come in it too.
   """
 
@@ -71,18 +72,20 @@ class MobileNetV3(nn.Module):
   width: float = 1.0
   dropout: float = 0.2
   output_stride: int = 32
+  norm_momentum: float = 0.99
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x, train: bool = False):
     strides = layers.strides_for([2] + [b.stride for b in self.blocks], self.output_stride)
+    shared = {'norm_momentum': self.norm_momentum, 'dtype': self.dtype}
     x = x.astype(self.dtype)
     x = layers.ConvNorm(
       layers.round_channels(16 * self.width),
       3,
       strides[0],
       activation=layers.hard_swish,
-      dtype=self.dtype,
+      **shared,
       name='stem',
     )(x, train)
     inputs = 16
@@ -96,14 +99,14 @@ class MobileNetV3(nn.Module):
         stride=stride,
         squeeze=layers.round_channels(expanded / 4) if block.squeeze_excite else 0,
         activation=layers.hard_swish if block.hard_swish else jax.nn.relu,
-        dtype=self.dtype,
+        **shared,
         name=f'block_{i + 1}',
       )(x, train)
       inputs = block.features
     x = layers.ConvNorm(
       layers.round_channels(6 * self.blocks[-1].features * self.width),
       activation=layers.hard_swish,
-      dtype=self.dtype,
+      **shared,
       name='last',
     )(x, train)
     x = x.mean((1, 2))

@@ -18,6 +18,7 @@ from basisnet_jax.evaluation import report
 from basisnet_jax.models import cost as cost_lib
 from basisnet_jax.training import checkpoints
 from basisnet_jax.training import evaluator as evaluator_lib
+from basisnet_jax.training import state as train_state
 from basisnet_jax.training import step as step_lib
 from basisnet_jax.training.progress import Progress
 from basisnet_jax.training.telemetry import Telemetry
@@ -49,27 +50,27 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
   rate = experiment.learning_rate(config, schedule)
   optimizer = experiment.optimizer(config, rate)
   evaluator = evaluator_lib.Evaluator(config, model, dataset, mesh)
-  _check_same_run(config, workdir)
-  if first_host:
-    config_lib.save(
-      config,
-      workdir,
-      label_names=dataset.label_names,
-      device_kind=jax.devices()[0].device_kind,
-    )
-    report.write_json(os.path.join(workdir, 'cost.json'), evaluator.cost.as_dict())
-    print(cost_lib.table(evaluator.cost))
-
   create = experiment.state_factory(config, model, optimizer)
   with contextlib.ExitStack() as stack:
-    telemetry = stack.enter_context(Telemetry(workdir, enabled=first_host))
     latest, best = (
       stack.enter_context(checkpoints.Checkpoints(os.path.join(workdir, name), keep=keep))
       for name, keep in (('checkpoints', config.checkpoint.keep), ('best', 1))
     )
+    if latest.latest_step is not None or best.latest_step is not None:
+      _check_same_run(config, workdir)
+    if first_host:
+      config_lib.save(
+        config,
+        workdir,
+        label_names=dataset.label_names,
+        device_kind=jax.devices()[0].device_kind,
+      )
+      report.write_json(os.path.join(workdir, 'cost.json'), evaluator.cost.as_dict())
+      print(cost_lib.table(evaluator.cost))
+    telemetry = stack.enter_context(Telemetry(workdir, enabled=first_host))
     state = latest.restore(sharding.abstract(jax.eval_shape(create), mesh))
     if state is None:
-      state = jax.jit(create, out_shardings=sharding.replicated(mesh))()
+      state = train_state.initialize(create, mesh)
       telemetry.text(0, {'config': json.dumps(config.to_dict(), indent=2)})
       telemetry.hparams(config)
     train_step = step_lib.jit_train_step(
@@ -112,6 +113,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
         with progress.paused(), window.paused():
           loss = float(jax.device_get(metrics.compute())['loss'])
           _check_finite(loss, step, latest.latest_step)
+          best.wait()  # Or a kill between the two could lose the best.
           latest.save(state)
     summary, results = _evaluate(evaluator, state, telemetry, best, progress)
     latest.wait()
@@ -194,10 +196,12 @@ class _Window:
 
 def _check_finite(loss, step, saved_step):
   if not math.isfinite(loss):
-    kept = 'no checkpoint was saved yet' if saved_step is None else f'step {saved_step} is kept'
+    kept, where = 'no checkpoint was saved yet', ''
+    if saved_step is not None:
+      kept, where = f'step {saved_step} is kept', ', in another --workdir'
     raise UserError(
       f'The loss became {loss} by step {step} ({kept}); lower config.optimizer.learning_rate or '
-      'raise config.optimizer.warmup_epochs.'
+      f'raise config.optimizer.warmup_epochs{where}.'
     )
 
 

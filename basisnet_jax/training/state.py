@@ -1,5 +1,6 @@
 """What a training step changes, and all that a checkpoint holds."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from basisnet_jax import sharding
 from basisnet_jax.models import preprocessing
 
 
@@ -55,3 +57,12 @@ def create(
     # Copies, because the step donates the state and a buffer can be given away only once.
     ema=jax.tree.map(jnp.copy, {'params': params, 'batch_stats': batch_stats}) if use_ema else None,
   )
+
+
+def initialize(create_state: Callable[[], TrainState], mesh: jax.sharding.Mesh) -> TrainState:
+  """Runs `create`, its arguments bound, on the mesh: the state is made where it stays."""
+  # It runs once and draws every layer's weights by themselves: on CPU, optimizing that program
+  # takes three times as long and saves milliseconds.
+  options = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
+  sharded = jax.jit(create_state, out_shardings=sharding.replicated(mesh), compiler_options=options)
+  return sharded()

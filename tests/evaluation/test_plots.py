@@ -76,7 +76,9 @@ def test_thresholds_at_one_point_share_a_label(tmp_path, drawn_labels):
 def test_picture_without_thresholds_has_the_two_stages(tmp_path, drawn_labels):
   draw(tmp_path / 'curve.png', np.linspace(0, 1, 50), thresholds=())
   assert {text.splitlines()[0] for text in drawn_labels} == {
-    'lightweight alone', 'specialist alone', 'axes',
+    'lightweight alone',
+    'specialist alone',
+    'axes',
   }
 
 

@@ -64,18 +64,20 @@ def test_failed_write_leaves_the_former_file_whole(tmp_path, monkeypatch):
 
 
 def test_table_of_two_stages_reads_as_expected():
-  assert report.table(TWO_STAGES) == '\n'.join([
-    '50,000 images at step 218,750',
-    '----------------------------------------------------------------------------',
-    '                            top-1 %   exit rate %   average MAdds   saving %',
-    '----------------------------------------------------------------------------',
-    'lightweight alone             65.32             -          26.4 M       90.9',
-    'specialist alone              78.12             -         290.0 M        0.0',
-    '----------------------------------------------------------------------------',
-    'early termination at 0.7      77.17          48.2         162.9 M       43.8',
-    'early termination at 0.95     78.76          12.9         256.0 M       11.7',
-    '----------------------------------------------------------------------------',
-  ])
+  assert report.table(TWO_STAGES) == '\n'.join(
+    [
+      '50,000 images at step 218,750',
+      '----------------------------------------------------------------------------',
+      '                            top-1 %   exit rate %   average MAdds   saving %',
+      '----------------------------------------------------------------------------',
+      'lightweight alone             65.32             -          26.4 M       90.9',
+      'specialist alone              78.12             -         290.0 M        0.0',
+      '----------------------------------------------------------------------------',
+      'early termination at 0.7      77.17          48.2         162.9 M       43.8',
+      'early termination at 0.95     78.76          12.9         256.0 M       11.7',
+      '----------------------------------------------------------------------------',
+    ]
+  )
 
 
 def test_table_of_one_network_has_its_accuracies_and_cost():

@@ -16,6 +16,8 @@ from basisnet_jax.models import synthesis
 from basisnet_jax.models.coefficients import CoefficientHead
 
 BATCH = 4
+# Compiles in half the time.
+jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 PAIRS = {
   'resnet_then_vit': (ResNet(), VisionTransformer()),
   'vit_then_resnet': (VisionTransformer(), ResNet()),
@@ -93,11 +95,9 @@ def test_uniform_mix_goes_from_the_heads_coefficients_to_exactly_uniform(activat
 def test_preview_then_specialize_is_the_whole_call():
   model = two_stage(ResNet(), VisionTransformer())
   variables = random_variables(model)
-  both = jax.jit(model.apply)(variables, IMAGES)
-  logits, coefficients = jax.jit(functools.partial(model.apply, method='preview'))(
-    variables, IMAGES
-  )
-  specialist = jax.jit(functools.partial(model.apply, method='specialize'))(
+  both = jit(model.apply)(variables, IMAGES)
+  logits, coefficients = jit(functools.partial(model.apply, method='preview'))(variables, IMAGES)
+  specialist = jit(functools.partial(model.apply, method='specialize'))(
     variables, IMAGES, coefficients
   )
   assert both.coefficients.shape == (BATCH, len(model.layers), 3)
@@ -158,7 +158,7 @@ def test_training_the_specialist_reaches_every_basis_and_the_lightweight_model(p
     )
     return (outputs.specialist * cotangent).sum(), after['batch_stats']
 
-  gradients, after = jax.jit(jax.grad(loss, has_aux=True))(variables['params'])
+  gradients, after = jit(jax.grad(loss, has_aux=True))(variables['params'])
   moved = jax.tree.map(lambda a, b: np.abs(a - b).max() > 0, after, variables['batch_stats'])
   assert all(jax.tree.leaves(moved))
   gradients = traverse_util.flatten_dict(gradients, sep='/')
@@ -233,7 +233,7 @@ def test_both_stages_can_be_exported_for_any_batch_size(pair):
     ({'num_bases': 0}, 'num_bases=0 is too small; it must be at least 1'),
     ({'temperature': 0.0}, 'temperature=0.0 is too small; it must be above 0'),
     ({'resolution': 0}, 'resolution=0 is too small'),
-    ({'lightweight_resolution': -1}, r'lightweight.resolution=-1 is too small'),
+    ({'lightweight_resolution': 0}, r'lightweight.resolution=0 is too small'),
     ({'based_layers': '(stem'}, r"based_layers='\(stem' is no regular expression: missing"),
     ({'based_layers': 'nothing'}, "No layer matches based_layers='nothing'.*'stem', 'Conv_0'"),
   ],

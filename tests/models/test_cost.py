@@ -152,12 +152,37 @@ def test_layer_that_runs_several_times_counts_as_often():
   assert counted.total_params == (9 + 3) + 5 * (9 + 3)
 
 
-@pytest.mark.parametrize('form', convolution.FORMS)
-def test_counts_do_not_depend_on_the_form_that_runs(form):
+def test_every_layer_of_a_scanned_specialist_has_its_own_synthesis():
+  class Block(nn.Module):
+    @nn.compact
+    def __call__(self, x, _):
+      return x + nn.Dense(x.shape[-1], name='dense')(x), None
+
+  class Scanned(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      x = nn.Conv(8, (4, 4), (4, 4), name='patches')(x)
+      scan = nn.scan(
+        nn.remat(Block), variable_axes={'params': 0}, split_rngs={'params': True}, length=3
+      )
+      return nn.Dense(5, name='logits')(scan(name='blocks')(x, None)[0].mean((1, 2)))
+
+  model = models.create(
+    'basisnet', lightweight=ResNet(), specialist=Scanned(), resolution=16, num_bases=2
+  )
+  rows = {layer.path: layer for layer in cost.count(model, 16).layers}
+  assert rows['synthesis/blocks/dense'].madds == 3 * 2 * (8 * 8)
+  assert rows['specialist/blocks/dense'].madds == 3 * (4 * 4) * (8 * 8)
+  assert rows['specialist/blocks/dense'].params == 3 * (2 * 8 * 8 + 8)
+
+
+def test_counts_do_not_depend_on_the_form_that_runs():
   network = models.create('mobilenet_v3_small', num_classes=10, width=0.25)
-  expected = cost.count(network, 32)
-  with convolution.form(form):
-    assert cost.count(network, 32) == expected
+  counts = []
+  for form in convolution.FORMS:
+    with convolution.form(form):
+      counts.append(cost.count(network, 32))
+  assert counts[0] == counts[1] == counts[2]
 
 
 def basisnet():

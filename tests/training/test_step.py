@@ -69,7 +69,7 @@ def trajectories(model):
     mesh = sharding.create_mesh(jax.devices()[:count])
     update = optimizer()
     create = functools.partial(train_state.create, model, update, 0, tiny.RESOLUTION, use_ema=True)
-    state = jax.jit(create, out_shardings=sharding.replicated(mesh))()
+    state = train_state.initialize(create, mesh)
     step = step_lib.jit_train_step(new_step(model, update), mesh)
     born = jax.tree.map(lambda leaf: leaf.sharding, state)
     states, measurements = [jax.device_get(state)], []

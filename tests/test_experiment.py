@@ -1,0 +1,147 @@
+"""From a recipe to its parts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from basisnet_jax import experiment, models, sharding
+from basisnet_jax.errors import UserError
+
+
+@pytest.fixture
+def config():
+  return tiny.get_config()
+
+
+@pytest.fixture(scope='session')
+def digits_folder(tmp_path_factory):
+  return str(tmp_path_factory.mktemp('digits'))
+
+
+def test_model_is_the_recipes(config):
+  config.model.dtype = 'bfloat16'
+  config.model.coefficients.temperature = 3.0
+  config.model.coefficients.shared = True
+  config.model.coefficients.activation = 'sigmoid'
+  model = experiment.build_model(config)
+  assert isinstance(model, models.BasisNet)
+  assert (model.num_bases, model.lightweight_resolution) == (2, 8)
+  assert (model.temperature, model.shared, model.activation) == (3.0, True, 'sigmoid')
+  assert (model.lightweight.width, model.specialist.width) == (0.5, 1.0)
+  assert (model.lightweight.dropout, model.specialist.dropout) == (0.2, 0.2)
+  for network in (model.lightweight, model.specialist):
+    assert (network.num_classes, network.dtype) == (10, jnp.bfloat16)
+  assert model.layers == ('dense', 'depthwise', 'pointwise')
+
+
+def test_any_other_name_is_that_network_alone(config):
+  config.model.name = 'tiny'
+  config.model.width = 2.0
+  model = experiment.build_model(config)
+  assert isinstance(model, tiny.TinyNetwork) and model.width == 2.0
+
+
+def test_classes_are_known_without_the_data(config):
+  config.data.name = 'imagenet2012'
+  assert experiment.num_classes(config) == 1000
+  config.model.num_classes = 7
+  assert experiment.num_classes(config) == 7
+
+
+def test_wrong_dtype_is_refused(config):
+  config.model.dtype = 'float16'
+  with pytest.raises(UserError, match="'float16'; it can be 'float32' or 'bfloat16'"):
+    experiment.build_model(config)
+
+
+def test_wrong_number_of_classes_is_refused(config, digits_folder):
+  config.data.data_dir = digits_folder
+  dataset = experiment.open_dataset(config)
+  experiment.check_classes(config, dataset)
+  config.model.num_classes = 11
+  with pytest.raises(UserError, match='num_classes=11, but digits has 10'):
+    experiment.check_classes(config, dataset)
+
+
+def test_epochs_become_steps_of_the_whole_batch(config):
+  config.training.batch_size = 64
+  config.training.epochs = 2.0
+  schedule = experiment.Schedule(config, 1437)
+  assert schedule.steps_per_epoch == pytest.approx(1437 / 64)
+  assert (schedule.total_steps, schedule.steps(0.5), schedule.steps(0.0)) == (45, 12, 0)
+  config.training.steps = 7
+  assert experiment.Schedule(config, 1437).total_steps == 7
+
+
+def test_learning_rate_counts_epochs(config):
+  config.training.batch_size = 10
+  config.optimizer.update(
+    {
+      'schedule': 'exponential',
+      'learning_rate': 1.0,
+      'warmup_epochs': 0.5,
+      'decay_rate': 0.5,
+      'decay_epochs': 2.0,
+    }
+  )
+  rate = experiment.learning_rate(config, experiment.Schedule(config, 100))
+  found = [float(rate(step)) for step in (0, 4, 19, 20, 40)]
+  assert found == pytest.approx([0.2, 1.0, 1.0, 0.5, 0.25])
+
+
+def test_uniform_mix_falls_linearly_and_is_off_by_default(config):
+  config.training.batch_size = 10
+  config.model.coefficients.uniform_mix = 0.8
+  config.model.coefficients.uniform_mix_epochs = 2.0
+  schedule = experiment.Schedule(config, 100)
+  mix = experiment.uniform_mix(config, schedule)
+  assert [float(mix(step)) for step in (0, 10, 20, 30)] == pytest.approx([0.8, 0.4, 0.0, 0.0])
+  config.model.coefficients.uniform_mix = 0.0
+  config.model.coefficients.uniform_mix_epochs = 0.0
+  assert float(experiment.uniform_mix(config, schedule)(0)) == 0.0
+
+
+@pytest.mark.parametrize('name', ['rmsprop', 'sgd', 'adamw'])
+def test_optimizer_is_the_recipes(config, name):
+  config.optimizer.name = name
+  schedule = experiment.Schedule(config, 100)
+  update = experiment.optimizer(config, experiment.learning_rate(config, schedule))
+  params = {'kernel': jnp.ones(2)}
+  updates, _ = update.update({'kernel': jnp.ones(2)}, update.init(params), params)
+  assert (updates['kernel'] < 0).all()
+
+
+def test_state_has_averages_only_where_the_recipe_wants_them(config):
+  model = experiment.build_model(config)
+  update = experiment.optimizer(config, lambda step: 0.1)
+  assert jax.eval_shape(experiment.state_factory(config, model, update)).ema is not None
+  config.ema_decay = 0.0
+  assert jax.eval_shape(experiment.state_factory(config, model, update)).ema is None
+
+
+def test_batches_are_the_recipes(config, digits_folder):
+  config.data.data_dir = digits_folder
+  dataset, mesh = experiment.open_dataset(config), sharding.create_mesh()
+  assert experiment.num_images(dataset, 'train') == 1437
+  assert experiment.num_images(dataset, 'test') == 360
+  first, second, third = (
+    next(experiment.train_batches(config, dataset, mesh, step)) for step in (0, 0, 5)
+  )
+  assert first['image'].shape == (16, 16, 16, 3)
+  np.testing.assert_array_equal(first['image'], second['image'])
+  assert not np.array_equal(first['image'], third['image'])
+  config.evaluation.batch_size = 200
+  masks = [batch['mask'].sum() for batch in experiment.eval_batches(config, dataset, mesh)]
+  assert masks == [200, 160]
+
+
+@pytest.mark.parametrize('key', ['training', 'evaluation'])
+def test_batch_size_that_the_devices_cannot_share_is_refused(config, digits_folder, key):
+  config.data.data_dir = digits_folder
+  config[key].batch_size = 12
+  batches = experiment.train_batches if key == 'training' else experiment.eval_batches
+  arguments = (0,) if key == 'training' else ()
+  with pytest.raises(UserError, match=f'config.{key}.batch_size=12 cannot be split over 8 devices'):
+    batches(config, experiment.open_dataset(config), sharding.create_mesh(), *arguments)

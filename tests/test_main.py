@@ -1,0 +1,273 @@
+"""The program, as users run it: trained, killed, continued, evaluated, counted, and refused."""
+
+import json
+import os
+import pathlib
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+from orbax import checkpoint as ocp
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+# The demo, made small. Evaluated halfway and at the end.
+DEMO = [
+  '--config=configs/digits.py',
+  '--config.training.steps=12',
+  '--config.training.batch_size=32',
+  '--config.model.width=0.25',
+  '--config.model.num_bases=2',
+  '--config.evaluation.every_epochs=0.12',
+  '--config.checkpoint.every_steps=5',
+  '--config.logging.every_steps=4',
+]
+
+
+def start(*arguments, devices=1):
+  """Starts the program on so many simulated devices."""
+  environment = os.environ | {
+    # Compiling takes most of the time; unoptimized it takes half.
+    'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}'
+    ' --xla_backend_optimization_level=0',
+    'PYTHONUNBUFFERED': '1',
+  }
+  return subprocess.Popen(
+    [sys.executable, '-m', 'basisnet_jax.main', *arguments],
+    cwd=ROOT,
+    env=environment,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def run(*arguments, devices=1):
+  """Runs it to its end: (exit code, stdout, stderr)."""
+  process = start(*arguments, devices=devices)
+  out, err = process.communicate(timeout=600)
+  return process.returncode, out, err
+
+
+def run_well(*arguments, **options):
+  """The same for what must not fail: (stdout, stderr)."""
+  code, out, err = run(*arguments, **options)
+  assert code == 0, err
+  return out, err
+
+
+def evaluation(workdir):
+  return json.loads((workdir / 'evaluation.json').read_text())
+
+
+def checkpoints(workdir):
+  """The steps that are saved."""
+  return sorted(int(path.name) for path in workdir.glob('checkpoints/*') if path.name.isdigit())
+
+
+def arrays(workdir, step):
+  """{path: array} of a checkpoint, read by Orbax itself."""
+  path = workdir / 'checkpoints' / str(step) / 'state'
+  as_numpy = jax.tree.map(
+    lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+    ocp.PyTreeCheckpointHandler().metadata(path).tree,
+  )
+  state = ocp.PyTreeCheckpointer().restore(path, restore_args=as_numpy)
+  flat, _ = jax.tree_util.tree_flatten_with_path(state)
+  return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in flat}
+
+
+@pytest.fixture(scope='module')
+def data_flag(tmp_path_factory):
+  return f'--config.data.data_dir={tmp_path_factory.mktemp("data")}'
+
+
+@pytest.fixture(scope='module')
+def demo(tmp_path_factory, data_flag):
+  """The demo trained, started again when finished, and evaluated from its workdir alone."""
+  workdir = tmp_path_factory.mktemp('runs') / 'digits'
+  found = {'workdir': workdir}
+  found['train'], _ = run_well(*DEMO, data_flag, f'--workdir={workdir}')
+  found['trained'] = evaluation(workdir), checkpoints(workdir)
+  found['again'], found['again_progress'] = run_well(*DEMO, data_flag, f'--workdir={workdir}')
+  found['again_trained'] = evaluation(workdir), checkpoints(workdir)
+  (workdir / 'evaluation.json').unlink()
+  (workdir / 'cost_accuracy.png').unlink()
+  found['evaluate'], _ = run_well('--mode=evaluate', f'--workdir={workdir}')
+  found['evaluated'] = evaluation(workdir)
+  return found
+
+
+def test_evaluation_has_both_stages_and_early_termination(demo):
+  found, _ = demo['trained']
+  assert (found['step'], found['images']) == (12, 360)
+  for stage in ('lightweight', 'specialist'):
+    assert set(found[stage]) == {'loss', 'top1', 'top5'}
+    assert 0 <= found[stage]['top1'] <= found[stage]['top5'] <= 1 < found[stage]['loss']
+  for point in found['early_exit']:
+    assert set(point) == {'threshold', 'exit_rate', 'average_madds', 'top1'}
+    assert found['lightweight_madds'] <= point['average_madds'] <= found['total_madds']
+  assert [point['threshold'] for point in found['early_exit']] == [
+    0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99,
+  ]  # fmt: skip
+
+
+def test_workdir_holds_what_a_run_leaves(demo):
+  workdir = demo['workdir']
+  assert checkpoints(workdir) == [5, 10, 12]
+  assert (workdir / 'labels.txt').read_text().splitlines() == [str(i) for i in range(10)]
+  versions = json.loads((workdir / 'versions.json').read_text())
+  assert {'jax', 'flax', 'python', 'device'} <= set(versions)
+  assert json.loads((workdir / 'config.json').read_text())['model']['num_bases'] == 2
+  assert (workdir / 'cost_accuracy.png').read_bytes().startswith(b'\x89PNG')
+  (best,) = (workdir / 'best').iterdir()
+  assert best.name in ('6', '12')
+
+
+def test_training_prints_cost_table_and_what_comes_next(demo):
+  out = demo['train']
+  assert 'MAdds' in out and 'early termination at 0.7' in out
+  assert f'--mode=evaluate --workdir={demo["workdir"]}' in out
+  assert re.search(r'step 6 .*specialist top1 \d+\.\d\d%', out)
+
+
+def test_dashboards_get_curves_histograms_and_the_recipe(demo):
+  events = EventAccumulator(str(demo['workdir']), size_guidance={'tensors': 0}).Reload()
+  steps = {tag: [event.step for event in events.Tensors(tag)] for tag in events.Tags()['tensors']}
+  for name in ('loss', 'top1', 'top5'):
+    for stage in ('lightweight', 'specialist'):
+      assert steps[f'train/{stage}/{name}'] == [4, 8, 12]
+      assert steps[f'eval/{stage}/{name}'][:2] == [6, 12]
+  for tag in ('train/loss', 'train/learning_rate', 'perf/images_per_second', 'perf/data_wait'):
+    assert steps[tag] == [4, 8, 12]
+  for name in ('exit_rate', 'average_madds', 'top1'):
+    assert steps[f'eval/early_exit/{name}'][:2] == [6, 12]
+  assert steps['eval/confidence'][:2] == steps['eval/coefficients'][:2] == [6, 12]
+  assert steps['config'] == [0]
+  assert '_hparams_/session_start_info' in steps
+
+
+def test_finished_run_started_again_trains_no_more(demo):
+  assert demo['again_trained'] == demo['trained']
+  assert 'early termination at 0.7' in demo['again']
+  assert re.search(r'training 100%  12/12', demo['again_progress'])
+
+
+def test_evaluation_needs_nothing_but_the_workdir(demo):
+  found, _ = demo['trained']
+  assert demo['evaluated'] == found
+  assert 'early termination at 0.7' in demo['evaluate']
+  assert (demo['workdir'] / 'cost_accuracy.png').exists()
+
+
+TINY = ['--config=tests/tiny.py', '--config.training.steps=80']
+
+
+def kill_when(process, moment):
+  """Kills it as soon as `moment()` is true; it must not have ended before."""
+  until = time.monotonic() + 300
+  while not moment():
+    assert process.poll() is None, process.communicate()[1]
+    assert time.monotonic() < until
+    time.sleep(0.001)
+  os.kill(process.pid, signal.SIGKILL)
+  process.communicate()
+  assert process.returncode == -signal.SIGKILL
+
+
+def test_run_killed_at_any_moments_equals_the_uninterrupted_run(tmp_path, data_flag):
+  whole, broken = tmp_path / 'whole', tmp_path / 'broken'
+  command = [*TINY, data_flag, f'--workdir={broken}']
+  run_well(*TINY, data_flag, f'--workdir={whole}')
+
+  def saving():
+    return bool(list(broken.glob('checkpoints/*-tmp')))
+
+  def later(delay, after):
+    """A moment so long after a checkpoint newer than `after` is there."""
+    began = []
+
+    def moment():
+      if not began and checkpoints(broken) and checkpoints(broken)[-1] > after:
+        began.append(time.monotonic())
+      return bool(began) and time.monotonic() - began[0] > delay
+
+    return moment
+
+  kill_when(start(*command), saving)  # In the first save of all.
+  kill_when(start(*command), later(random.uniform(0, 0.2), after=0))
+  reached = checkpoints(broken)[-1]
+  kill_when(start(*command), lambda: later(0, after=reached)() and saving())
+  assert 0 < checkpoints(broken)[-1] < 80
+
+  _, progress = run_well(*command)
+  resumed_at = int(re.search(r'(\d+)/80', progress)[1])
+  assert resumed_at >= reached
+  expected, found = arrays(whole, 80), arrays(broken, 80)
+  assert found.keys() == expected.keys() and len(found) > 50
+  for path, value in expected.items():
+    np.testing.assert_array_equal(found[path], value, err_msg=path)
+  assert evaluation(broken) == evaluation(whole)
+
+
+def test_plain_network_trains_and_evaluates_on_two_devices(tmp_path, data_flag):
+  arguments = [
+    '--config=tests/tiny.py',
+    data_flag,
+    f'--workdir={tmp_path}',
+    '--config.model.name=tiny',
+    '--config.training.steps=3',
+    '--config.training.batch_size=16',
+  ]
+  out, _ = run_well(*arguments, devices=2)
+  found = evaluation(tmp_path)
+  assert set(found) == {'step', 'images', 'network', 'total_madds'}
+  assert (found['step'], found['images']) == (3, 360)
+  assert re.search(r'\nnetwork ', out) and 'early termination' not in out
+  assert 'eval/network/top1' in EventAccumulator(str(tmp_path)).Reload().Tags()['tensors']
+
+
+def test_cost_needs_neither_data_nor_workdir(tmp_path):
+  arguments = [
+    '--mode=cost',
+    '--config.model.name=mobilenet_v3_large',
+    '--config.model.resolution=224',
+    f'--output={tmp_path / "cost.json"}',
+  ]
+  out, _ = run_well(*arguments)
+  found = json.loads((tmp_path / 'cost.json').read_text())
+  # Howard et al. 2019: 219M multiply-adds and 5.4M parameters, batch normalisation folded.
+  assert found['total_madds'] == pytest.approx(219e6, rel=0.02)
+  assert found['total_params'] == pytest.approx(5.4e6, rel=0.02)
+  assert sum(layer['madds'] for layer in found['layers']) == found['total_madds']
+  assert sum(layer['params'] for layer in found['layers']) == found['total_params']
+  assert {'path', 'output', 'madds', 'params'} <= set(found['layers'][0])
+  assert 'block_15' in out and '216.59M' in out
+  assert not (ROOT / 'runs' / 'base').exists()
+
+
+@pytest.mark.parametrize(
+  'arguments, sentence',
+  [
+    (
+      ['--config=configs/digits.py', '--config.data.name=imagenet2012', '--workdir={tmp}/w',
+       '--config.data.data_dir={tmp}/nowhere'],
+      r"Dataset 'imagenet2012' is not in {tmp}/nowhere .*data_dir",
+    ),
+    (['--mode=evaluate', '--workdir={tmp}/w'], r'no checkpoint in {tmp}/w'),
+  ],
+  ids=['no data', 'no checkpoint'],
+)  # fmt: skip
+def test_mistake_ends_in_a_sentence_and_exit_code_two(tmp_path, arguments, sentence):
+  code, out, err = run(*(argument.format(tmp=tmp_path) for argument in arguments))
+  assert code == 2
+  assert re.search(sentence.format(tmp=tmp_path), err)
+  assert 'Traceback' not in out + err
+  assert len([line for line in err.splitlines() if line.strip()]) == 1
