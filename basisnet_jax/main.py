@@ -49,9 +49,9 @@ def _evaluate(config, workdir):
 
 
 def _cost(config, workdir):
-  from basisnet_jax import experiment
   from basisnet_jax.evaluation import report
   from basisnet_jax.models import cost
+  from basisnet_jax.training import experiment
 
   counted = cost.count(experiment.build_model(config), config.model.resolution)
   print(cost.table(counted))

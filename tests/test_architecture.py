@@ -47,13 +47,12 @@ def test_imports_are_found_wherever_they_stand():
 @pytest.mark.parametrize(
   'room, may_import_it',
   [
-    ('models', {'models', 'evaluation', 'training', 'experiment.py', 'main.py'}),
-    ('data', {'data', 'experiment.py'}),
+    ('models', {'models', 'evaluation', 'training', 'main.py'}),
+    ('data', {'data', 'training'}),
     ('evaluation', {'evaluation', 'training', 'main.py'}),
-    ('training', {'training', 'experiment.py', 'main.py'}),
+    ('training', {'training', 'main.py'}),
     ('base_config', {'command_line.py', 'config.py'}),
     ('config', {'command_line.py', 'saved_config.py', 'training'}),
-    ('experiment', {'training', 'main.py'}),
     ('command_line', {'main.py'}),
     ('main', set()),
   ],
@@ -95,8 +94,8 @@ def test_one_file_knows_the_library(module, files):
 
 def test_a_config_dict_is_seen_by_entry_points_alone():
   assert importers('ml_collections') <= {
-    'base_config.py', 'command_line.py', 'config.py', 'experiment.py', 'saved_config.py',
-    'training/evaluator.py', 'training/loop.py',
+    'base_config.py', 'command_line.py', 'config.py', 'saved_config.py',
+    'training/evaluator.py', 'training/experiment.py', 'training/loop.py',
   }  # fmt: skip
 
 

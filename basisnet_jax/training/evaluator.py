@@ -9,11 +9,11 @@ import jax
 import ml_collections
 import optax
 
-from basisnet_jax import experiment, sharding
+from basisnet_jax import sharding
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import early_exit, evaluate, plots, report
 from basisnet_jax.models import cost as cost_lib
-from basisnet_jax.training import checkpoints
+from basisnet_jax.training import checkpoints, experiment
 from basisnet_jax.training.progress import Progress
 from basisnet_jax.training.state import TrainState
 

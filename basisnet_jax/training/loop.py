@@ -12,11 +12,11 @@ import jax
 import ml_collections
 
 from basisnet_jax import config as config_lib
-from basisnet_jax import experiment, sharding
+from basisnet_jax import sharding
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import report
 from basisnet_jax.models import cost as cost_lib
-from basisnet_jax.training import checkpoints
+from basisnet_jax.training import checkpoints, experiment
 from basisnet_jax.training import evaluator as evaluator_lib
 from basisnet_jax.training import state as train_state
 from basisnet_jax.training import step as step_lib

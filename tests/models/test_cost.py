@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from basisnet_jax import base_config, experiment, models
+from basisnet_jax import base_config, models
 from basisnet_jax.models import convolution, cost, synthesis
+from basisnet_jax.training import experiment
 
 # Multiply-adds and parameters, in millions, as TensorFlow's slim model tables have them.
 PUBLISHED = [

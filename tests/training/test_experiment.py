@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import tiny
 
-from basisnet_jax import experiment, models, sharding
+from basisnet_jax import models, sharding
 from basisnet_jax.errors import UserError
+from basisnet_jax.training import experiment
 
 
 @pytest.fixture
