@@ -47,7 +47,7 @@ def get_config(variant=None):
   c.optimizer.warmup_epochs = 2.0
   c.ema_decay = 0.98
   c.evaluation.batch_size = 120
-  c.evaluation.every_epochs = 5.0
-  c.checkpoint.every_steps = 100
+  c.evaluation.every_epochs = 12.5
+  c.checkpoint.every_steps = 200
   c.logging.every_steps = 20
   return config.apply_variants(c, variant, {'k2': {'model.num_bases': 2}})
