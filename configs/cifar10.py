@@ -4,7 +4,7 @@
 
 Without data_dir TFDS fetches the data (170 MB) to ~/tensorflow_datasets.
 
-Hardware: 2 CPU cores, about 600 images/s: 26 minutes.
+Hardware: 2 CPU cores, about 600 images/s, which would make 26 minutes.
 Cost: 11.85M MAdds, of them 2.18M for stage 1.
 Seen: lightweight 80.06%, specialist 80.07% top-1; at threshold 0.5 80.19% for 3.30M on average.
 All choices are ours. No gradient flows from the coefficients to the lightweight model: with it

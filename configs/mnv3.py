@@ -7,7 +7,7 @@
 
 Data: imagenet2012 as TFDS prepares it.
 Cost: 289.8M MAdds, 48.8M parameters (the paper's BasisNet-MobileNetV3: 290M MAdds).
-Hardware: TPU or GPU hosts, one process each; the batch of 2,048 is over all of them.
+Hardware: TPUs or GPUs of one host; the batch of 2,048 is over all of them.
 Hours, expected result: not known; nobody has trained this recipe yet. The paper's is 80.3%
 top-1, and 80.0% at 198M MAdds with early termination, by a recipe that is not public.
 
