@@ -69,9 +69,8 @@ def build_model(config: ml_collections.ConfigDict) -> nn.Module:
 
 def open_dataset(config: ml_collections.ConfigDict):
   """The dataset of the recipe (`data.Dataset`)."""
-  from basisnet_jax import (
-    data,  # Imports TensorFlow, which takes seconds: counting costs needs none.
-  )
+  # Not at the top: it imports TensorFlow, which takes seconds, and counting costs needs none.
+  from basisnet_jax import data
 
   return data.open_dataset(config.data.name, config.data.data_dir)
 
