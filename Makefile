@@ -8,11 +8,12 @@ TESTS ?= tests
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test lint format clean
+.PHONY: help demo test test-extras lint format clean
 
 help:
 	@echo 'make demo    train and evaluate a small BasisNet on scikit-learn digits (DEMO adds flags)'
 	@echo 'make test    run the tests (TESTS picks some)'
+	@echo 'make test-extras  install PyTorch, timm and Keras too, and run the tests against them'
 	@echo 'make lint    check style'
 	@echo 'make format  apply style'
 	@echo 'make clean   remove .venv and .cache (not runs)'
@@ -22,6 +23,9 @@ demo: $(VENV)/.done
 
 test: $(VENV)/.done
 	JAX_PLATFORMS=cpu $(RUN) -m pytest $(TESTS)
+
+test-extras: $(VENV)/.extras
+	JAX_PLATFORMS=cpu $(RUN) -m pytest tests/extras
 
 lint: $(VENV)/.done
 	$(RUN) -m ruff check .
@@ -72,3 +76,9 @@ $(VENV)/.done: setup.cfg pyproject.toml
 	  echo 'The installation failed; $(VENV)/install.log has all of its output.' >&2; \
 	  exit 1; \
 	fi
+
+$(VENV)/.extras: $(VENV)/.done
+	@echo 'Installing PyTorch, timm and Keras into $(VENV): up to 6 GB, once.'
+	@$(RUN) -m pip install --no-input --disable-pip-version-check --progress-bar off --quiet \
+	  --editable '.[extras,test]' </dev/null
+	@touch $@

@@ -1,0 +1,137 @@
+"""Files of tensors as numpy arrays: PyTorch's, safetensors, Keras', npz."""
+
+from collections.abc import Iterator
+import io
+import os
+import pathlib
+import pickle
+import re
+import zipfile
+
+import h5py
+import numpy as np
+from safetensors.numpy import load_file
+
+from basisnet_jax.errors import UserError
+
+
+def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
+  """Reads all tensors of a file, by the names in it. No code in the file is executed.
+
+  Args:
+    path: by its ending: .pth, .pt, .bin (a PyTorch state dict, also inside a checkpoint's
+      'state_dict' or 'model'; needs PyTorch), .safetensors, .npz, .keras, or .h5 (Keras 3's
+      `.weights.h5`, or the layers by name of Keras 2 and `keras.applications`).
+
+  Returns:
+    {name: array}, numbers with a fraction as float32. Of Keras in the order of the layers
+    ('block_1_expand/kernel'), or, where its file has only classes and counters
+    ('layers/conv2d_3/vars/0'), in that order within each class; the optimizer's are left out.
+
+  Raises:
+    UserError: no such file, unknown ending, damaged, holds more than tensors, or needs PyTorch.
+  """
+  readers = {
+    '.pth': _read_torch,
+    '.pt': _read_torch,
+    '.bin': _read_torch,
+    '.safetensors': load_file,
+    '.npz': _read_npz,
+    '.h5': _read_h5,
+    '.keras': _read_keras,
+  }
+  suffix = pathlib.Path(path).suffix
+  if suffix not in readers:
+    raise UserError(f"'{path}' is of an unknown kind; its name must end in one of {[*readers]}.")
+  if not os.path.isfile(path):
+    raise UserError(f"There is no file '{path}': check the path.")
+  try:
+    tensors = readers[suffix](path)
+  except UserError:
+    raise
+  except Exception as error:  # The libraries raise whatever the damage leads to.
+    raise UserError(
+      f"'{path}' cannot be read as a {suffix} file ({type(error).__name__}): it is damaged or "
+      'of another kind; download or save it again.'
+    ) from error
+  return {name: _float32(array) for name, array in tensors.items()}
+
+
+def _float32(array: np.ndarray) -> np.ndarray:
+  # The numpy dtype of bfloat16 is ml_dtypes', whose kind is 'V'.
+  fraction = array.dtype.kind == 'f' or array.dtype.name == 'bfloat16'
+  return array.astype(np.float32) if fraction else array
+
+
+def _read_torch(path) -> dict[str, np.ndarray]:
+  try:
+    import torch  # Only for these files: it is large.
+  except ImportError as error:
+    raise UserError(
+      f"'{path}' needs PyTorch to be read: 'pip install torch', or convert it to .safetensors."
+    ) from error
+  try:
+    loaded = torch.load(path, weights_only=True, map_location='cpu')
+  except pickle.UnpicklingError as error:
+    raise UserError(
+      f"'{path}' is damaged or holds more than tensors, which could execute code and is not "
+      "read; save the model's state_dict() alone."
+    ) from error
+  for key in ('state_dict', 'model'):
+    if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+      loaded = loaded[key]
+  if not (isinstance(loaded, dict) and all(map(torch.is_tensor, loaded.values()))):
+    raise UserError(f"'{path}' holds no state dict; save the model's state_dict() alone.")
+  tensors = {}
+  for name, tensor in loaded.items():
+    if tensor.is_floating_point():  # numpy() knows no bfloat16.
+      tensor = tensor.float()
+    # DataParallel puts 'module.' before every name.
+    tensors[name.removeprefix('module.')] = tensor.detach().numpy()
+  return tensors
+
+
+def _read_npz(path) -> dict[str, np.ndarray]:
+  # Opened here, because numpy leaves a damaged file open.
+  with open(path, 'rb') as stream, np.load(stream, allow_pickle=False) as file:
+    return dict(file)
+
+
+def _read_keras(path) -> dict[str, np.ndarray]:
+  with zipfile.ZipFile(path) as archive:
+    return _read_h5(io.BytesIO(archive.read('model.weights.h5')))
+
+
+def _read_h5(path) -> dict[str, np.ndarray]:
+  with h5py.File(path, 'r') as file:
+    root = file.get('model_weights', file)  # A whole model of Keras 2 keeps them there.
+    layers = _by_layer(root) if 'layer_names' in root.attrs else _by_class(root)
+    return dict(layers)
+
+
+def _by_layer(root) -> Iterator[tuple[str, np.ndarray]]:
+  """Keras 2's form: lists of the layers' and their weights' names, in order."""
+  text = lambda name: name.decode() if isinstance(name, bytes) else name  # noqa: E731
+  for layer in map(text, root.attrs['layer_names']):
+    for weight in map(text, root[layer].attrs['weight_names']):
+      variable = weight.rsplit('/', 1)[-1].removesuffix(':0')
+      yield f'{layer}/{variable}', root[layer][weight][()]
+
+
+def _by_class(root) -> Iterator[tuple[str, np.ndarray]]:
+  """Keras 3's form: groups named by class and counter, whose datasets are 0, 1, ..."""
+  found = {}
+  root.visititems(
+    lambda name, item: found.update({name: item}) if isinstance(item, h5py.Dataset) else None
+  )
+  for name in sorted(found, key=_natural):
+    if not name.startswith('optimizer/'):
+      array = found[name][()]
+      # Keras writes bfloat16 as two opaque bytes and says so beside them.
+      is_bfloat16 = found[name].attrs.get('dtype') == 'bfloat16'
+      yield name, array.view('bfloat16') if is_bfloat16 else array
+
+
+def _natural(name: str) -> list:
+  """Sorts 'conv2d', 'conv2d_2', 'conv2d_10' in this order."""
+  return [int(part) if part.isdigit() else part for part in re.split(r'(\d+)', name)]
