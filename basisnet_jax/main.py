@@ -18,6 +18,12 @@ _MODE = flags.DEFINE_enum('mode', 'train', ['train', 'evaluate', 'cost'], 'What 
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'The folder of the run; runs/ and the name of the recipe by default.'
 )
+_NETWORKS = flags.DEFINE_list(
+  'networks',
+  None,
+  "For --mode=cost: names of the registry, or 'all', to compare in one table, with what was "
+  'published of them.',
+)
 _OUTPUT = flags.DEFINE_string(
   'output', None, 'Where --mode=cost writes its JSON; cost.json in the workdir by default.'
 )
@@ -54,6 +60,9 @@ def _cost(config, workdir):
   from basisnet_jax.training import experiment
 
   counted = cost.count(experiment.build_model(config), config.model.resolution)
+  if _NETWORKS.value:
+    _compare(config, workdir, counted)
+    return
   print(cost.table(counted))
   paths = [_OUTPUT.value] if _OUTPUT.value else []
   if _WORKDIR.value or not paths:
@@ -61,6 +70,20 @@ def _cost(config, workdir):
   for path in paths:
     report.write_json(path, counted.as_dict())
   print(f'\nWritten: {", ".join(paths)}')
+
+
+def _compare(config, workdir, counted):
+  from basisnet_jax.evaluation import cost_report
+
+  if _OUTPUT.value:
+    raise UserError('--output is of one network; with --networks choose the folder by --workdir.')
+  m = config.model
+  table = [
+    cost_report.row(f'{config.name} (this recipe)', m.width, m.resolution, counted),
+    *cost_report.rows(_NETWORKS.value),
+  ]
+  print(cost_report.markdown(table))
+  print(f'\nWritten: {", ".join(cost_report.write(workdir, table))}')
 
 
 def _use_huge_pages() -> None:

@@ -35,7 +35,13 @@ def get_config(variant=None):
       'k8': {'model.num_bases': 8},
       'k16': {'model.num_bases': 16},
       'float32': {'model.dtype': 'float32'},
-      # The two stages alone, for comparison.
+      # The ablations: no synthesis, each stage alone, and the peers' routing.
+      'cascade': {'model.name': 'cascade'},
+      'condconv': {'model.name': 'condconv_mobilenet_v3_large', 'model.num_bases': 8},
+      'dynamic_convolution': {
+        'model.name': 'dynamic_convolution_mobilenet_v3_large',
+        'model.num_bases': 4,
+      },
       'large': {'model.name': 'mobilenet_v3_large'},
       'small': {'model.name': 'mobilenet_v3_small', 'model.resolution': 160},
     },

@@ -1,13 +1,11 @@
 """Networks of three layers, a BasisNet of two of them, and a recipe that trains it in seconds."""
 
-from typing import Any
-
 from flax import linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from basisnet_jax import base_config, models
+from basisnet_jax.models import layers
 
 RESOLUTION = 8
 NUM_BASES = 2
@@ -20,23 +18,22 @@ class TinyNetwork(nn.Module):
   width: float = 1.0
   dropout: float = 0.0
   output_stride: int = 4
-  norm_momentum: float = 0.9
-  dtype: Any = jnp.float32
+  style: layers.Style = layers.Style(norm_momentum=0.9)
 
   @nn.compact
   def __call__(self, x, train: bool = False):
-    features = int(8 * self.width)
-    x = nn.Conv(features, (3, 3), 2, use_bias=False, dtype=self.dtype, name='dense')(x)
-    x = nn.BatchNorm(not train, momentum=self.norm_momentum, dtype=self.dtype, name='norm')(x)
+    features, style = int(8 * self.width), self.style
+    x = nn.Conv(features, (3, 3), 2, use_bias=False, dtype=style.dtype, name='dense')(x)
+    x = nn.BatchNorm(not train, momentum=style.norm_momentum, dtype=style.dtype, name='norm')(x)
     x = nn.relu(x)
-    x = nn.Conv(features, (3, 3), feature_group_count=features, dtype=self.dtype, name='depthwise')(
-      x
-    )
+    x = nn.Conv(
+      features, (3, 3), feature_group_count=features, dtype=style.dtype, name='depthwise'
+    )(x)
     x = nn.relu(x)
-    x = nn.Conv(2 * features, (1, 1), 2, dtype=self.dtype, name='pointwise')(x)
+    x = nn.Conv(2 * features, (1, 1), 2, dtype=style.dtype, name='pointwise')(x)
     x = nn.relu(x).mean((1, 2))
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
-    return nn.Dense(self.num_classes, dtype=self.dtype, name='classifier')(x)
+    return nn.Dense(self.num_classes, dtype=style.dtype, name='classifier')(x)
 
 
 def basisnet(resolution: int = RESOLUTION, **options) -> models.BasisNet:
@@ -60,10 +57,14 @@ def batch(size: int, seed: int = 0, resolution: int = RESOLUTION) -> dict[str, n
   }
 
 
+def leaf_paths(tree) -> list[str]:
+  """Of the leaves, in the order in which JAX flattens them."""
+  return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
+
+
 def leaves(tree) -> dict[str, np.ndarray]:
   """{path: array} of every leaf, on the host."""
-  flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-  return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in flat}
+  return dict(zip(leaf_paths(tree), map(np.asarray, jax.tree.leaves(tree)), strict=True))
 
 
 def get_config():

@@ -1,7 +1,7 @@
 """The registry: `create(name, **options)` and `names()`.
 
 A new network is a Flax module from images to logits in a file of its own and one line in
-`_NETWORKS`; as a stage of a BasisNet it needs nothing more.
+`_NETWORKS`; it needs nothing more to be a stage of a BasisNet, and the tests find it.
 """
 
 from collections.abc import Callable
@@ -13,26 +13,85 @@ from flax import linen as nn
 
 from basisnet_jax.errors import UserError
 from basisnet_jax.models import coefficients as coefficients_lib
-from basisnet_jax.models import mobilenet_v2, mobilenet_v3, synthesis
+from basisnet_jax.models import (
+  efficientnet,
+  fbnet_v3,
+  layers,
+  mobilenet_v1,
+  mobilenet_v2,
+  mobilenet_v3,
+  once_for_all,
+  resnet,
+  routed,
+  synthesis,
+  vision_transformer,
+)
 from basisnet_jax.models.basisnet import BasisNet, Outputs
 
-__all__ = ['BasisNet', 'Outputs', 'create', 'names']
+__all__ = ['BasisNet', 'Outputs', 'create', 'is_routed', 'names']
 
-# Each takes num_classes, width, dropout, output_stride, norm_momentum, dtype.
+_partial = functools.partial
+_lite = _partial(efficientnet.EfficientNet, lite=True)
+
+# Each takes num_classes, width, dropout, output_stride and style.
 _NETWORKS: dict[str, Callable[..., nn.Module]] = {
+  'mobilenet_v1': mobilenet_v1.MobileNetV1,
   'mobilenet_v2': mobilenet_v2.MobileNetV2,
-  'mobilenet_v3_large': functools.partial(
-    mobilenet_v3.MobileNetV3, blocks=mobilenet_v3.LARGE, head=1280
+  'mobilenet_v3_large': _partial(mobilenet_v3.MobileNetV3, blocks=mobilenet_v3.LARGE, head=1280),
+  'mobilenet_v3_small': _partial(mobilenet_v3.MobileNetV3, blocks=mobilenet_v3.SMALL, head=1024),
+  'efficientnet_b0': efficientnet.EfficientNet,
+  'efficientnet_b1': _partial(efficientnet.EfficientNet, depth_coefficient=1.1),
+  'efficientnet_b2': _partial(
+    efficientnet.EfficientNet, width_coefficient=1.1, depth_coefficient=1.2, dropout=0.3
   ),
-  'mobilenet_v3_small': functools.partial(
-    mobilenet_v3.MobileNetV3, blocks=mobilenet_v3.SMALL, head=1024
-  ),
+  'efficientnet_lite0': _lite,
+  'efficientnet_lite1': _partial(_lite, depth_coefficient=1.1),
+  'efficientnet_lite2': _partial(_lite, width_coefficient=1.1, depth_coefficient=1.2, dropout=0.3),
+  'efficientnet_lite3': _partial(_lite, width_coefficient=1.2, depth_coefficient=1.4, dropout=0.3),
+  'efficientnet_lite4': _partial(_lite, width_coefficient=1.4, depth_coefficient=1.8, dropout=0.3),
+  **{
+    f'fbnet_v3_{name}': _partial(fbnet_v3.FBNetV3, network=network)
+    for name, network in fbnet_v3.NETWORKS.items()
+  },
+  'once_for_all': once_for_all.OnceForAll,
+  **{
+    f'once_for_all_{name}': _partial(once_for_all.OnceForAll, settings=settings)
+    for name, settings in once_for_all.PUBLISHED.items()
+  },
+  'resnet_18': _partial(resnet.ResNet, depths=(2, 2, 2, 2), bottleneck=False),
+  'resnet_50': _partial(resnet.ResNet, depths=(3, 4, 6, 3), bottleneck=True),
+  'vit_tiny': _partial(vision_transformer.VisionTransformer, depth=12, heads=3),
+}
+# The peers' routing: the class and the usual K.
+_ROUTINGS = {
+  'condconv': (routed.CondConv, 8),
+  'dynamic_convolution': (routed.DynamicConvolution, 4),
+}
+# The layers that the papers give bases. CondConv: the last three stages of EfficientNet-B0;
+# of MobileNetV2 also the last 1x1 and the classifier, which its published count asks for.
+# Dynamic convolution: all convolutions. What is not published follows MobileNetV2.
+_CONVOLUTIONS = r'block_\d+/(expand|depthwise|project)|last'
+_ROUTED = {
+  'condconv_efficientnet_b0': r'block_(9|1[0-6])/(expand|depthwise|project)',
+  **{
+    f'condconv_{name}': rf'{_CONVOLUTIONS}|head|classifier'
+    for name in ('mobilenet_v2', 'mobilenet_v3_large', 'mobilenet_v3_small')
+  },
+  **{
+    f'dynamic_convolution_{name}': _CONVOLUTIONS
+    for name in ('efficientnet_b0', 'mobilenet_v2', 'mobilenet_v3_large', 'mobilenet_v3_small')
+  },
 }
 
 
 def names() -> list[str]:
-  """The names that `create` knows: the plain networks and 'basisnet'."""
-  return ['basisnet', *sorted(_NETWORKS)]
+  """The names that `create` knows: 'basisnet', 'cascade', and the networks."""
+  return ['basisnet', 'cascade', *sorted([*_NETWORKS, *_ROUTED])]
+
+
+def is_routed(name: str) -> bool:
+  """Whether the network makes coefficients as it runs, and takes num_bases (`routed.Routed`)."""
+  return name in _ROUTED
 
 
 def create(name: str, **options) -> nn.Module:
@@ -40,25 +99,38 @@ def create(name: str, **options) -> nn.Module:
 
   Args:
     name: one of `names()`.
-    **options: of a plain network: num_classes, width, dropout, output_stride,
-      norm_momentum, dtype
-      (`mobilenet_v3.MobileNetV3` says what they mean); of 'basisnet': those of `two_stage`.
+    **options: of 'basisnet' and 'cascade' those of `two_stage`; of a network num_classes,
+      width, dropout, output_stride and the fields of `layers.Style`, each with the network's
+      own default but the first (`mobilenet_v3.MobileNetV3` says what they mean). A
+      'condconv_...' or 'dynamic_convolution_...' also takes num_bases, K; 'once_for_all'
+      takes settings (`once_for_all.Settings`).
 
   Raises:
     UserError: unknown name, or an option out of its range. (A wrong `output_stride` is
       found when the network is first traced.)
   """
-  if name == 'basisnet':
+  if name in ('basisnet', 'cascade'):
     if 'specialist' not in options:
-      raise UserError("'basisnet' cannot be a stage of itself; choose another network.")
-    return two_stage(**options)
+      raise UserError(f'{name!r} cannot be a stage of a network; choose another.')
+    return two_stage(**options, cascade=name == 'cascade')
+  if name in _ROUTED:
+    kind, network = next((k, name.removeprefix(f'{k}_')) for k in _ROUTINGS if name.startswith(k))
+    make, num_bases = _ROUTINGS[kind]
+    num_bases = options.pop('num_bases', num_bases)
+    _check_range('num_bases', num_bases, at_least=1)
+    network = create(network, **options)
+    based = synthesis.based_layers(network, (64, 64, 3), _ROUTED[name])
+    return make(network, tuple(based), num_bases)
   if name not in _NETWORKS:
     near = difflib.get_close_matches(name, names(), 1, 0.0)[0]
     raise UserError(f'There is no network {name!r}; did you mean {near!r}? Known: {names()}.')
   _check_range('num_classes', options.get('num_classes', 1), at_least=1)
   _check_range('width', options.get('width', 1.0), above=0)
   _check_range('dropout', options.get('dropout', 0.0), at_least=0, below=1)
-  return _NETWORKS[name](**options)
+  _check_range('output_stride', options.get('output_stride', 1), at_least=1)
+  style = {key: options.pop(key) for key in layers.Style._fields if key in options}
+  network = _NETWORKS[name](**options)
+  return network.clone(style=network.style._replace(**style)) if style else network
 
 
 def two_stage(
@@ -69,6 +141,7 @@ def two_stage(
   lightweight_resolution: int | None = None,
   num_bases: int = 16,
   based_layers: str = '',
+  cascade: bool = False,
   **coefficients,
 ) -> BasisNet:
   """Makes a BasisNet of any two networks.
@@ -82,6 +155,7 @@ def two_stage(
     num_bases: K.
     based_layers: regular expression; the layers of the specialist whose paths it matches
       from the start hold bases (`synthesis.based_layers` says which can).
+    cascade: no layer holds bases: the second network is the same for every image.
     **coefficients: activation, shared, temperature (see `CoefficientHead`).
 
   Raises:
@@ -101,16 +175,21 @@ def two_stage(
     re.compile(based_layers)
   except re.error as error:
     raise UserError(f'based_layers={based_layers!r} is no regular expression: {error}.') from error
+  if isinstance(specialist, routed.Routed) and not cascade:
+    raise UserError(
+      f'A {type(specialist).__name__} network blends bases by itself, so it cannot be the '
+      "specialist of 'basisnet'; choose a plain network, or the model 'cascade'."
+    )
   shape = (resolution, resolution, 3)
-  layers = tuple(synthesis.based_layers(specialist, shape, based_layers))
-  if not layers:
+  based = () if cascade else tuple(synthesis.based_layers(specialist, shape, based_layers))
+  if not based and not cascade:
     known = list(synthesis.based_layers(specialist, shape))
     raise UserError(f'No layer matches based_layers={based_layers!r}; the layers are {known}.')
   return BasisNet(
     lightweight=lightweight,
     # A copy, because Flax would take the same object in both places for one shared network.
     specialist=specialist.copy(),
-    layers=layers,
+    layers=based,
     num_bases=num_bases,
     lightweight_resolution=lightweight_resolution,
     **coefficients,

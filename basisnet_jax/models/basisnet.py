@@ -36,7 +36,8 @@ class BasisNet(nn.Module):
   Attributes:
     lightweight: any network from images to logits.
     specialist: any network from images to logits; it is run lifted.
-    layers: paths of the specialist's layers that hold bases (`synthesis.based_layers`).
+    layers: paths of the specialist's layers that hold bases (`synthesis.based_layers`). None
+      at all make it a plain cascade of two networks: the ablation without synthesis.
     num_bases: K.
     lightweight_resolution: size that `preview` resizes the images to, pixels; None keeps it.
     activation, shared, temperature, feature_gradient: see `CoefficientHead`.
@@ -53,6 +54,8 @@ class BasisNet(nn.Module):
   feature_gradient: float = 1.0
 
   def setup(self):
+    if not self.layers:
+      return
     self.coefficient_head = coefficients_lib.CoefficientHead(
       num_layers=len(self.layers),
       num_bases=self.num_bases,
@@ -69,7 +72,11 @@ class BasisNet(nn.Module):
       shape = (images.shape[0], size, size, images.shape[-1])
       images = jax.image.resize(images, shape, 'bilinear')
     logits, features = _logits_and_features(self.lightweight, images, train)
-    return logits.astype(jnp.float32), self.coefficient_head(features, uniform_mix)
+    if self.layers:
+      coefficients = self.coefficient_head(features, uniform_mix)
+    else:
+      coefficients = jnp.zeros((images.shape[0], 0, self.num_bases))
+    return logits.astype(jnp.float32), coefficients
 
   def specialize(self, images, coefficients, *, train: bool = False):
     """Stage 2: images `[b, h, w, 3]`, coefficients `[b, layers, K]` -> logits `[b, classes]`."""

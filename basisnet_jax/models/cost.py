@@ -16,7 +16,7 @@ import jax
 from jax.extend import core
 import jax.numpy as jnp
 
-from basisnet_jax.models import basisnet, convolution, synthesis
+from basisnet_jax.models import basisnet, convolution, routed, synthesis
 
 
 class Layer(NamedTuple):
@@ -72,8 +72,6 @@ def count(model: nn.Module, resolution: int) -> Cost:
   """
   variables = _variables(model, resolution)
   params = _parameters(variables)
-  if not isinstance(model, basisnet.BasisNet):
-    return Cost(_rows(_operations(model, variables, resolution), params), None)
 
   def under(name, operations):
     return {f'{name}/{path}'.rstrip('/'): row for path, row in operations.items()}
@@ -81,17 +79,25 @@ def count(model: nn.Module, resolution: int) -> Cost:
   def stage(name, network, resolution):
     return under(name, _operations(network, _variables(network, resolution), resolution))
 
-  head_inputs, head_outputs = params['coefficient_head/dense']['kernel']
+  def synthesis_of(name):
+    bases = {path: params[f'{name}/{path}']['bases'] for path in model.layers}
+    blends = {path: (shape[1:], math.prod(shape)) for path, shape in bases.items()}
+    return under('synthesis', blends)
+
+  def heads(name):
+    """Of the dense layers, one vector an image, that make coefficients."""
+    kernels = {path: shapes['kernel'] for path, shapes in params.items() if name in path.split('/')}
+    return {path: (shape[1:], math.prod(shape)) for path, shape in kernels.items()}
+
+  if isinstance(model, routed.Routed):
+    operations = {**heads('routing'), **synthesis_of('network')}
+    operations.update(stage('network', model.network, resolution))
+    return Cost(_rows(operations, params), None)
+  if not isinstance(model, basisnet.BasisNet):
+    return Cost(_rows(_operations(model, variables, resolution), params), None)
   light_resolution = model.lightweight_resolution or resolution
-  bases = {path: params[f'specialist/{path}']['bases'] for path in model.layers}
-  preview = {
-    **stage('lightweight', model.lightweight, light_resolution),
-    'coefficient_head/dense': ((head_outputs,), head_inputs * head_outputs),
-  }
-  specialist = {
-    **under('synthesis', {path: (shape[1:], math.prod(shape)) for path, shape in bases.items()}),
-    **stage('specialist', model.specialist, resolution),
-  }
+  preview = stage('lightweight', model.lightweight, light_resolution) | heads('coefficient_head')
+  specialist = synthesis_of('specialist') | stage('specialist', model.specialist, resolution)
   rows = _rows({**preview, **specialist}, params)
   return Cost(rows, sum(madds for _, madds in preview.values()))
 
@@ -101,7 +107,7 @@ def table(cost: Cost) -> str:
   groups = collections.defaultdict(lambda: [0, 0])
   for layer in cost.layers:
     parts = (layer.path or '(network)').split('/')
-    group = groups['/'.join(parts[:2] if parts[0] == 'specialist' else parts[:1])]
+    group = groups['/'.join(parts[:2] if parts[0] in ('specialist', 'network') else parts[:1])]
     group[0] += layer.madds
     group[1] += layer.params
   rows = [*groups.items(), ('total', (cost.total_madds, cost.total_params))]

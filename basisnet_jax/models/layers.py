@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from flax import linen as nn
 import jax
@@ -53,6 +53,44 @@ def strides_for(strides: list[int], output_stride: int) -> list[int]:
   return kept
 
 
+class Style(NamedTuple):
+  """What all layers of a network share; each network has its own defaults.
+
+  Attributes:
+    norm_momentum, norm_epsilon: of the batch normalisation.
+    padding: 'same' is TensorFlow's (the last pixels get the odd one out) and 'symmetric'
+      PyTorch's (kernel // 2 on each side); weights need the one that they were trained with.
+    pixel_mean, pixel_std: of each channel, in pixel values from 0 to 255, as the weights want
+      the images. Networks take images in [-1, 1] and change their units by themselves.
+    dtype: of the computation; parameters are float32.
+  """
+
+  norm_momentum: float = 0.99
+  norm_epsilon: float = 1e-3
+  padding: str = 'same'
+  pixel_mean: tuple[float, ...] = (127.5, 127.5, 127.5)
+  pixel_std: tuple[float, ...] = (127.5, 127.5, 127.5)
+  dtype: Any = jnp.float32
+
+  def images(self, x):
+    """Images in [-1, 1] in this network's units and dtype."""
+    if {*self.pixel_mean, *self.pixel_std} != {127.5}:
+      mean, std = jnp.array(self.pixel_mean), jnp.array(self.pixel_std)
+      x = (x * 127.5 + 127.5 - mean) / std
+    return x.astype(self.dtype)
+
+
+def window_padding(padding: str, kernel: int):
+  """What `nn.Conv` and `nn.max_pool` take as padding for `Style.padding`.
+
+  Raises:
+    UserError: another name.
+  """
+  if padding not in ('same', 'symmetric'):
+    raise UserError(f"padding={padding!r} is unknown; it is 'same' or 'symmetric'.")
+  return 'SAME' if padding == 'same' else ((kernel // 2, kernel // 2),) * 2
+
+
 class ConvNorm(nn.Module):
   """Convolution without bias, batch normalisation, activation.
 
@@ -62,8 +100,9 @@ class ConvNorm(nn.Module):
     stride: of rows and columns.
     depthwise: one filter per channel.
     activation: None is linear.
-    norm_momentum, norm_epsilon: of the batch normalisation.
-    dtype: of the computation.
+    pad: pixels on each side, where they are not what `style.padding` gives.
+    scale_init: of the batch normalisation.
+    style: see `Style`.
   """
 
   features: int
@@ -71,19 +110,21 @@ class ConvNorm(nn.Module):
   stride: int = 1
   depthwise: bool = False
   activation: Activation | None = None
-  norm_momentum: float = 0.99
-  norm_epsilon: float = 1e-3
-  dtype: Any = jnp.float32
+  pad: int | None = None
+  scale_init: nn.initializers.Initializer = nn.initializers.ones
+  style: Style = Style()
 
   @nn.compact
   def __call__(self, x, train: bool):
+    own_padding = window_padding(self.style.padding, self.kernel)
     x = nn.Conv(
       self.features,
       (self.kernel, self.kernel),
       (self.stride, self.stride),
+      own_padding if self.pad is None else self.pad,
       feature_group_count=x.shape[-1] if self.depthwise else 1,
       use_bias=False,
-      dtype=self.dtype,
+      dtype=self.style.dtype,
       kernel_init=nn.initializers.variance_scaling(2.0, 'fan_out', 'truncated_normal')
       if not self.depthwise
       else nn.initializers.variance_scaling(2.0, 'fan_in', 'truncated_normal'),
@@ -92,9 +133,10 @@ class ConvNorm(nn.Module):
     )(x)
     x = nn.BatchNorm(
       use_running_average=not train,
-      momentum=self.norm_momentum,
-      epsilon=self.norm_epsilon,
-      dtype=self.dtype,
+      momentum=self.style.norm_momentum,
+      epsilon=self.style.norm_epsilon,
+      scale_init=self.scale_init,
+      dtype=self.style.dtype,
       name='norm',
     )(x)
     return x if self.activation is None else self.activation(x)
@@ -127,6 +169,10 @@ class InvertedResidual(nn.Module):
     kernel, stride: of the depthwise convolution.
     squeeze: reduced channels of the squeeze-excite; 0 is none.
     activation: of expansion and depthwise.
+    squeeze_activation, gate: of the squeeze-excite.
+    pad: of the depthwise convolution, see `ConvNorm`.
+    zero_residual: the last normalisation of a block with a shortcut starts at zero.
+    style: see `Style`.
   """
 
   features: int
@@ -135,30 +181,55 @@ class InvertedResidual(nn.Module):
   stride: int
   squeeze: int
   activation: Activation
-  norm_momentum: float = 0.99
-  norm_epsilon: float = 1e-3
-  dtype: Any = jnp.float32
+  squeeze_activation: Activation = jax.nn.relu
+  gate: Activation = hard_sigmoid
+  pad: int | None = None
+  zero_residual: bool = False
+  style: Style = Style()
 
   @nn.compact
   def __call__(self, x, train: bool):
-    shared = {
-      'norm_momentum': self.norm_momentum,
-      'norm_epsilon': self.norm_epsilon,
-      'dtype': self.dtype,
-    }
     y = x
     if self.expanded != x.shape[-1]:
-      y = ConvNorm(self.expanded, activation=self.activation, name='expand', **shared)(y, train)
+      expand = ConvNorm(self.expanded, activation=self.activation, style=self.style, name='expand')
+      y = expand(y, train)
     y = ConvNorm(
       self.expanded,
       self.kernel,
       self.stride,
       depthwise=True,
       activation=self.activation,
+      pad=self.pad,
+      style=self.style,
       name='depthwise',
-      **shared,
     )(y, train)
     if self.squeeze:
-      y = SqueezeExcite(self.squeeze, dtype=self.dtype, name='squeeze_excite')(y)
-    y = ConvNorm(self.features, name='project', **shared)(y, train)
-    return x + y if self.stride == 1 and x.shape == y.shape else y
+      y = SqueezeExcite(
+        self.squeeze,
+        self.squeeze_activation,
+        self.gate,
+        dtype=self.style.dtype,
+        name='squeeze_excite',
+      )(y)
+    shortcut = self.stride == 1 and x.shape[-1] == self.features
+    scale = nn.initializers.zeros if shortcut and self.zero_residual else nn.initializers.ones
+    y = ConvNorm(self.features, scale_init=scale, style=self.style, name='project')(y, train)
+    return x + y if shortcut else y
+
+
+class DepthwiseSeparable(nn.Module):
+  """Depthwise, then 1x1 convolution, both normalised and activated (MobileNetV1)."""
+
+  features: int
+  kernel: int
+  stride: int
+  activation: Activation
+  style: Style = Style()
+
+  @nn.compact
+  def __call__(self, x, train: bool):
+    shared = {'activation': self.activation, 'style': self.style}
+    x = ConvNorm(x.shape[-1], self.kernel, self.stride, depthwise=True, name='depthwise', **shared)(
+      x, train
+    )
+    return ConvNorm(self.features, name='project', **shared)(x, train)

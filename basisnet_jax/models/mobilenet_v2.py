@@ -1,10 +1,7 @@
 """MobileNetV2 (Sandler et al. 2018), as TensorFlow's slim `mobilenet_v2.py` defines it."""
 
-from typing import Any
-
 from flax import linen as nn
 import jax
-import jax.numpy as jnp
 
 from basisnet_jax.models import layers
 
@@ -28,16 +25,14 @@ class MobileNetV2(nn.Module):
     width: multiplier of the channels; below 1 the last 1x1 convolution stays 1280 wide.
     dropout: rate before the classifier.
     output_stride: see `layers.strides_for`.
-    norm_momentum: of the batch normalisation's running statistics.
-    dtype: of the computation; logits come in it too.
+    style: see `layers.Style`; logits come in its dtype too.
   """
 
   num_classes: int
   width: float = 1.0
   dropout: float = 0.2
   output_stride: int = 32
-  norm_momentum: float = 0.99
-  dtype: Any = jnp.float32
+  style: layers.Style = layers.Style()
 
   @nn.compact
   def __call__(self, x, train: bool = False):
@@ -47,13 +42,9 @@ class MobileNetV2(nn.Module):
       for repeat in range(repeats)
     ]
     strides = layers.strides_for([2] + [stride for *_, stride in rows], self.output_stride)
-    shared = {
-      'activation': jax.nn.relu6,
-      'norm_momentum': self.norm_momentum,
-      'dtype': self.dtype,
-    }
+    shared = {'activation': jax.nn.relu6, 'style': self.style}
 
-    x = x.astype(self.dtype)
+    x = self.style.images(x)
     stem = layers.round_channels(32 * self.width)
     x = layers.ConvNorm(stem, 3, strides[0], name='stem', **shared)(x, train)
     for i, ((factor, channels, _), stride) in enumerate(zip(rows, strides[1:], strict=True)):
@@ -70,4 +61,4 @@ class MobileNetV2(nn.Module):
     x = layers.ConvNorm(last, name='last', **shared)(x, train)
     x = x.mean((1, 2))
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
-    return nn.Dense(self.num_classes, dtype=self.dtype, name='classifier')(x)
+    return nn.Dense(self.num_classes, dtype=self.style.dtype, name='classifier')(x)

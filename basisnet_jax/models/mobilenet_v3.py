@@ -1,10 +1,9 @@
 """MobileNetV3 (Howard et al. 2019), as TensorFlow's slim `mobilenet_v3.py` defines it."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from flax import linen as nn
 import jax
-import jax.numpy as jnp
 
 from basisnet_jax.models import layers
 
@@ -62,8 +61,7 @@ class MobileNetV3(nn.Module):
     width: multiplier of the channels; below 1 the head keeps its size.
     dropout: rate before the classifier.
     output_stride: see `layers.strides_for`.
-    norm_momentum: of the batch normalisation's running statistics.
-    dtype: of the computation; logits come in it too.
+    style: see `layers.Style`; logits come in its dtype too.
   """
 
   blocks: tuple[Block, ...]
@@ -72,20 +70,18 @@ class MobileNetV3(nn.Module):
   width: float = 1.0
   dropout: float = 0.2
   output_stride: int = 32
-  norm_momentum: float = 0.99
-  dtype: Any = jnp.float32
+  style: layers.Style = layers.Style()
 
   @nn.compact
   def __call__(self, x, train: bool = False):
     strides = layers.strides_for([2] + [b.stride for b in self.blocks], self.output_stride)
-    shared = {'norm_momentum': self.norm_momentum, 'dtype': self.dtype}
-    x = x.astype(self.dtype)
+    x = self.style.images(x)
     x = layers.ConvNorm(
       layers.round_channels(16 * self.width),
       3,
       strides[0],
       activation=layers.hard_swish,
-      **shared,
+      style=self.style,
       name='stem',
     )(x, train)
     inputs = 16
@@ -99,18 +95,18 @@ class MobileNetV3(nn.Module):
         stride=stride,
         squeeze=layers.round_channels(expanded / 4) if block.squeeze_excite else 0,
         activation=layers.hard_swish if block.hard_swish else jax.nn.relu,
-        **shared,
+        style=self.style,
         name=f'block_{i + 1}',
       )(x, train)
       inputs = block.features
     x = layers.ConvNorm(
       layers.round_channels(6 * self.blocks[-1].features * self.width),
       activation=layers.hard_swish,
-      **shared,
+      style=self.style,
       name='last',
     )(x, train)
     x = x.mean((1, 2))
     head = layers.round_channels(self.head * max(1.0, self.width))
-    x = layers.hard_swish(nn.Dense(head, dtype=self.dtype, name='head')(x))
+    x = layers.hard_swish(nn.Dense(head, dtype=self.style.dtype, name='head')(x))
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
-    return nn.Dense(self.num_classes, dtype=self.dtype, name='classifier')(x)
+    return nn.Dense(self.num_classes, dtype=self.style.dtype, name='classifier')(x)

@@ -8,7 +8,7 @@ every layer that is not chosen stay shared by all images. A layer's own `precisi
 `dot_general` and `conv_general_dilated` do not apply while it is lifted.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import functools
 import inspect
@@ -130,6 +130,34 @@ def lifted(root: tuple[str, ...], coefficients: Mapping[str, jax.Array]) -> Iter
     yield
 
 
+@contextlib.contextmanager
+def routed(root: tuple[str, ...], groups: Mapping[str, Sequence[str]], route) -> Iterator[None]:
+  """While inside, layers below `root` run lifted by coefficients made on the way.
+
+  Args:
+    root: the path of the network in its parent module.
+    groups: {path of a module below root: paths of the layers, in it or itself, that its input
+      decides on}.
+    route: from such a module and its input to the coefficients, `[b, K]`. It is called in
+      the module's scope and may add parameters there.
+  """
+
+  def intercept(next_fun, args, kwargs, context):
+    module = context.module
+    path = '/'.join(module.path[len(root) :])
+    if context.method_name != '__call__' or module.path[: len(root)] != root or path not in groups:
+      return next_fun(*args, **kwargs)
+    x = layer_input(args, kwargs)
+    coefficients = route(module, x)
+    if groups[path] == [path]:
+      return _run_lifted(module, x, coefficients)
+    with lifted(root, dict.fromkeys(groups[path], coefficients)):
+      return next_fun(*args, **kwargs)
+
+  with nn.intercept_methods(intercept):
+    yield
+
+
 def layer_input(args, kwargs):
   """The input of an intercepted call of a layer, by position or by name."""
   return args[0] if args else kwargs['inputs']
@@ -161,7 +189,7 @@ def _is_matrix(module) -> bool:
     return (
       set(module.kernel_size) == set(_pair(module.strides)) == {1}
       and module.feature_group_count == 1
-      and module.padding in ('SAME', 'VALID', 0)
+      and _padding(module.padding) in ('SAME', 'VALID', ((0, 0), (0, 0)))
     )
   return isinstance(module, nn.Dense)
 

@@ -12,7 +12,7 @@ import tiny
 
 from basisnet_jax import models, sharding
 from basisnet_jax.evaluation import metrics
-from basisnet_jax.models import mobilenet_v3
+from basisnet_jax.models import layers, mobilenet_v3
 from basisnet_jax.training import optimizers
 from basisnet_jax.training import state as train_state
 from basisnet_jax.training import step as step_lib
@@ -234,10 +234,11 @@ def test_collectives_are_seen():
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
 def test_devices_exchange_sums_and_never_images_or_kernels(dtype):
   # The first blocks of a MobileNetV3: dense and depthwise kernels, 1x1, squeeze-excite, strides.
-  options = {'num_classes': 10, 'width': 0.5, 'dropout': 0.2, 'output_stride': 4, 'dtype': dtype}
+  style = layers.Style(dtype=dtype)
+  options = {'num_classes': 10, 'width': 0.5, 'dropout': 0.2, 'output_stride': 4, 'style': style}
   model = models.create(
     'basisnet',
-    lightweight=tiny.TinyNetwork(dropout=0.2, dtype=dtype),
+    lightweight=tiny.TinyNetwork(dropout=0.2, style=style),
     specialist=mobilenet_v3.MobileNetV3(blocks=mobilenet_v3.SMALL[:2], head=16, **options),
     resolution=16,
     num_bases=2,

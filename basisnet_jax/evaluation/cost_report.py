@@ -1,0 +1,138 @@
+"""Costs of many networks in one table, with what was published of them beside."""
+
+from collections.abc import Sequence
+import csv
+import io
+import os
+from typing import NamedTuple
+
+from etils import epath
+
+from basisnet_jax import models
+from basisnet_jax.errors import UserError
+from basisnet_jax.evaluation import plots
+from basisnet_jax.models import cost as cost_lib
+from basisnet_jax.models import published
+
+_NUM_CLASSES = 1000  # ImageNet's, which all published numbers are of.
+_RESOLUTION = 224  # Of networks without a published number.
+
+
+class Row(NamedTuple):
+  """A network at one size; costs in millions, top-1 in percent, None where nothing is known.
+
+  Attributes:
+    network: its name in the registry, or a recipe's.
+    width: multiplier of the channels.
+    resolution: pixels.
+    madds, params: counted here.
+    published_madds, published_params, top1: from `source`.
+    source: where those stand.
+  """
+
+  network: str
+  width: float
+  resolution: int
+  madds: float | None
+  params: float | None
+  published_madds: float | None = None
+  published_params: float | None = None
+  top1: float | None = None
+  source: str = ''
+
+
+def rows(names: Sequence[str]) -> list[Row]:
+  """Counts networks at each size of which something was published.
+
+  Args:
+    names: of the registry, or just 'all', with the paper's BasisNet first. A network of which
+      nothing was published has one row, at width 1 and 224 pixels.
+
+  Raises:
+    UserError: a name that the registry does not have.
+  """
+  table = []
+  if list(names) == ['all']:
+    names = [name for name in models.names() if name not in ('basisnet', 'cascade')]
+    table = [
+      Row('basisnet (the paper)', r.width, r.resolution, None, None, *r[3:])
+      for r in published.RESULTS
+      if r.network == 'basisnet'
+    ]
+  for name in names:
+    if name in ('basisnet', 'cascade'):
+      raise UserError(f'{name!r} needs a recipe: name it with --config, and it has a row too.')
+    results = [result for result in published.RESULTS if result.network == name]
+    for result in results or [published.Result(name, 1.0, _RESOLUTION, None, None, None, '')]:
+      network = models.create(name, num_classes=_NUM_CLASSES, width=result.width)
+      counted = cost_lib.count(network, result.resolution)
+      table.append(row(name, result.width, result.resolution, counted, result))
+  return table
+
+
+def row(name: str, width: float, resolution: int, counted: cost_lib.Cost, result=None) -> Row:
+  """Makes a row of a count and of a `published.Result`, if there is one."""
+  known = () if result is None else (result.madds, result.params, result.top1, result.source)
+  madds, params = counted.total_madds / 1e6, counted.total_params / 1e6
+  return Row(name, width, resolution, madds, params, *known)
+
+
+def write(folder: str, table: Sequence[Row]) -> list[str]:
+  """Writes cost_table.csv, .md and .png; returns their paths."""
+  text = io.StringIO()
+  writer = csv.writer(text, lineterminator='\n')
+  writer.writerow(Row._fields)
+  writer.writerows(table)
+  folder = epath.Path(folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  (folder / 'cost_table.csv').write_text(text.getvalue())
+  (folder / 'cost_table.md').write_text(markdown(table) + '\n')
+  plots.cost_comparison(os.path.join(os.fspath(folder), 'cost_table.png'), _families(table))
+  return [os.path.join(os.fspath(folder), f'cost_table.{kind}') for kind in ('csv', 'md', 'png')]
+
+
+def markdown(table: Sequence[Row]) -> str:
+  """The table in Markdown, which is legible on a terminal too."""
+  header = ['network', 'width', 'pixels', 'MAdds (M)', 'params (M)']
+  header += ['published MAdds', 'params', 'top-1 %', 'source']
+  cells = [
+    [
+      r.network,
+      f'{r.width:g}',
+      str(r.resolution),
+      '' if r.madds is None else f'{r.madds:,.2f}',
+      '' if r.params is None else f'{r.params:,.3f}',
+      *('' if value is None else f'{value:g}' for value in r[5:8]),
+      r.source or '',
+    ]
+    for r in table
+  ]
+  widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
+  is_text = [i in (0, len(header) - 1) for i in range(len(header))]
+
+  def line(texts):
+    padded = (
+      text.ljust(width) if left else text.rjust(width)
+      for text, width, left in zip(texts, widths, is_text, strict=True)
+    )
+    return f'| {" | ".join(padded)} |'
+
+  rule = ['-' * w if left else '-' * (w - 1) + ':' for w, left in zip(widths, is_text, strict=True)]
+  return '\n'.join([line(header), line(rule), *map(line, cells)])
+
+
+def _families(table):
+  """{family: [(MAdds in millions, published top-1 in percent)]}, where both are known."""
+  families = {}
+  for r in table:
+    if r.top1 is not None:
+      families.setdefault(_family(r.network), []).append((r.madds or r.published_madds, r.top1))
+  return families
+
+
+def _family(network):
+  """'fbnet_v3_a' -> 'fbnet_v3': the variants of these differ in nothing but size."""
+  for family in ('efficientnet', 'fbnet_v3', 'once_for_all', 'resnet', 'mobilenet_v3'):
+    if network.startswith(family):
+      return family
+  return network

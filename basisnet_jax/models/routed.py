@@ -1,0 +1,86 @@
+"""Networks that blend bases layer by layer as they run: the peers that BasisNet compares with.
+
+Where BasisNet's coefficients come from a preview of the whole image, here each layer, or
+block, makes its own from its own input. The network is an ordinary one, lifted while it runs.
+"""
+
+import collections
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from basisnet_jax.models import synthesis
+
+
+class Routed(nn.Module):
+  """Images `[b, h, w, 3]` -> logits `[b, classes]`; of the subclasses below.
+
+  Attributes:
+    network: any network from images to logits.
+    layers: paths of its layers that hold bases (`synthesis.based_layers`).
+    num_bases: K.
+  """
+
+  network: nn.Module
+  layers: tuple[str, ...]
+  num_bases: int
+
+  @nn.compact
+  def __call__(self, images, train: bool = False):
+    groups = collections.defaultdict(list)
+    for layer in self.layers:
+      groups[self.router_of(layer)].append(layer)
+    with synthesis.routed((*self.path, 'network'), groups, self.route):
+      return synthesis.call(self.network, images, train)
+
+
+class CondConv(Routed):
+  """Conditionally parameterised convolutions (Yang et al. 2019).
+
+  One dense layer with a sigmoid on the pooled input of a block gives the coefficients of all
+  its layers.
+  """
+
+  def router_of(self, layer: str) -> str:
+    """The module whose input decides: the first of the path."""
+    return layer.split('/')[0]
+
+  def route(self, module, x):
+    """Coefficients `[b, K]` from the input of `module`."""
+    return jax.nn.sigmoid(nn.Dense(self.num_bases, name='routing', parent=module)(_pool(x)))
+
+
+class DynamicConvolution(Routed):
+  """Dynamic convolution (Chen et al. 2020): two dense layers and a softmax for each layer.
+
+  Attributes:
+    temperature: of the softmax.
+  """
+
+  temperature: float = 1.0
+
+  def router_of(self, layer: str) -> str:
+    """The module whose input decides: the layer itself."""
+    return layer
+
+  def route(self, module, x):
+    """Coefficients `[b, K]` from the input of `module`."""
+    return Attention(self.num_bases, self.temperature, name='routing', parent=module)(_pool(x))
+
+
+class Attention(nn.Module):
+  """Two dense layers, the first to a quarter of the channels, and a softmax."""
+
+  num_bases: int
+  temperature: float
+
+  @nn.compact
+  def __call__(self, x):
+    x = jax.nn.relu(nn.Dense(max(1, x.shape[-1] // 4), name='reduce')(x))
+    return jax.nn.softmax(nn.Dense(self.num_bases, name='expand')(x) / self.temperature)
+
+
+def _pool(x):
+  """The mean over all but the first and last axis, float32 `[b, i]`."""
+  return x.astype(jnp.float32).mean(tuple(range(1, x.ndim - 1)))
