@@ -16,7 +16,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.seed = 0  # Everything random follows from it: init, data order, dropout.
 
   # `model.name` is any of `basisnet_jax.models.names()`. The keys of this first
-  # group describe that network, or, for 'basisnet', its specialist.
+  # group describe that network, or, for 'basisnet' and 'cascade', its second stage.
   c.model = m = ml_collections.ConfigDict()
   m.name = 'basisnet'
   m.resolution = 224  # Height and width of the images, pixels.
@@ -26,10 +26,19 @@ def get_config() -> ml_collections.ConfigDict:
   m.output_stride = 32  # Input size over the last feature map's: 32, 16, 8, ...
   # Memory of the batch normalisation's running statistics; shorter for short runs. Of all stages.
   m.norm_momentum = 0.99
+  # What trained weights want (`models.pretrained` has a table); None is the network's own.
+  m.norm_epsilon = config_dict.placeholder(float)
+  m.padding = config_dict.placeholder(str)  # 'same' (TensorFlow's) or 'symmetric' (PyTorch's).
+  m.pixel_mean = (127.5, 127.5, 127.5)  # Of the channels, in pixel values from 0 to 255.
+  m.pixel_std = (127.5, 127.5, 127.5)
   m.dtype = 'float32'  # Of the computation, or bfloat16; parameters stay float32.
-  # This second group is for 'basisnet' alone.
-  m.specialist = 'mobilenet_v3_large'  # The network that is lifted into bases.
-  m.num_bases = 16  # K.
+  m.once_for_all = ofa = ml_collections.ConfigDict()  # For the network of that name alone.
+  ofa.depths = (4, 4, 4, 4, 4)  # Blocks of each stage, 1 to 4.
+  ofa.kernels = (7,) * 20  # Of each block, four a stage (those beyond the depth do not count).
+  ofa.expansions = (6,) * 20  # The same.
+  m.num_bases = 16  # K, of 'basisnet', 'condconv_...' and 'dynamic_convolution_...'.
+  # This second group is for 'basisnet' and the plain 'cascade', its ablation, alone.
+  m.specialist = 'mobilenet_v3_large'  # The second stage; 'basisnet' lifts it into bases.
   # Regular expression: the paths of the layers that hold bases.
   m.based_layers = r'(?!.*(squeeze_excite|classifier))'
   m.lightweight = light = ml_collections.ConfigDict()
@@ -38,6 +47,10 @@ def get_config() -> ml_collections.ConfigDict:
   light.width = 1.0
   light.dropout = 0.2
   light.output_stride = 32
+  light.norm_epsilon = config_dict.placeholder(float)
+  light.padding = config_dict.placeholder(str)
+  light.pixel_mean = (127.5, 127.5, 127.5)
+  light.pixel_std = (127.5, 127.5, 127.5)
   m.coefficients = k = ml_collections.ConfigDict()
   k.activation = 'softmax'  # Or 'sigmoid'.
   k.shared = False  # One vector for all layers instead of one for each.
@@ -50,8 +63,19 @@ def get_config() -> ml_collections.ConfigDict:
   k.uniform_mix = 0.0
   k.uniform_mix_epochs = 0.0
 
+  # Trained weights to start from (`models.pretrained` says which files it reads).
+  c.init = i = ml_collections.ConfigDict()
+  i.weights = ''  # A file of the second stage's, or the single network's; '' starts anew.
+  i.lightweight_weights = ''  # The same of the lightweight network's.
+  i.classifier = True  # False: the classifiers start anew, for other classes.
+  # 'basisnet' turns the trained kernels into bases; this share of a kernel's standard deviation
+  # parts them, or they would stay equal. They predict as the trained network does all the same.
+  i.perturbation = 0.1
+
   c.data = d = ml_collections.ConfigDict()
-  d.name = 'imagenet2012'  # A TFDS dataset's name, or a folder in TFDS's format inside data_dir.
+  # A TFDS dataset's name, a folder in TFDS's format inside data_dir, or a folder of photos that
+  # has train/<class>/*.jpg.
+  d.name = 'imagenet2012'
   d.data_dir = ''  # Where the datasets are; '' is TFDS's default (~/tensorflow_datasets).
   d.train_split = 'train'
   d.eval_split = 'validation'
@@ -86,6 +110,10 @@ def get_config() -> ml_collections.ConfigDict:
   o.beta1 = 0.9  # For 'adamw'.
   o.beta2 = 0.999
   o.weight_decay = 1e-5  # Kernels and bases only; decoupled for 'adamw', L2 otherwise.
+
+  # (regular expression of parameters' paths, factor of the learning rate) in order; the first
+  # that matches counts, and 0 freezes: (('specialist/(stem|block_[1-4])/', 0.0),)
+  o.learning_rate_factors = ()
 
   c.ema_decay = 0.9999  # Of parameters and batch statistics, used in evaluation; 0 is off.
 

@@ -2,11 +2,12 @@
 
 import dataclasses
 import difflib
+import pathlib
 import re
 
 import numpy as np
 
-from basisnet_jax.data import digits
+from basisnet_jax.data import digits, image_folder
 from basisnet_jax.data.quiet_tensorflow import tfds
 from basisnet_jax.errors import UserError
 
@@ -36,7 +37,7 @@ def open_dataset(name: str, data_dir: str = '') -> Dataset:
   Args:
     name: a folder in TFDS's format inside `data_dir` (its newest version, or the one
       that follows a colon: 'mine:1.0.0'), the name of a dataset that TFDS knows
-      ('cifar10', 'imagenet2012'), or 'digits'.
+      ('cifar10', 'imagenet2012'), 'digits', or a folder of photos (`image_folder`).
     data_dir: where the datasets are; '' is TFDS's default, ~/tensorflow_datasets.
 
   Returns:
@@ -79,6 +80,14 @@ def _open_folder(name: str, folder: tfds.core.Path) -> tfds.core.DatasetBuilder 
 
 
 def _prepare(name: str, folder: tfds.core.Path) -> tfds.core.DatasetBuilder:
+  photos = pathlib.Path(name).expanduser()
+  if name and image_folder.is_image_folder(photos):
+    return image_folder.prepare(photos.resolve(), str(folder))
+  if name and photos.is_dir():
+    raise UserError(
+      f'{name} is a folder, but has no train/ in it: put the photos of each class into one of '
+      'their own, train/cat/1.jpg, or set data.data_dir if it is a dataset of TFDS.'
+    )
   registered = {*tfds.list_builders(with_community_datasets=False), 'digits'}
   if re.split('[/:]', name)[0] not in registered:
     raise UserError(_unknown(name, folder, registered))

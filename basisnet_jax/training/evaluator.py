@@ -91,7 +91,7 @@ def restore(
   """The newest readable state in `folder`, on the mesh; None if there is none."""
   if not epath.Path(folder).exists():
     return None
-  update = experiment.optimizer(config, optax.constant_schedule(0.0))
+  update = experiment.optimizer(config, model, optax.constant_schedule(0.0))
   like = jax.eval_shape(experiment.state_factory(config, model, update))
   with checkpoints.Checkpoints(folder, keep=config.checkpoint.keep) as saved:
     return saved.restore(sharding.abstract(like, mesh))

@@ -1,6 +1,7 @@
 """From a recipe to the things it describes: the only reader of its model and data keys."""
 
 from collections.abc import Iterator
+import dataclasses
 import functools
 import math
 
@@ -13,6 +14,7 @@ import optax
 
 from basisnet_jax import models, sharding
 from basisnet_jax.errors import UserError
+from basisnet_jax.models import once_for_all, pretrained, upcycling
 from basisnet_jax.training import optimizers
 from basisnet_jax.training import state as train_state
 
@@ -35,27 +37,13 @@ def build_model(config: ml_collections.ConfigDict) -> nn.Module:
   Raises:
     UserError: an option that cannot be.
   """
-  m = config.model
-  dtypes = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
-  if m.dtype not in dtypes:
-    raise UserError(f"config.model.dtype is {m.dtype!r}; it can be 'float32' or 'bfloat16'.")
-  network = functools.partial(
-    models.create,
-    num_classes=num_classes(config),
-    norm_momentum=m.norm_momentum,
-    dtype=dtypes[m.dtype],
-  )
-  if m.name != 'basisnet':
-    return network(m.name, width=m.width, dropout=m.dropout, output_stride=m.output_stride)
-  light = m.lightweight
+  m, light = config.model, config.model.lightweight
+  if m.name not in ('basisnet', 'cascade'):
+    return _network(config, m.name, m)
   return models.create(
-    'basisnet',
-    lightweight=network(
-      light.name, width=light.width, dropout=light.dropout, output_stride=light.output_stride
-    ),
-    specialist=network(
-      m.specialist, width=m.width, dropout=m.dropout, output_stride=m.output_stride
-    ),
+    m.name,
+    lightweight=_network(config, light.name, light),
+    specialist=_network(config, m.specialist, m),
     resolution=m.resolution,
     lightweight_resolution=light.resolution,
     num_bases=m.num_bases,
@@ -64,6 +52,31 @@ def build_model(config: ml_collections.ConfigDict) -> nn.Module:
     shared=m.coefficients.shared,
     temperature=m.coefficients.temperature,
     feature_gradient=m.coefficients.feature_gradient,
+  )
+
+
+def _network(config, name, group) -> nn.Module:
+  """One network; `group` holds the keys of its stage, the other keys are of both."""
+  m = config.model
+  dtypes = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+  if m.dtype not in dtypes:
+    raise UserError(f"config.model.dtype is {m.dtype!r}; it can be 'float32' or 'bfloat16'.")
+  options = {'norm_epsilon': group.norm_epsilon, 'padding': group.padding}
+  if name == 'once_for_all':
+    options['settings'] = once_for_all.Settings(**m.once_for_all)
+  if models.is_routed(name):
+    options['num_bases'] = m.num_bases
+  return models.create(
+    name,
+    num_classes=num_classes(config),
+    width=group.width,
+    dropout=group.dropout,
+    output_stride=group.output_stride,
+    norm_momentum=m.norm_momentum,
+    pixel_mean=group.pixel_mean,
+    pixel_std=group.pixel_std,
+    dtype=dtypes[m.dtype],
+    **{key: value for key, value in options.items() if value is not None},
   )
 
 
@@ -169,11 +182,11 @@ def learning_rate(config: ml_collections.ConfigDict, schedule: Schedule) -> opta
 
 
 def optimizer(
-  config: ml_collections.ConfigDict, rate: optax.Schedule
+  config: ml_collections.ConfigDict, model: nn.Module, rate: optax.Schedule
 ) -> optax.GradientTransformation:
   """The optimizer of the recipe."""
   o = config.optimizer
-  return optimizers.create(
+  update = optimizers.create(
     o.name,
     rate,
     momentum=o.momentum,
@@ -183,6 +196,10 @@ def optimizer(
     beta2=o.beta2,
     weight_decay=o.weight_decay,
   )
+  if not o.learning_rate_factors:
+    return update
+  params = jax.eval_shape(state_factory(config, model, optax.identity())).params
+  return optax.chain(update, optimizers.scale_by_path(o.learning_rate_factors, params))
 
 
 def state_factory(
@@ -197,6 +214,45 @@ def state_factory(
     config.model.resolution,
     use_ema=config.ema_decay > 0,
   )
+
+
+def with_trained_weights(
+  config: ml_collections.ConfigDict, model: nn.Module, state: train_state.TrainState
+) -> train_state.TrainState:
+  """A fresh state with the weights of the recipe's files, if it names any, on the same devices.
+
+  Raises:
+    UserError: a file cannot be read or does not fit, or no stage takes it.
+  """
+  i, two_stage = config.init, isinstance(model, models.BasisNet)
+  if i.lightweight_weights and not two_stage:
+    raise UserError(
+      f'config.init.lightweight_weights is set, but {config.model.name!r} has one stage: use '
+      'config.init.weights.'
+    )
+  if not (i.weights or i.lightweight_weights):
+    return state
+
+  def load(network, path):
+    return pretrained.load(network, path, classifier=i.classifier) if path else None
+
+  variables = {'params': state.params, 'batch_stats': state.batch_stats}
+  if two_stage:
+    variables = upcycling.upcycle(
+      model,
+      variables,
+      specialist=load(model.specialist, i.weights),
+      lightweight=load(model.lightweight, i.lightweight_weights),
+      perturbation=i.perturbation,
+      seed=config.seed,
+    )
+  else:
+    variables = upcycling.fill(variables, load(model, i.weights))
+  place = functools.partial(jax.tree.map, lambda new, old: jax.device_put(new, old.sharding))
+  params = place(variables['params'], state.params)
+  batch_stats = place(variables.get('batch_stats', {}), state.batch_stats)
+  ema = state.ema and jax.tree.map(jnp.copy, {'params': params, 'batch_stats': batch_stats})
+  return dataclasses.replace(state, params=params, batch_stats=batch_stats, ema=ema)
 
 
 def uniform_mix(config: ml_collections.ConfigDict, schedule: Schedule) -> optax.Schedule:

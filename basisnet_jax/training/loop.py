@@ -48,7 +48,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
   model = experiment.build_model(config)
   schedule = experiment.Schedule(config, experiment.num_images(dataset, config.data.train_split))
   rate = experiment.learning_rate(config, schedule)
-  optimizer = experiment.optimizer(config, rate)
+  optimizer = experiment.optimizer(config, model, rate)
   evaluator = evaluator_lib.Evaluator(config, model, dataset, mesh)
   create = experiment.state_factory(config, model, optimizer)
   with contextlib.ExitStack() as stack:
@@ -71,6 +71,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
     state = latest.restore(sharding.abstract(jax.eval_shape(create), mesh))
     if state is None:
       state = train_state.initialize(create, mesh)
+      state = experiment.with_trained_weights(config, model, state)
       telemetry.text(0, {'config': json.dumps(config.to_dict(), indent=2)})
       telemetry.hparams(config)
     train_step = step_lib.jit_train_step(

@@ -1,8 +1,11 @@
 """Learning-rate schedules and optimizers by name."""
 
+from collections.abc import Sequence
+import re
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from basisnet_jax.errors import UserError
@@ -69,6 +72,42 @@ def create(
   else:
     raise UserError(f"config.optimizer.name is {name!r}; it can be 'rmsprop', 'sgd' or 'adamw'.")
   return optax.chain(optax.add_decayed_weights(weight_decay, decayed_mask), update)
+
+
+def scale_by_path(factors: Sequence[tuple[str, float]], params) -> optax.GradientTransformation:
+  """Multiplies each parameter's update by the factor of the first pattern that matches its path.
+
+  Args:
+    factors: (regular expression, factor) in order; a path ('specialist/block_1/expand/conv/
+      kernel') is matched from its start; 0 freezes, and without a match the factor is 1.
+    params: of the model, or their shapes.
+
+  Raises:
+    UserError: a pattern that is no regular expression, or that no parameter matches first.
+  """
+  unused = dict(factors)
+
+  def factor(path, _):
+    name = '/'.join(key.key for key in path)
+    for pattern, value in factors:
+      if re.match(pattern, name):
+        unused.pop(pattern, None)
+        return value
+    return 1.0
+
+  try:
+    by_path = jax.tree_util.tree_map_with_path(factor, params)
+  except re.error as error:
+    raise UserError(
+      f'config.optimizer.learning_rate_factors has {error.pattern!r}, which is no regular '
+      f'expression: {error}.'
+    ) from error
+  if unused:
+    raise UserError(
+      f'config.optimizer.learning_rate_factors has {next(iter(unused))!r}, which is the first '
+      'match of no parameter; --mode=cost writes their paths to cost.json.'
+    )
+  return optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, by_path))
 
 
 def decayed_mask(params) -> Any:

@@ -33,7 +33,7 @@ def test_model_is_the_recipes(config):
   assert (model.lightweight.width, model.specialist.width) == (0.5, 1.0)
   assert (model.lightweight.dropout, model.specialist.dropout) == (0.2, 0.2)
   for network in (model.lightweight, model.specialist):
-    assert (network.num_classes, network.dtype) == (10, jnp.bfloat16)
+    assert (network.num_classes, network.style.dtype) == (10, jnp.bfloat16)
   assert model.layers == ('dense', 'depthwise', 'pointwise')
 
 
@@ -108,7 +108,9 @@ def test_uniform_mix_falls_linearly_and_is_off_by_default(config):
 def test_optimizer_is_the_recipes(config, name):
   config.optimizer.name = name
   schedule = experiment.Schedule(config, 100)
-  update = experiment.optimizer(config, experiment.learning_rate(config, schedule))
+  update = experiment.optimizer(
+    config, tiny.TinyNetwork(), experiment.learning_rate(config, schedule)
+  )
   params = {'kernel': jnp.ones(2)}
   updates, _ = update.update({'kernel': jnp.ones(2)}, update.init(params), params)
   assert (updates['kernel'] < 0).all()
@@ -116,7 +118,7 @@ def test_optimizer_is_the_recipes(config, name):
 
 def test_state_has_averages_only_where_the_recipe_wants_them(config):
   model = experiment.build_model(config)
-  update = experiment.optimizer(config, lambda step: 0.1)
+  update = experiment.optimizer(config, tiny.TinyNetwork(), lambda step: 0.1)
   assert jax.eval_shape(experiment.state_factory(config, model, update)).ema is not None
   config.ema_decay = 0.0
   assert jax.eval_shape(experiment.state_factory(config, model, update)).ema is None

@@ -167,3 +167,32 @@ def test_unknown_names_are_refused_with_those_there_are():
     optimizers.create('lion', optax.constant_schedule(0.1), **OPTIONS)
   with pytest.raises(UserError, match="'linear'; it can be 'cosine' or 'exponential'"):
     schedule('linear')
+
+
+def test_first_matching_factor_scales_the_update_and_zero_freezes():
+  params = {'body': {'stem': {'kernel': 1.0}, 'block': {'kernel': 1.0}}, 'head': {'kernel': 1.0}}
+  params = jax.tree.map(jnp.asarray, params)
+  factors = (('body/stem/', 0.0), ('body/', 0.25))
+  update = optax.chain(optax.adamw(0.1), optimizers.scale_by_path(factors, params))
+  plain = optax.adamw(0.1)
+  gradients = jax.tree.map(lambda leaf: leaf + 0.5, params)
+  found, _ = update.update(gradients, update.init(params), params)
+  expected, _ = plain.update(gradients, plain.init(params), params)
+  assert found['body']['stem']['kernel'] == 0
+  np.testing.assert_allclose(
+    found['body']['block']['kernel'], 0.25 * expected['body']['block']['kernel']
+  )
+  assert found['head']['kernel'] == expected['head']['kernel']
+
+
+@pytest.mark.parametrize(
+  ('factors', 'sentence'),
+  [
+    ((('kernel', 1.0), ('nothing', 0.0)), "'nothing', which is the first match of no parameter"),
+    ((('kernel', 1.0), ('kern', 0.0)), "'kern', which is the first match of no parameter"),
+    ((('(kernel', 0.0),), r"'\(kernel', which is no regular expression"),
+  ],
+)
+def test_factor_that_can_have_no_effect_is_refused(factors, sentence):
+  with pytest.raises(UserError, match=sentence):
+    optimizers.scale_by_path(factors, parameters())

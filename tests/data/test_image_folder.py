@@ -1,0 +1,128 @@
+"""Folders of photos as a dataset: what a person's photos are like, and their mistakes."""
+
+import io
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from basisnet_jax import data
+from basisnet_jax.data import image_folder
+from basisnet_jax.errors import UserError
+
+
+def photo(path, size=(40, 30), mode='RGB', colour=(200, 30, 10), **options):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  Image.new('RGB', size, colour).convert(mode).save(path, **options)
+  return path
+
+
+@pytest.fixture
+def root(tmp_path):
+  root = tmp_path / 'pets'
+  for split, count in (('train', 5), ('validation', 2)):
+    for name, colour in (('cat', (200, 30, 10)), ('dog', (10, 30, 200))):
+      for i in range(count):
+        photo(root / split / name / f'{i}.png', colour=colour)
+  return root
+
+
+def open_folder(root):
+  return data.open_dataset(str(root), str(root.parent / 'data'))
+
+
+def decoded(path):
+  with Image.open(io.BytesIO(image_folder.encode(path))) as image:
+    return np.asarray(image), image.format
+
+
+def test_splits_and_classes_are_the_folders(root):
+  dataset = open_folder(root)
+  assert dataset.splits == {'train': 10, 'validation': 4}
+  assert dataset.label_names == ('cat', 'dog')
+
+
+def test_each_photo_comes_with_the_label_of_its_folder(root):
+  batches = data.eval_batches(
+    open_folder(root), split='validation', batch_size=4, resolution=8, eval_crop=1.0
+  )
+  (batch,) = batches
+  colours = batch['image'].mean((1, 2))
+  np.testing.assert_array_equal(colours[:, 2] > colours[:, 0], batch['label'] == 1)
+
+
+def test_photos_are_written_once_and_anew_when_they_change(root):
+  first = open_folder(root).builder.data_path
+  assert open_folder(root).builder.data_path == first
+  photo(root / 'train' / 'cat' / 'new.png')
+  changed = open_folder(root)
+  assert changed.builder.data_path != first
+  assert changed.splits['train'] == 11
+
+
+def test_usual_photo_keeps_its_bytes(tmp_path):
+  path = photo(tmp_path / 'a.jpg')
+  assert image_folder.encode(path) == path.read_bytes()
+
+
+def test_photo_that_lies_on_its_side_is_turned_upright(tmp_path):
+  image = Image.new('RGB', (40, 20), 'black')
+  image.paste('white', (0, 0, 20, 20))  # The left half.
+  exif = Image.Exif()
+  exif[0x0112] = 6  # The camera was held upright: turn clockwise to see it so.
+  image.save(tmp_path / 'a.jpg', exif=exif)
+  pixels, _ = decoded(tmp_path / 'a.jpg')
+  assert pixels.shape == (40, 20, 3)
+  assert pixels[:15].mean() > 240 and pixels[25:].mean() < 15
+
+
+def test_giant_photo_is_shrunk_in_proportion(tmp_path):
+  pixels, _ = decoded(photo(tmp_path / 'a.jpg', (2000, 1280)))
+  assert pixels.shape == (640, 1000, 3)
+
+
+@pytest.mark.parametrize(
+  ('name', 'mode'), [('a.jpg', 'CMYK'), ('a.png', 'I;16'), ('a.png', 'P'), ('a.webp', 'RGB')]
+)
+def test_unusual_photo_becomes_an_rgb_jpeg(name, mode, tmp_path):
+  path = tmp_path / name
+  image = Image.new('RGB', (40, 30), (200, 30, 10))
+  if mode == 'I;16':
+    image = Image.fromarray(np.full((30, 40), 30000, np.uint16))
+  (image if mode == 'I;16' else image.convert(mode)).save(path)
+  pixels, kind = decoded(path)
+  assert kind == 'JPEG' and pixels.shape == (30, 40, 3)
+  if mode != 'I;16':
+    np.testing.assert_allclose(pixels.mean((0, 1)), (200, 30, 10), atol=4)
+
+
+def test_transparent_becomes_white(tmp_path):
+  Image.new('RGBA', (20, 20), (0, 0, 0, 0)).save(tmp_path / 'a.png')
+  assert decoded(tmp_path / 'a.png')[0].min() > 250
+
+
+def test_unreadable_photos_are_left_out_and_named(root, capsys):
+  (root / 'train' / 'cat' / 'empty.jpg').touch()
+  whole = photo(root / 'train' / 'dog' / 'whole.jpg', (300, 300)).read_bytes()
+  (root / 'train' / 'dog' / 'cut.jpg').write_bytes(whole[: len(whole) // 2])
+  (root / 'train' / 'dog' / 'notes.txt').write_text('not a photo, and not taken for one')
+  assert open_folder(root).splits['train'] == 11
+  said = capsys.readouterr().out
+  assert '2 photos could not be read' in said and 'empty.jpg' in said and 'cut.jpg' in said
+
+
+def test_one_class_is_refused(tmp_path):
+  photo(tmp_path / 'a' / 'train' / 'cat' / '1.png')
+  with pytest.raises(UserError, match=r'photos of 1 classes \(cat\); put those of each class'):
+    open_folder(tmp_path / 'a')
+
+
+def test_class_that_training_never_sees_is_refused(root):
+  photo(root / 'validation' / 'cats' / '1.png')
+  with pytest.raises(UserError, match=r'classes that train/ has not \(cats\)'):
+    open_folder(root)
+
+
+def test_folder_without_train_is_told_what_it_lacks(root):
+  with pytest.raises(UserError, match='is a folder, but has no train/ in it'):
+    open_folder(root / 'validation')
