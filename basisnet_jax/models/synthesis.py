@@ -118,13 +118,10 @@ def lifted(root: tuple[str, ...], coefficients: Mapping[str, jax.Array]) -> Iter
   """
 
   def intercept(next_fun, args, kwargs, context):
-    module = context.module
-    if context.method_name != '__call__' or module.path[: len(root)] != root:
+    blend = coefficients.get(_called_below(root, context))
+    if blend is None or not _can_hold_bases(context.module):
       return next_fun(*args, **kwargs)
-    blend = coefficients.get('/'.join(module.path[len(root) :]))
-    if blend is None or not _can_hold_bases(module):
-      return next_fun(*args, **kwargs)
-    return _run_lifted(module, layer_input(args, kwargs), blend)
+    return _run_lifted(context.module, layer_input(args, kwargs), blend)
 
   with nn.intercept_methods(intercept):
     yield
@@ -143,9 +140,8 @@ def routed(root: tuple[str, ...], groups: Mapping[str, Sequence[str]], route) ->
   """
 
   def intercept(next_fun, args, kwargs, context):
-    module = context.module
-    path = '/'.join(module.path[len(root) :])
-    if context.method_name != '__call__' or module.path[: len(root)] != root or path not in groups:
+    module, path = context.module, _called_below(root, context)
+    if path not in groups:
       return next_fun(*args, **kwargs)
     x = layer_input(args, kwargs)
     coefficients = route(module, x)
@@ -156,6 +152,14 @@ def routed(root: tuple[str, ...], groups: Mapping[str, Sequence[str]], route) ->
 
   with nn.intercept_methods(intercept):
     yield
+
+
+def _called_below(root, context) -> str | None:
+  """The path below `root` of the module that is called; None elsewhere or in other methods."""
+  path = context.module.path
+  if context.method_name != '__call__' or path[: len(root)] != root:
+    return None
+  return '/'.join(path[len(root) :])
 
 
 def layer_input(args, kwargs):

@@ -58,8 +58,8 @@ def upcycle(
     return (kernel + noise) / (model.num_bases * at_rest)
 
   flat = traverse_util.flatten_dict(dict(specialist), sep='/')
-  keys = jax.random.split(jax.random.key(seed), max(1, len(model.layers)))
-  for path, key in zip(model.layers, keys, strict=False):
+  keys = jax.random.split(jax.random.key(seed), len(model.layers))
+  for path, key in zip(model.layers, keys, strict=True):
     if (kernel := flat.pop(f'params/{path}/kernel', None)) is not None:
       flat[f'params/{path}/bases'] = bases(kernel, key)
   variables = fill(variables, traverse_util.unflatten_dict(flat, sep='/'), 'specialist/')

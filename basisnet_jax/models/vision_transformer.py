@@ -23,7 +23,8 @@ class VisionTransformer(nn.Module):
     width: multiplier of the channels.
     dropout: rate before the classifier.
     output_stride: side of a patch, pixels; what is left at the image's border is not seen.
-    style: see `layers.Style`; only the dtype matters here, and logits come in it too.
+    style: see `layers.Style`, of which the normalisation and the padding have no part here;
+      logits come in its dtype too.
   """
 
   num_classes: int
