@@ -29,12 +29,12 @@ def get_config(variant=None):
   c.model.num_bases = 4
   c.model.based_layers = r'(block_([4-9]|1[01])/(?!squeeze)|last|head)'
   c.model.lightweight.name = 'mobilenet_v3_small'
-  c.model.lightweight.resolution = 32
+  c.model.lightweight.resolution = 24
   c.model.lightweight.width = 0.35
-  c.model.lightweight.output_stride = 16
+  c.model.lightweight.output_stride = 8
   c.model.coefficients.feature_gradient = 0.0
   c.model.coefficients.uniform_mix = 1.0
-  c.model.coefficients.uniform_mix_epochs = 6.0
+  c.model.coefficients.uniform_mix_epochs = 7.0
 
   c.data.name = 'cifar10'
   c.data.eval_split = 'test'

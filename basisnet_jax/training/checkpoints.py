@@ -6,9 +6,13 @@ folder, which is never chosen.
 """
 
 import contextlib
+import gc
 import logging
 import os
+import sys
+import time
 from typing import Any
+import warnings
 
 from etils import epath
 import jax
@@ -18,6 +22,30 @@ from orbax import checkpoint as ocp
 from basisnet_jax.errors import UserError
 
 FORMAT_VERSION = 1
+
+
+class _DamagedError(Exception):
+  """A checkpoint cannot be read; why, in a line."""
+
+
+@contextlib.contextmanager
+def _quiet_if_it_fails():
+  # A failed read leaves reads in flight and tasks for the garbage collector. Both would cry out
+  # later, traceback by traceback, over a closed event loop; nobody misses them.
+  hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+  asyncio_log = logging.getLogger('asyncio')
+  disabled, asyncio_log.disabled = asyncio_log.disabled, True
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter('ignore', RuntimeWarning)  # coroutine ... was never awaited
+      try:
+        yield
+      except _DamagedError:
+        time.sleep(0.2)  # For the reads in flight.
+        gc.collect()
+        raise
+  finally:
+    sys.unraisablehook, asyncio_log.disabled = hook, disabled
 
 
 class Checkpoints:
@@ -84,7 +112,7 @@ class Checkpoints:
     step = self.latest_step
     if step is None:
       return {}
-    with contextlib.suppress(Exception):  # A damaged one counts as none.
+    with contextlib.suppress(_DamagedError):  # It counts as none.
       return self._read(step, about=ocp.args.JsonRestore())['metrics']
     return {}
 
@@ -108,10 +136,8 @@ class Checkpoints:
         # What it is comes first: a newer format may hold other arrays.
         self._check_version(step, self._read(step, about=ocp.args.JsonRestore()))
         state = self._read(step, state=ocp.args.StandardRestore(like))
-      except UserError:
-        raise
-      except Exception as error:  # Orbax raises many kinds for a damaged file.
-        damaged.append((step, str(error).strip().split('\n')[0][:200]))
+      except _DamagedError as error:
+        damaged.append((step, str(error)))
         continue
       if damaged:
         self._set_aside(damaged, warn)
@@ -127,7 +153,12 @@ class Checkpoints:
 
   def _read(self, step, **item):
     (name,) = item
-    return self._manager.restore(step, args=ocp.args.Composite(**item))[name]
+    with _quiet_if_it_fails():
+      try:
+        return self._manager.restore(step, args=ocp.args.Composite(**item))[name]
+      except Exception as error:  # Orbax raises many kinds for a damaged file.
+        reason = str(error).strip().split('\n')[0][:200]
+      raise _DamagedError(reason)  # Without the cause, whose frames hold what is to be collected.
 
   def _check_version(self, step, about):
     if about['format_version'] > FORMAT_VERSION:

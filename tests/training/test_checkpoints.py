@@ -1,5 +1,6 @@
 """Checkpoints: exact, and whatever happens to their files, never the end of a run."""
 
+import gc
 import json
 import os
 import pathlib
@@ -18,10 +19,12 @@ from basisnet_jax.training import checkpoints
 from basisnet_jax.training.checkpoints import Checkpoints
 from basisnet_jax.training.state import TrainState
 
-# Orbax leaves coroutines behind when a read fails.
-pytestmark = pytest.mark.filterwarnings(
-  'ignore::pytest.PytestUnraisableExceptionWarning', 'ignore:coroutine:RuntimeWarning'
-)
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind():
+  """What a failed read leaves fails the test that made it, not one after it."""
+  yield
+  gc.collect()
 
 
 def state_at(step, features=512):
