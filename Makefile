@@ -13,7 +13,8 @@ RUN := $(VENV)/bin/python
 help:
 	@echo 'make demo    train and evaluate a small BasisNet on scikit-learn digits (DEMO adds flags)'
 	@echo 'make test    run the tests (TESTS picks some)'
-	@echo 'make test-extras  install PyTorch, timm and Keras too, and run the tests against them'
+	@echo 'make test-extras  install PyTorch, timm and Keras too, run the tests against them and'
+	@echo '                  those of each network that take long'
 	@echo 'make lint    check style'
 	@echo 'make format  apply style'
 	@echo 'make clean   remove .venv and .cache (not runs)'
@@ -25,7 +26,7 @@ test: $(VENV)/.done
 	JAX_PLATFORMS=cpu $(RUN) -m pytest $(TESTS)
 
 test-extras: $(VENV)/.extras
-	JAX_PLATFORMS=cpu $(RUN) -m pytest tests/extras
+	JAX_PLATFORMS=cpu EVERY_NETWORK=1 $(RUN) -m pytest tests/extras tests/models/test_networks.py
 
 lint: $(VENV)/.done
 	$(RUN) -m ruff check .

@@ -41,10 +41,13 @@ class Cost(NamedTuple):
   Attributes:
     layers: in the order in which they run.
     lightweight_madds: of the preview with its coefficient head; None for a single network.
+    elementwise_madds: of pooling, gates and shortcuts. In no other number here, but in the
+      published ones of EfficientNet (390M for B0) and of CondConv on it (402M and 413M).
   """
 
   layers: list[Layer]
   lightweight_madds: int | None
+  elementwise_madds: int
 
   @property
   def total_madds(self) -> int:
@@ -57,8 +60,12 @@ class Cost(NamedTuple):
     return sum(layer.params for layer in self.layers)
 
   def as_dict(self) -> dict[str, Any]:
-    """For JSON: total_madds, total_params, layers, and lightweight_madds where there is one."""
-    totals = {'total_madds': self.total_madds, 'total_params': self.total_params}
+    """For JSON: the totals, layers, and lightweight_madds where there is one."""
+    totals = {
+      'total_madds': self.total_madds,
+      'elementwise_madds': self.elementwise_madds,
+      'total_params': self.total_params,
+    }
     if self.lightweight_madds is not None:
       totals['lightweight_madds'] = self.lightweight_madds
     return {**totals, 'layers': [layer._asdict() for layer in self.layers]}
@@ -73,11 +80,19 @@ def count(model: nn.Module, resolution: int) -> Cost:
   variables = _variables(model, resolution)
   params = _parameters(variables)
 
+  elementwise = 0
+
+  def operations_of(network, variables, resolution):
+    nonlocal elementwise
+    jaxpr = _trace(network, variables, resolution)
+    elementwise += _elementwise(jaxpr)
+    return _operations(jaxpr)
+
   def under(name, operations):
     return {f'{name}/{path}'.rstrip('/'): row for path, row in operations.items()}
 
   def stage(name, network, resolution):
-    return under(name, _operations(network, _variables(network, resolution), resolution))
+    return under(name, operations_of(network, _variables(network, resolution), resolution))
 
   def synthesis_of(name):
     bases = {path: params[f'{name}/{path}']['bases'] for path in model.layers}
@@ -92,14 +107,15 @@ def count(model: nn.Module, resolution: int) -> Cost:
   if isinstance(model, routed.Routed):
     operations = {**heads('routing'), **synthesis_of('network')}
     operations.update(stage('network', model.network, resolution))
-    return Cost(_rows(operations, params), None)
+    return Cost(_rows(operations, params), None, elementwise)
   if not isinstance(model, basisnet.BasisNet):
-    return Cost(_rows(_operations(model, variables, resolution), params), None)
+    operations = operations_of(model, variables, resolution)
+    return Cost(_rows(operations, params), None, elementwise)
   light_resolution = model.lightweight_resolution or resolution
   preview = stage('lightweight', model.lightweight, light_resolution) | heads('coefficient_head')
   specialist = synthesis_of('specialist') | stage('specialist', model.specialist, resolution)
   rows = _rows({**preview, **specialist}, params)
-  return Cost(rows, sum(madds for _, madds in preview.values()))
+  return Cost(rows, sum(madds for _, madds in preview.values()), elementwise)
 
 
 def table(cost: Cost) -> str:
@@ -116,6 +132,8 @@ def table(cost: Cost) -> str:
   for name, (madds, params) in rows:
     lines.append(f'{name:{width}}  {madds / 1e6:9.2f}M  {params / 1e6:9.3f}M')
   lines.insert(-1, '-' * len(lines[0]))
+  everything = cost.total_madds + cost.elementwise_madds
+  lines.append(f'{everything / 1e6:.2f}M with pooling, gates and shortcuts, as some papers count.')
   return '\n'.join(lines)
 
 
@@ -137,15 +155,19 @@ def _parameters(variables) -> dict[str, dict[str, tuple[int, ...]]]:
   return shapes
 
 
-def _operations(network, variables, resolution) -> dict[str, tuple[tuple[int, ...], int]]:
-  """{path of a layer: (output shape of one image, multiply-adds)} of a plain network."""
+def _trace(network, variables, resolution):
+  """The jaxpr of a plain network on one image."""
 
   def run(variables, images):
     with convolution.form('plain'):
       return network.apply(variables, images, method=_call)
 
+  return jax.make_jaxpr(run)(variables, _images(resolution)).jaxpr
+
+
+def _operations(jaxpr) -> dict[str, tuple[tuple[int, ...], int]]:
+  """{path of a layer: (output shape of one image, multiply-adds)} of a plain network."""
   operations = {}
-  jaxpr = jax.make_jaxpr(run)(variables, _images(resolution)).jaxpr
   for path, equation, times in _products(jaxpr):
     # The first name is that of the network's class.
     path = '/'.join(path[1:])
@@ -155,16 +177,39 @@ def _operations(network, variables, resolution) -> dict[str, tuple[tuple[int, ..
   return operations
 
 
-def _products(jaxpr, outer=(), times=1):
+def _elementwise(jaxpr) -> int:
+  """Multiply-adds of pooling, gates and shortcuts: one for each number of the map they read."""
+  total = 0
+  equations = list(_equations(jaxpr))
+  normalisations = {path for path, equation, _ in equations if equation.primitive.name == 'rsqrt'}
+  for path, equation, times in equations:
+    name, shapes = equation.primitive.name, [v.aval.shape for v in equation.invars]
+    size = math.prod(shapes[0]) if shapes else 0
+    if path in normalisations or not shapes or len(shapes[0]) != 4:
+      continue
+    pooling = name == 'reduce_sum' and equation.params['axes'] == (1, 2)
+    shortcut = name == 'add' and shapes[0] == shapes[1]
+    gate = name == 'mul' and len(shapes[1]) == 4 and shapes[1][1:3] == (1, 1) != shapes[0][1:3]
+    total += times * size * (pooling or shortcut or gate)
+  return total
+
+
+def _products(jaxpr):
   """Yields `(path, equation, times it runs)` of every convolution and matrix product."""
+  for path, equation, times in _equations(jaxpr):
+    if equation.primitive.name in ('conv_general_dilated', 'dot_general'):
+      yield path, equation, times
+
+
+def _equations(jaxpr, outer=(), times=1):
+  """Yields `(path, equation, times it runs)`, into calls and loops."""
   for equation in jaxpr.eqns:
     names = str(equation.source_info.name_stack)
     path = outer + tuple(names.split('/') if names else ())
-    if equation.primitive.name in ('conv_general_dilated', 'dot_general'):
-      yield path, equation, times
+    yield path, equation, times
     loops = equation.params['length'] if equation.primitive.name == 'scan' else 1
     for inner in core.jaxprs_in_params(equation.params):
-      yield from _products(inner, path, times * loops)
+      yield from _equations(inner, path, times * loops)
 
 
 def _madds(equation) -> int:

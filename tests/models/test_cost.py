@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from basisnet_jax import base_config, models
-from basisnet_jax.models import convolution, cost, synthesis
+from basisnet_jax.models import convolution, cost, layers, synthesis
 from basisnet_jax.training import experiment
 
 # Multiply-adds and parameters, in millions: network, width, resolution, both. From the tables
@@ -101,14 +101,34 @@ def test_kernels_of_fbnet_v3_are_as_large_as_released(name, params):
   assert abs(sum(leaf.size for path, leaf in leaves if path[-1] == 'kernel') / 1e6 - params) < 0.005
 
 
-# CondConv's README: parameters of EfficientNet-B0 by experts, and what they add to its MAdds.
-@pytest.mark.parametrize(('experts', 'params', 'added'), [(4, 13.31, 10.7), (8, 24.01, 21.4)])
-def test_condconv_adds_what_was_published(experts, params, added):
+# CondConv's README: EfficientNet-B0 by experts, and what they add to the 391M of the plain one,
+# which are its multiply-adds with pooling, gates and shortcuts.
+@pytest.mark.parametrize(
+  ('experts', 'params', 'added', 'total'), [(4, 13.31, 10.7, 401.7), (8, 24.01, 21.4, 412.4)]
+)
+def test_condconv_costs_what_was_published(experts, params, added, total):
   plain = cost.count(models.create('efficientnet_b0', num_classes=1000), 224)
   network = models.create('condconv_efficientnet_b0', num_classes=1000, num_bases=experts)
   counted = cost.count(network, 224)
   assert abs(counted.total_params / 1e6 - params) < 0.006
   assert abs((counted.total_madds - plain.total_madds) / 1e6 - added) < 0.06
+  everything = (counted.total_madds + counted.elementwise_madds) / 1e6
+  assert everything == pytest.approx(total, rel=0.001)
+
+
+def test_pooling_gates_and_shortcuts_are_counted_apart():
+  class Block(nn.Module):
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+      x = layers.ConvNorm(8, name='stem')(x, train)
+      block = layers.InvertedResidual(8, 16, 3, 1, squeeze=4, activation=layers.hard_swish)
+      return nn.Dense(5)(block(x, train).mean((1, 2)))
+
+  counted = cost.count(Block(), 10)
+  # Pooled and gated at 16 channels, added and pooled at 8.
+  assert counted.elementwise_madds == 10 * 10 * (16 + 16 + 8 + 8)
+  products = 10 * 10 * (3 * 8 + 8 * 16 + 9 * 16 + 16 * 8) + 2 * 16 * 4 + 8 * 5
+  assert counted.total_madds == products
 
 
 def test_condconv_mobilenet_v2_costs_what_was_published():

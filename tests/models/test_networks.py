@@ -1,6 +1,7 @@
 """Every network of the registry, without being listed here: what each must do; mistakes."""
 
 import functools
+import os
 import re
 
 from flax import traverse_util
@@ -20,9 +21,12 @@ from basisnet_jax.training.state import TrainState
 
 NAMES = [name for name in models.names() if name not in ('basisnet', 'cascade')]
 every_network = pytest.mark.parametrize('name', NAMES)
-# Compiling takes minutes for all of them: what needs it is tested on one network of each kind.
+# Compiling takes many minutes for all of them: `make test` tests what needs it on one network of
+# each kind, `make test-extras` on every one.
 KINDS = {re.match(r'mobilenet_v\d|[a-z]+', name)[0]: name for name in reversed(NAMES)}
-every_kind = pytest.mark.parametrize('name', KINDS.values())
+every_kind = pytest.mark.parametrize(
+  'name', NAMES if 'EVERY_NETWORK' in os.environ else KINDS.values()
+)
 KEY = jax.random.key(0)
 # Compiles in half the time.
 jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
