@@ -14,7 +14,8 @@ Hardware: 2 CPU cores, about 11 images/s.
 Seen: 400 photos of ten classes (Imagenette's), 200 held out: lightweight 84.0%, specialist 94.5%
 top-1; at threshold 0.5 95.0% for 136.7M on average.
 Cost: 280.0M MAdds with ten classes, of them 70.8M for stage 1.
-All choices are ours: stem and early blocks frozen, the rest at a fifth of the rate of the new
+All choices are ours: stem and early blocks frozen (but for the statistics of their normalisations,
+which follow the photos), the rest at a fifth of the rate of the new
 classifiers and of the coefficient head; coefficients start uniform, the bases 10% apart.
 """
 
