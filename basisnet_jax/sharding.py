@@ -28,11 +28,11 @@ def over_data(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, P('data'))
 
 
-def local_batch_size(batch_size: int, mesh: Mesh, key: str) -> int:
-  """This host's share of a global batch.
+def checked_batch_size(batch_size: int, mesh: Mesh, key: str) -> int:
+  """Returns a global batch size that the devices can share evenly.
 
   Raises:
-    UserError: the devices cannot share it evenly; `key` is the config key to name.
+    UserError: they cannot; `key` is the config key to name.
   """
   if batch_size % mesh.size:
     near = max(1, round(batch_size / mesh.size)) * mesh.size
@@ -40,7 +40,7 @@ def local_batch_size(batch_size: int, mesh: Mesh, key: str) -> int:
       f'{key}={batch_size} cannot be split over {mesh.size} devices; the nearest that can is '
       f'{near}.'
     )
-  return batch_size // jax.process_count()
+  return batch_size
 
 
 def to_device(batches: Iterable[dict[str, np.ndarray]], mesh: Mesh) -> Iterator[dict[str, Any]]:

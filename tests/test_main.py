@@ -115,7 +115,7 @@ def test_evaluation_has_both_stages_and_early_termination(demo):
     assert set(point) == {'threshold', 'exit_rate', 'average_madds', 'top1'}
     assert found['lightweight_madds'] <= point['average_madds'] <= found['total_madds']
   assert [point['threshold'] for point in found['early_exit']] == [
-    0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99,
+    0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.99,
   ]  # fmt: skip
 
 

@@ -51,11 +51,11 @@ def test_no_batches_are_no_batches(mesh):
 
 
 def test_batch_that_cannot_be_split_evenly_is_refused_with_the_nearest_that_can(mesh):
-  assert sharding.local_batch_size(24, mesh, 'config.training.batch_size') == 24
+  assert sharding.checked_batch_size(24, mesh, 'config.training.batch_size') == 24
   with pytest.raises(UserError, match='training.batch_size=30 .* 8 devices; the nearest .* is 32'):
-    sharding.local_batch_size(30, mesh, 'config.training.batch_size')
+    sharding.checked_batch_size(30, mesh, 'config.training.batch_size')
   with pytest.raises(UserError, match='the nearest that can is 8'):
-    sharding.local_batch_size(3, mesh, 'config.training.batch_size')
+    sharding.checked_batch_size(3, mesh, 'config.training.batch_size')
 
 
 def test_abstract_tree_keeps_shapes_and_dtypes(mesh):

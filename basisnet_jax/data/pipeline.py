@@ -32,44 +32,43 @@ def train_batches(
   """Returns this host's training batches, for ever.
 
   Epochs follow each other without a seam (a batch may hold the end of one and the
-  beginning of the next), and each has every image of the host's share once. Batch n
-  is a function of the arguments alone: starting at `start_step` gives, bit for bit,
-  what an uninterrupted iterator gives from there on.
+  beginning of the next), and each has every image once. Batch n of all hosts together is a
+  function of the arguments alone and not of the number of hosts, of which each makes its
+  own rows: starting at `start_step` gives, bit for bit, what an uninterrupted iterator
+  gives from there on.
 
   Args:
     dataset: from `open_dataset`.
     split: a split's name, or a part of one in TFDS's syntax: 'train[:90%]'.
-    batch_size: images per batch on this host.
+    batch_size: images per batch on all hosts together.
     resolution: height and width of the images, pixels.
     crop: 'area' (random area and aspect ratio) or 'pad' (resize, pad, shift).
     crop_min_area: for 'area', the smallest share of the image's area, in (0, 1].
     crop_padding: for 'pad', pixels on each side.
     flip: whether half of the images are mirrored left-right.
-    shuffle_buffer: records, still encoded, in the buffer that shuffles them. A share
-      small enough for memory (200 MB) is shuffled as a whole instead.
+    shuffle_buffer: records, still encoded, in the buffers of all hosts that shuffle them. A
+      split small enough for memory (200 MB) is shuffled as a whole instead.
     seed: what order and augmentation follow from, at least 0.
     start_step: batches to skip.
     process_index: this host.
-    process_count: how many hosts there are; each reads its own even share.
+    process_count: how many hosts there are; it must divide `batch_size`.
 
   Returns:
-    Iterator of {'image': uint8 [batch_size, resolution, resolution, 3],
-    'label': int32 [batch_size]}; the arrays are read-only.
+    Iterator of {'image': uint8 [batch_size / process_count, resolution, resolution, 3],
+    'label': int32 [batch_size / process_count]}; the arrays are read-only.
 
   Raises:
-    UserError: bad split or crop, missing files, or fewer images than hosts.
+    UserError: bad split or crop, or missing files.
   """
   if crop not in CROPS:
     raise UserError(f"data.crop is '{crop}': use {' or '.join(map(repr, CROPS))}.")
-  files = records.host_files(dataset, split, process_index, process_count)
-  if not files:
-    raise UserError(
-      f"Split '{split}' of dataset '{dataset.name}' has fewer images than there are hosts "
-      f'({process_count}): use fewer hosts or a larger split.'
-    )
+  (files,) = records.shares(dataset, split, 1)
   # Independent keys, one for each use, so that no two draw the same numbers.
-  keys = np.random.SeedSequence([seed, process_index]).generate_state(3) % np.uint32(2**31)
+  keys = np.random.SeedSequence([seed, 0]).generate_state(3) % np.uint32(2**31)
   order_key, crop_key, flip_key = (int(key) for key in keys)
+  local_size = batch_size // process_count
+  rows = range(process_index * local_size, (process_index + 1) * local_size)
+  order = dict(batch_size=batch_size, rows=rows, key=order_key, start_step=start_step)
 
   def example(position, record):
     encoded, label = records.parse(record)
@@ -83,16 +82,12 @@ def train_batches(
       image = augmentation.random_flip(image, flip_seed)
     return {'image': image, 'label': label}
 
-  start = start_step * batch_size
-  stream = records.shuffled_epochs(
-    files,
-    in_memory=records.fit_in_memory(dataset, files),
-    buffer=shuffle_buffer,
-    key=order_key,
-    start=start,
-  )
-  stream = stream.enumerate(start).map(example, tf.data.AUTOTUNE, deterministic=True)
-  return _as_numpy(stream.batch(batch_size, drop_remainder=True))
+  if records.fit_in_memory(dataset, files):
+    stream = records.shuffled_in_memory(files, **order)
+  else:
+    stream = records.shuffled_from_files(dataset, split, buffer=shuffle_buffer, **order)
+  stream = stream.map(example, tf.data.AUTOTUNE, deterministic=True)
+  return _as_numpy(stream.batch(local_size, drop_remainder=True))
 
 
 def eval_batches(
@@ -127,9 +122,9 @@ def eval_batches(
   Raises:
     UserError: bad split or missing files.
   """
-  files = records.host_files(dataset, split, process_index, process_count)
-  largest_share = records.count_records(records.host_files(dataset, split, 0, process_count))
-  num_batches = -(-largest_share // batch_size)
+  shares = records.shares(dataset, split, process_count)
+  files = shares[process_index]
+  num_batches = -(-records.count_records(shares[0]) // batch_size)
 
   def example(record):
     encoded, label = records.parse(record)
@@ -155,7 +150,7 @@ def num_images(dataset: Dataset, split: str) -> int:
   Raises:
     UserError: bad split or missing files.
   """
-  return records.count_records(records.host_files(dataset, split, 0, 1))
+  return records.count_records(*records.shares(dataset, split, 1))
 
 
 def _as_numpy(batches: tf.data.Dataset) -> Iterator[dict[str, np.ndarray]]:

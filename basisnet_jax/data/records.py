@@ -1,4 +1,4 @@
-"""Encoded records: which files and parts a host reads, and in what order.
+"""Encoded records: which files and parts are read, and in what order.
 
 A record is a serialized tf.Example. Nothing is decoded here, so that skipping to
 the middle of a run costs little.
@@ -6,29 +6,32 @@ the middle of a run costs little.
 
 import os
 
+import numpy as np
+
 from basisnet_jax.data.datasets import Dataset
 from basisnet_jax.data.quiet_tensorflow import tf, tfds
 from basisnet_jax.errors import UserError
 
-# A host's share of a split up to this size is held in memory, still encoded.
+# A split up to this size is held in memory, still encoded.
 IN_MEMORY_BYTES = 200_000_000
+# A larger one is cut into streams, of which each has its own rows of every batch.
+MOST_STREAMS = 64
 _PARALLEL_FILES = 16
 
 
-def host_files(dataset: Dataset, split: str, process_index: int, process_count: int) -> list:
-  """Returns the parts of files that hold one host's share of a split.
+def shares(dataset: Dataset, split: str, count: int) -> list[list]:
+  """Returns the parts of files that hold each share of a split.
 
   The shares are disjoint, cover the split, and differ by at most one record for
-  each split that `split` names; no host's share is larger than that of host 0.
+  each split that `split` names; none is larger than the first.
 
   Args:
     dataset: from `open_dataset`.
     split: a split's name, or TFDS's syntax for parts and sums: 'train[:90%]'.
-    process_index: this host.
-    process_count: how many hosts there are.
+    count: how many shares.
 
   Returns:
-    List of objects with `filename`, `skip`, `take`, `examples_in_shard`.
+    `count` lists of objects with `filename`, `skip`, `take`, `examples_in_shard`.
 
   Raises:
     UserError: no such split, no images in it, or files of it are missing.
@@ -37,8 +40,8 @@ def host_files(dataset: Dataset, split: str, process_index: int, process_count: 
   have = ', '.join(f'{name} ({count} images)' for name, count in dataset.splits.items())
   try:
     total = splits[split].num_examples
-    share = tfds.even_splits(split, process_count)[process_index]
-    files = splits[share].file_instructions
+    whole = splits[split].file_instructions
+    parts = [splits[share].file_instructions for share in tfds.even_splits(split, count)]
   except (ValueError, KeyError, AssertionError) as error:
     raise UserError(
       f"Dataset '{dataset.name}' has no split '{split}': use one of {have}, or a part of one "
@@ -48,16 +51,15 @@ def host_files(dataset: Dataset, split: str, process_index: int, process_count: 
     raise UserError(
       f"Split '{split}' of dataset '{dataset.name}' selects no images: widen it; there are {have}."
     )
-  if files:
-    folder = os.path.dirname(files[0].filename)
-    present = set(tf.io.gfile.listdir(folder))
-    missing = [f.filename for f in files if os.path.basename(f.filename) not in present]
-    if missing:
-      raise UserError(
-        f"Split '{split}' of dataset '{dataset.name}' lacks {len(missing)} of its {len(files)} "
-        f'files, such as {missing[0]}: copy them there, or delete the folder to prepare it again.'
-      )
-  return files
+  folder = os.path.dirname(whole[0].filename)
+  present = set(tf.io.gfile.listdir(folder))
+  missing = [f.filename for f in whole if os.path.basename(f.filename) not in present]
+  if missing:
+    raise UserError(
+      f"Split '{split}' of dataset '{dataset.name}' lacks {len(missing)} of its {len(whole)} "
+      f'files, such as {missing[0]}: copy them there, or delete the folder to prepare it again.'
+    )
+  return parts
 
 
 def count_records(files: list) -> int:
@@ -77,47 +79,106 @@ def in_order(files: list) -> tf.data.Dataset:
   return _read(_as_tensors(files))
 
 
-def shuffled_epochs(
-  files: list, *, in_memory: bool, buffer: int, key: int, start: int
+def shuffled_in_memory(
+  files: list, *, batch_size: int, rows: range, key: int, start_step: int
 ) -> tf.data.Dataset:
-  """Returns the records epoch after epoch for ever, each epoch in its own order.
+  """Returns records epoch after epoch for ever, each epoch in its own order.
 
-  Every epoch has each record once. The order is a function of `key`, the epoch, the
-  files, `in_memory` and `buffer`.
+  Every epoch has each record once. The order is a function of `key`, the epoch and the
+  files. All records are read at once.
 
   Args:
-    files: from `host_files`.
-    in_memory: True reads all records at once and shuffles them as a whole. False
-      shuffles the order of the files, reads several at a time, and shuffles the
-      records in a buffer.
-    buffer: records in that buffer.
+    files: parts of files, one of `shares`.
+    batch_size: records in a batch of all hosts.
+    rows: those of each batch that are wanted.
     key: the seed, at least 0.
-    start: how many records to skip, counted from the beginning of the first epoch.
+    start_step: batches to skip, counted from the beginning of the first epoch.
 
   Returns:
-    Endless dataset of string scalars.
+    Endless dataset of (position in the sequence, record), int64 and string scalars.
   """
+  records = in_order(files).batch(count_records(files)).get_single_element()
+
+  def one_epoch(epoch):
+    order = tf.random.experimental.stateless_shuffle(tf.range(len(records)), [key, epoch])
+    return tf.data.Dataset.from_tensor_slices(order)
+
+  start = start_step * batch_size
   first_epoch, skipped = divmod(start, count_records(files))
   epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
-  if in_memory:
-    records = in_order(files).batch(count_records(files)).get_single_element()
+  indices = epochs.flat_map(one_epoch).skip(skipped).enumerate(start)
+  mine = _only(rows, batch_size, indices)
+  return mine.map(lambda position, index: (position, records[index]))
+
+
+def shuffled_from_files(
+  dataset: Dataset,
+  split: str,
+  *,
+  batch_size: int,
+  rows: range,
+  buffer: int,
+  key: int,
+  start_step: int,
+) -> tf.data.Dataset:
+  """Returns records epoch after epoch for ever, without holding them all.
+
+  The split is cut into streams by the batch size alone, and each has its own rows of every
+  batch, so that the sequence is the same for any number of hosts, which read the streams of
+  their rows. A stream's epoch has each of its records once: the order of its files is
+  shuffled, several are read at a time, and a buffer shuffles the records.
+
+  Args:
+    dataset: from `open_dataset`.
+    split: see `shares`.
+    buffer: records in the buffers of all streams together.
+    batch_size, rows, key, start_step: see `shuffled_in_memory`.
+
+  Returns:
+    Endless dataset of (position in the sequence, record), int64 and string scalars.
+  """
+  most = min(MOST_STREAMS, dataset.builder.info.splits[split].num_examples)
+  num_streams = max(n for n in range(1, most + 1) if batch_size % n == 0)
+  block = batch_size // num_streams  # Rows of a stream.
+  first, last = rows.start // block, -(-rows.stop // block)
+  files = shares(dataset, split, num_streams)[first:last]
+  tensors = _as_tensors([file for share in files for file in share])
+  begins = tf.constant(np.cumsum([0, *(len(share) for share in files)]), tf.int64)
+  sizes = tf.constant([count_records(share) for share in files], tf.int64)
+  parallel_files = max(2, _PARALLEL_FILES // num_streams)
+
+  def stream(number):
+    own = number - first
+    size, begin, end = sizes[own], begins[own], begins[own + 1]
+    start = tf.constant(start_step * block, tf.int64)
 
     def one_epoch(epoch):
-      order = tf.random.experimental.stateless_shuffle(tf.range(len(records)), [key, epoch])
-      return tf.data.Dataset.from_tensor_slices(order)
+      seeds = [key, epoch * MOST_STREAMS + number]
+      order = tf.random.experimental.stateless_shuffle(tf.range(begin, end), seeds)
+      ordered = {name: tf.gather(values, order) for name, values in tensors.items()}
+      # One number out of both: the epochs' seeds of two keys have nothing in common.
+      seed = tf.random.stateless_uniform([], seeds, maxval=2**31 - 1, dtype=tf.int64)
+      records = _read(ordered, parallel_files)
+      return records.shuffle(max(1, buffer // num_streams), seed, reshuffle_each_iteration=False)
 
-    return epochs.flat_map(one_epoch).skip(skipped).map(lambda index: records[index])
+    epochs = tf.data.Dataset.range(start // size, tf.int64.max)
+    indexed = epochs.flat_map(one_epoch).skip(start % size).enumerate(start)
 
-  tensors = _as_tensors(files)
+    def with_position(index, record):
+      return index // block * batch_size + number * block + index % block, record
 
-  def one_epoch_from_files(epoch):
-    order = tf.random.experimental.stateless_shuffle(tf.range(len(files)), [key, epoch])
-    ordered = {name: tf.gather(values, order) for name, values in tensors.items()}
-    # One number out of both: the epochs' seeds of two keys have nothing in common.
-    seed = tf.random.stateless_uniform([], [key, epoch], maxval=2**31 - 1, dtype=tf.int64)
-    return _read(ordered).shuffle(buffer, seed=seed, reshuffle_each_iteration=False)
+    return indexed.map(with_position)
 
-  return epochs.flat_map(one_epoch_from_files).skip(skipped)
+  streams = tf.data.Dataset.range(first, last)
+  return _only(rows, batch_size, streams.interleave(stream, len(files), block))
+
+
+def _only(rows, batch_size, numbered):
+  def wanted(position, _):
+    row = position % batch_size
+    return rows.start <= row and row < rows.stop
+
+  return numbered if len(rows) == batch_size else numbered.filter(wanted)
 
 
 def parse(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -138,10 +199,10 @@ def _as_tensors(files: list) -> dict[str, tf.Tensor]:
   }
 
 
-def _read(files: dict[str, tf.Tensor]) -> tf.data.Dataset:
+def _read(files: dict[str, tf.Tensor], parallel_files: int = _PARALLEL_FILES) -> tf.data.Dataset:
   return tf.data.Dataset.from_tensor_slices(files).interleave(
     lambda f: tf.data.TFRecordDataset(f['filename']).skip(f['skip']).take(f['take']),
-    cycle_length=_PARALLEL_FILES,
+    cycle_length=parallel_files,
     block_length=16,
     num_parallel_calls=tf.data.AUTOTUNE,
     deterministic=True,

@@ -114,7 +114,7 @@ def train_batches(
   return data.train_batches(
     dataset,
     split=d.train_split,
-    batch_size=sharding.local_batch_size(
+    batch_size=sharding.checked_batch_size(
       config.training.batch_size, mesh, 'config.training.batch_size'
     ),
     resolution=config.model.resolution,
@@ -139,9 +139,10 @@ def eval_batches(
   return data.eval_batches(
     dataset,
     split=config.data.eval_split,
-    batch_size=sharding.local_batch_size(
+    batch_size=sharding.checked_batch_size(
       config.evaluation.batch_size, mesh, 'config.evaluation.batch_size'
-    ),
+    )
+    // jax.process_count(),
     resolution=config.model.resolution,
     eval_crop=config.data.eval_crop,
     process_index=jax.process_index(),

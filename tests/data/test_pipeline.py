@@ -73,24 +73,41 @@ def test_two_runs_with_one_seed_are_equal(jpeg_images, storage):
   assert_equal(train(jpeg_images, 7), train(jpeg_images, 7))
 
 
-@pytest.mark.parametrize('process_count', [1, 2, 3])
-def test_every_epoch_has_each_image_once_over_all_hosts(jpeg_images, storage, process_count):
-  shares = [
-    len(range(index, TRAIN, process_count)) for index in range(process_count)
-  ]  # 8, 8, 7 for three hosts.
-  streams = [
-    train_labels(
-      jpeg_images, 3 * share, process_index=index, process_count=process_count, shuffle_buffer=4
-    )
-    for index, share in enumerate(shares)
-  ]
+def test_every_epoch_has_each_image_once(jpeg_images, storage):
+  labels = train_labels(jpeg_images, 3 * TRAIN, shuffle_buffer=4)
   for epoch in range(3):
-    seen = [
-      label
-      for stream, share in zip(streams, shares, strict=True)
-      for label in stream[epoch * share : (epoch + 1) * share]
-    ]
-    assert sorted(seen) == list(range(TRAIN))
+    assert sorted(labels[epoch * TRAIN : (epoch + 1) * TRAIN]) == list(range(TRAIN))
+
+
+def test_streams_of_a_large_split_have_each_image_once_an_epoch(jpeg_images, monkeypatch):
+  monkeypatch.setattr(records, 'IN_MEMORY_BYTES', 0)
+  batches = train(jpeg_images, 40, batch_size=6, resolution=4)
+  rows = np.stack([batch['label'] for batch in batches]).T  # 6 streams.
+  for epoch in range(8):
+    # Five of them have 4 images and one has 3.
+    seen = [row[epoch * n : (epoch + 1) * n] for row, n in zip(rows, [4] * 5 + [3], strict=True)]
+    assert sorted(np.concatenate(seen)) == list(range(TRAIN))
+  assert len({tuple(np.argsort(row[:4])) for row in rows}) > 1  # Each in an order of its own.
+
+
+@pytest.mark.parametrize('start_step', [0, 5])
+@pytest.mark.parametrize(
+  ('batch_size', 'process_count'), [(6, 2), (6, 3), (6, 6), (46, 2), (70, 7)]
+)
+def test_batches_do_not_depend_on_the_number_of_hosts(
+  jpeg_images, storage, batch_size, process_count, start_step
+):
+  # Of 46 rows 23 streams have two each, and the hosts' border cuts one of them in two; of 70 rows
+  # 14 streams have five each, and a host has two of them.
+  kept = dict(batch_size=batch_size, resolution=8, start_step=start_step)
+  alone = train(jpeg_images, 6, **kept)
+  hosts = [
+    train(jpeg_images, 6, process_index=index, process_count=process_count, **kept)
+    for index in range(process_count)
+  ]
+  for batch, *parts in zip(alone, *hosts, strict=True):
+    for key, values in batch.items():
+      np.testing.assert_array_equal(np.concatenate([part[key] for part in parts]), values)
 
 
 @pytest.mark.parametrize('name', ['jpeg_images', 'png_images'])  # Five files, one file.
@@ -104,19 +121,9 @@ def test_seeds_come_in_different_orders(jpeg_images, storage):
   assert train_labels(jpeg_images, TRAIN, seed=0) != train_labels(jpeg_images, TRAIN, seed=1)
 
 
-def test_hosts_shuffle_their_shares_in_different_orders(jpeg_images, storage):
-  orders = []
-  for host in (dict(process_index=0, process_count=2), dict(process_index=1, process_count=2)):
-    kept = dict(split='train[:22]', **host)
-    (share,) = eval_batches(jpeg_images, batch_size=11, resolution=4, eval_crop=1.0, **kept)
-    places = {label: place for place, label in enumerate(share['label'].tolist())}
-    orders.append([places[label] for label in train_labels(jpeg_images, 11, **kept)])
-  assert sorted(orders[0]) == sorted(orders[1]) and orders[0] != orders[1]
-
-
 def test_order_of_the_files_is_shuffled(jpeg_images, monkeypatch):
   monkeypatch.setattr(records, 'IN_MEMORY_BYTES', 0)
-  assert len(records.host_files(jpeg_images, 'train', 0, 1)) == 5
+  assert [len(files) for files in records.shares(jpeg_images, 'train', 1)] == [5]
   labels = train_labels(jpeg_images, 2 * TRAIN, shuffle_buffer=1)
   assert labels[:TRAIN] != labels[TRAIN:]
 
@@ -126,7 +133,7 @@ def test_augmentation_of_one_image_differs_between_epochs(jpeg_images, storage):
   assert len({batch['image'].tobytes() for batch in batches}) > 5
 
 
-def test_augmentation_does_not_depend_on_the_batch_size(jpeg_images, storage):
+def test_augmentation_does_not_depend_on_the_batch_size(jpeg_images):
   large, small = train(jpeg_images, 2, batch_size=6), train(jpeg_images, 4, batch_size=3)
   for key in ('image', 'label'):
     np.testing.assert_array_equal(
@@ -230,15 +237,10 @@ def test_unknown_split_names_the_splits_there_are(jpeg_images, split):
     eval_batches(jpeg_images, split=split, batch_size=2, resolution=8, eval_crop=1.0)
 
 
-def test_empty_split_and_too_many_hosts_are_explained(jpeg_images):
+def test_empty_split_is_explained(jpeg_images):
   with pytest.raises(UserError) as error:
     train_batches(jpeg_images, **{**DEFAULTS, 'split': 'train[:0%]'})
   assert 'selects no images' in sentence(error)
-  with pytest.raises(UserError) as error:
-    train_batches(
-      jpeg_images, **{**DEFAULTS, 'split': 'train[:2]'}, process_index=2, process_count=3
-    )
-  assert 'fewer images than there are hosts (3)' in sentence(error)
 
 
 def test_unknown_crop_names_the_crops_there_are(jpeg_images):

@@ -10,7 +10,7 @@ import pytest
 
 from basisnet_jax.evaluation import early_exit, plots
 
-THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.99)
 COSTS = {'lightweight_madds': 26e6, 'total_madds': 290e6}
 
 
