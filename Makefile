@@ -7,6 +7,8 @@ DEMO ?=
 TESTS ?= tests
 VENV := .venv
 RUN := $(VENV)/bin/python
+# A file's tests stay together, for what they share.
+PYTEST := $(RUN) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 .PHONY: help demo test test-extras lint format clean
 
@@ -23,10 +25,10 @@ demo: $(VENV)/.done
 	$(RUN) -m basisnet_jax.main --config=configs/digits.py --workdir=runs/digits $(DEMO)
 
 test: $(VENV)/.done
-	JAX_PLATFORMS=cpu $(RUN) -m pytest $(TESTS)
+	JAX_PLATFORMS=cpu $(PYTEST) $(TESTS)
 
 test-extras: $(VENV)/.extras
-	JAX_PLATFORMS=cpu EVERY_NETWORK=1 $(RUN) -m pytest tests/extras tests/models/test_networks.py
+	JAX_PLATFORMS=cpu EVERY_NETWORK=1 $(PYTEST) tests/extras tests/models/test_networks.py
 
 lint: $(VENV)/.done
 	$(RUN) -m ruff check .

@@ -128,6 +128,14 @@ def get_config() -> ml_collections.ConfigDict:
   c.checkpoint.every_steps = 1000
   c.checkpoint.keep = 3  # The latest so many; the best is kept besides.
 
+  # Axes of the mesh of devices and their sizes; -1 is what the others leave. Batches are split over
+  # all of them. (('data', -1), ('fsdp', 8)) with the preset 'fsdp' splits the state over 8.
+  c.sharding = ml_collections.ConfigDict()
+  c.sharding.mesh = (('data', -1),)
+  c.sharding.preset = 'replicated'  # Or 'fsdp': parameters, averages and optimizer are split.
+  # (regular expression, axes) before the preset's: `basisnet_jax.sharding.of_tree` explains them.
+  c.sharding.rules = ()
+
   c.logging = ml_collections.ConfigDict()
   c.logging.every_steps = 100
   return c.lock()

@@ -1,4 +1,4 @@
-"""The one exception that users are meant to read."""
+"""The exceptions that users are meant to read."""
 
 
 class UserError(Exception):
@@ -7,3 +7,7 @@ class UserError(Exception):
   Its message is one sentence or two: what was received, what was wanted, how to
   mend it. `main` prints the message alone, without a stack trace, and exits 2.
   """
+
+
+class Preempted(Exception):
+  """The process was asked to end and has saved its state; `main` prints the message, exits 143."""

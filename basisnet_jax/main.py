@@ -7,12 +7,13 @@ Modes:
 """
 
 import os
+import signal
 import sys
 
 from absl import app, flags, logging
 
-from basisnet_jax import command_line
-from basisnet_jax.errors import UserError
+from basisnet_jax import command_line, supervisor
+from basisnet_jax.errors import Preempted, UserError
 
 _MODE = flags.DEFINE_enum('mode', 'train', ['train', 'evaluate', 'cost'], 'What to do.')
 _WORKDIR = flags.DEFINE_string(
@@ -27,13 +28,32 @@ _NETWORKS = flags.DEFINE_list(
 _OUTPUT = flags.DEFINE_string(
   'output', None, 'Where --mode=cost writes its JSON; cost.json in the workdir by default.'
 )
+_COORDINATOR = flags.DEFINE_string(
+  'coordinator_address',
+  None,
+  'HOST:PORT of process 0, where several processes meet; found by itself on TPU pods and Slurm.',
+)
+_NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'How many processes there are.')
+_PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Which of them this one is, from 0.')
+_TIMEOUT = flags.DEFINE_float('processes_timeout', 300.0, 'Seconds to wait for all of them.')
+_RESTARTS = flags.DEFINE_integer(
+  'restarts', 0, 'How often to start again, from the last checkpoint, when the program fails.'
+)
 
 
 def main(config) -> None:
   """Runs one mode with a resolved recipe."""
+  if supervisor.is_needed(_RESTARTS.value):
+    sys.exit(supervisor.supervise(_RESTARTS.value))
   if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.WARNING)  # Orbax tells of its every step.
   workdir = _WORKDIR.value or os.path.join('runs', config.name)
+  if _MODE.value != 'cost':
+    from basisnet_jax import distributed
+
+    distributed.initialize(
+      _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _TIMEOUT.value
+    )
   modes = {'train': _train, 'evaluate': _evaluate, 'cost': _cost}
   modes[_MODE.value](config, workdir)
 
@@ -42,10 +62,17 @@ def _train(config, workdir):
   from basisnet_jax.training import loop  # Imported here: the others start without it.
 
   loop.train_and_evaluate(config, workdir)
-  print(
+  _say(
     f'\nNext: tensorboard --logdir={workdir}   (curves, histograms, the recipe)\n'
     f'      python -m basisnet_jax.main --mode=evaluate --workdir={workdir}'
   )
+
+
+def _say(text):
+  import jax
+
+  if jax.process_index() == 0:
+    print(text)
 
 
 def _evaluate(config, workdir):
@@ -104,10 +131,29 @@ def run() -> None:
   try:
     app.run(main, flags_parser=command_line.parse_flags)
   except UserError as error:
-    print(error, file=sys.stderr)
-    sys.exit(2)
+    _end(2, str(error))
+  except Preempted as error:
+    _end(128 + signal.SIGTERM, str(error))
   except KeyboardInterrupt:
-    sys.exit('Interrupted; the same command continues from the last checkpoint.')
+    _end(1, 'Interrupted; the same command continues from the last checkpoint.')
+  except Exception as error:
+    # An error of another process arrives here as one of JAX, from the middle of a step.
+    _end(3, f'This process fails, or lost another one: {error}'.split('\n')[0][:500], error)
+
+
+def _end(code: int, sentence: str, error: Exception | None = None) -> None:
+  """Ends with a code; at once where other processes would wait for this one."""
+  from basisnet_jax import distributed
+
+  several = distributed.is_shared()
+  if error is not None and not several:
+    raise error
+  print(sentence, file=sys.stderr)
+  if several:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # An orderly end would wait for the others.
+  sys.exit(code)
 
 
 if __name__ == '__main__':

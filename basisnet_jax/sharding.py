@@ -1,21 +1,63 @@
-"""One mesh over all devices of all hosts: the batch is split over `data`."""
+"""One mesh over all devices of all hosts: who holds what.
+
+The batch is split over all axes of the mesh. The state (parameters, their averages, the
+optimizer's state) is whole on every device unless rules split it: `(regular expression of a
+path, axes)` in order, of which the first that is found in a path counts.
+"""
 
 from collections.abc import Iterable, Iterator
+import functools
+import math
+import re
 from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from basisnet_jax.errors import UserError
 
+# Named sets of rules. An axis's name alone is for the largest dimension that it divides.
+# Statistics are small, and split ones would be gathered in the middle of every normalisation.
+PRESETS = {'replicated': (), 'fsdp': (('batch_stats/', ''), ('', 'fsdp'))}
+# An array below so many numbers stays whole where the dimension is not named.
+SMALLEST_SPLIT = 4096
 
-def create_mesh(devices=None) -> Mesh:
-  """A mesh with the axis `data` over `devices` (default: all)."""
+
+def create_mesh(axes: Iterable[tuple[str, int]] = (('data', -1),), devices=None) -> Mesh:
+  """A mesh over `devices` (default: all), slices of TPUs along the first axis.
+
+  Args:
+    axes: (name, size) of each; one size may be -1, for what the others leave.
+    devices: all of the mesh.
+
+  Raises:
+    UserError: the devices do not fill it.
+  """
   devices = jax.devices() if devices is None else devices
+  names, sizes = [name for name, _ in axes], [size for _, size in axes]
+  rest, remainder = divmod(len(devices), math.prod(size for size in sizes if size != -1) or 1)
+  shape = tuple(rest if size == -1 else size for size in sizes)
+  if sizes.count(-1) > 1 or remainder or math.prod(shape) != len(devices):
+    raise UserError(
+      f'config.sharding.mesh={tuple(axes)} does not fit {len(devices)} devices: the sizes must '
+      'multiply to that, and one of them may be -1, for the rest.'
+    )
+  slices = len({getattr(device, 'slice_index', 0) for device in devices})
   # Auto: with the default, explicit axes, dropout and batched convolutions raise.
-  return jax.make_mesh((len(devices),), ('data',), axis_types=(AxisType.Auto,), devices=devices)
+  types = (AxisType.Auto,) * len(shape)
+  if slices == 1:
+    return jax.make_mesh(shape, names, axis_types=types, devices=devices)
+  if shape[0] % slices:
+    raise UserError(
+      f'config.sharding.mesh: the first axis has {shape[0]} devices, which {slices} slices cannot '
+      f'share evenly; make it a multiple of {slices}.'
+    )
+  inside, between = (shape[0] // slices, *shape[1:]), (slices,) + (1,) * (len(shape) - 1)
+  grid = mesh_utils.create_hybrid_device_mesh(inside, between, devices)
+  return Mesh(grid, names, axis_types=types)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -24,8 +66,74 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def over_data(mesh: Mesh) -> NamedSharding:
-  """The first axis is split over `data`."""
-  return NamedSharding(mesh, P('data'))
+  """The first axis of an array is split over all axes of the mesh."""
+  return NamedSharding(mesh, P(mesh.axis_names))
+
+
+def rules_of(preset: str, rules: Iterable = (), *, mesh: Mesh) -> tuple:
+  """The recipe's rules, then those of its preset.
+
+  Raises:
+    UserError: there is no such preset, or a rule names an axis that the mesh has not.
+  """
+  if preset not in PRESETS:
+    raise UserError(f'config.sharding.preset={preset!r}: use {" or ".join(map(repr, PRESETS))}.')
+  found = (*rules, *PRESETS[preset])
+  for pattern, axes in found:
+    for name in [axes] if isinstance(axes, str) else axes:
+      if name and name not in mesh.axis_names:
+        raise UserError(
+          f'The sharding rule {(pattern, axes)} names the axis {name!r}; config.sharding.mesh has '
+          f'{", ".join(map(repr, mesh.axis_names))}, so add (({name!r}, SIZE),) to it.'
+        )
+  return found
+
+
+def of_tree(tree: Any, mesh: Mesh, rules: Iterable = ()) -> Any:
+  """The sharding of each array of a tree, by the rules.
+
+  Axes are the name of one, for the largest dimension that it divides (none: the array stays
+  whole), or one name for each of the first dimensions, where '' is none.
+
+  Raises:
+    UserError: a dimension that a rule names cannot be split evenly.
+  """
+
+  def spec(path, leaf):
+    path = jax.tree_util.keystr(path, simple=True, separator='/')
+    axes = next((axes for pattern, axes in rules if re.search(pattern, path)), '')
+    if isinstance(axes, str):
+      possible = [n for n in leaf.shape if axes and n % mesh.shape[axes] == 0]
+      if not possible or math.prod(leaf.shape) < SMALLEST_SPLIT:
+        return P()
+      axes = ('',) * leaf.shape.index(max(possible)) + (axes,)
+    for size, name in zip(leaf.shape, axes, strict=False):
+      if name and size % mesh.shape[name]:
+        raise UserError(
+          f'A sharding rule splits {path} {leaf.shape} over {name!r}, which has '
+          f'{mesh.shape[name]} devices and does not divide {size}; exclude it by a rule before.'
+        )
+    return P(*(name or None for name in axes[: len(leaf.shape)]))
+
+  return jax.tree_util.tree_map_with_path(
+    lambda path, leaf: NamedSharding(mesh, spec(path, leaf)), tree
+  )
+
+
+def gather(mesh: Mesh):
+  """A function that makes a tree whole on every device, inside of `jax.jit`.
+
+  Without it XLA may move images to the parts of a kernel instead.
+  """
+  return functools.partial(jax.lax.with_sharding_constraint, shardings=replicated(mesh))
+
+
+def bytes_per_device(tree: Any, shardings: Any) -> int:
+  """What one device holds of a tree of arrays or of their shapes."""
+  parts = jax.tree.map(
+    lambda leaf, s: math.prod(s.shard_shape(leaf.shape)) * leaf.dtype.itemsize, tree, shardings
+  )
+  return sum(jax.tree.leaves(parts))
 
 
 def checked_batch_size(batch_size: int, mesh: Mesh, key: str) -> int:
@@ -59,7 +167,10 @@ def to_device(batches: Iterable[dict[str, np.ndarray]], mesh: Mesh) -> Iterator[
     yield ahead
 
 
-def abstract(tree: Any, mesh: Mesh) -> Any:
-  """Shapes and dtypes of `tree`, each replicated over the mesh: where to restore to."""
-  sharding = replicated(mesh)
-  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+def abstract(tree: Any, mesh: Mesh, rules: Iterable = ()) -> Any:
+  """Shapes and dtypes of `tree` with their shardings: where to restore to."""
+  return jax.tree.map(
+    lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+    tree,
+    of_tree(tree, mesh, rules),
+  )

@@ -14,15 +14,18 @@ from basisnet_jax.models import basisnet, preprocessing
 from basisnet_jax.models import cost as cost_lib
 
 
-def make_eval_step(model: nn.Module, mesh: jax.sharding.Mesh) -> Callable[..., dict[str, Any]]:
+def make_eval_step(
+  model: nn.Module, mesh: jax.sharding.Mesh, shardings=None
+) -> Callable[..., dict[str, Any]]:
   """Returns the compiled `step(variables, batch) -> outputs`, all per image.
 
   For each stage loss, top1 and top5 (`specialist_top1`, ...), float32 `[b]`; for a BasisNet
   also 'confidence' `[b]`, the largest softmax of the lightweight model, and 'coefficients'
-  `[b, layers, K]`.
+  `[b, layers, K]`. `shardings` are those of the variables; None: replicated.
   """
 
   def step(variables, batch):
+    variables = sharding.gather(mesh)(variables)
     outputs = model.apply(variables, preprocessing.normalize(batch['image']), train=False)
     values = {'mask': batch['mask']}
     for stage, logits in metrics.stage_logits(outputs).items():
@@ -34,7 +37,8 @@ def make_eval_step(model: nn.Module, mesh: jax.sharding.Mesh) -> Callable[..., d
     return values
 
   whole, split = sharding.replicated(mesh), sharding.over_data(mesh)
-  return jax.jit(step, in_shardings=(whole, split), out_shardings=split)
+  held = whole if shardings is None else shardings
+  return jax.jit(step, in_shardings=(held, split), out_shardings=split)
 
 
 def run(

@@ -26,9 +26,11 @@ class Evaluator:
     final_stage: 'specialist', or 'network' for a single network.
   """
 
-  def __init__(self, config: ml_collections.ConfigDict, model: nn.Module, dataset, mesh):
+  def __init__(self, config, model: nn.Module, dataset, mesh, state: TrainState):
+    """`state` is one to evaluate, or its shapes with their shardings."""
     self._config, self._dataset, self._mesh = config, dataset, mesh
-    self._step = evaluate.make_eval_step(model, mesh)
+    held = jax.tree.map(lambda leaf: leaf.sharding, state.eval_variables())
+    self._step = evaluate.make_eval_step(model, mesh, held)
     self.cost = cost_lib.count(model, config.model.resolution)
     self.final_stage = 'network' if self.cost.lightweight_madds is None else 'specialist'
 
@@ -92,9 +94,9 @@ def restore(
   if not epath.Path(folder).exists():
     return None
   update = experiment.optimizer(config, model, optax.constant_schedule(0.0))
-  like = jax.eval_shape(experiment.state_factory(config, model, update))
+  like = experiment.abstract_state(config, model, update, mesh)
   with checkpoints.Checkpoints(folder, keep=config.checkpoint.keep) as saved:
-    return saved.restore(sharding.abstract(like, mesh))
+    return saved.restore(like)
 
 
 def evaluate_workdir(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
@@ -108,7 +110,7 @@ def evaluate_workdir(config: ml_collections.ConfigDict, workdir: str) -> dict[st
   if which not in folders:
     raise UserError(f"config.evaluation.checkpoint is {which!r}; it can be 'latest' or 'best'.")
   folder = os.path.join(workdir, folders[which])
-  mesh = sharding.create_mesh()
+  mesh = sharding.create_mesh(config.sharding.mesh)
   model = experiment.build_model(config)
   state = restore(config, model, mesh, folder)
   if state is None:
@@ -116,7 +118,7 @@ def evaluate_workdir(config: ml_collections.ConfigDict, workdir: str) -> dict[st
       f'There is no checkpoint in {folder}; train first: python -m basisnet_jax.main '
       f'--config=... --workdir={workdir}'
     )
-  evaluator = Evaluator(config, model, experiment.open_dataset(config), mesh)
+  evaluator = Evaluator(config, model, experiment.open_dataset(config), mesh, state)
   summary, results = evaluator(state)
   print(evaluator.write_report(workdir, summary, results))
   return summary

@@ -217,6 +217,15 @@ def state_factory(
   )
 
 
+def abstract_state(
+  config: ml_collections.ConfigDict, model: nn.Module, update, mesh: jax.sharding.Mesh
+) -> train_state.TrainState:
+  """Shapes, dtypes and shardings of the state."""
+  rules = sharding.rules_of(config.sharding.preset, config.sharding.rules, mesh=mesh)
+  shapes = jax.eval_shape(state_factory(config, model, update))
+  return sharding.abstract(shapes, mesh, rules)
+
+
 def with_trained_weights(
   config: ml_collections.ConfigDict, model: nn.Module, state: train_state.TrainState
 ) -> train_state.TrainState:

@@ -12,11 +12,11 @@ import jax
 import ml_collections
 
 from basisnet_jax import config as config_lib
-from basisnet_jax import sharding
-from basisnet_jax.errors import UserError
+from basisnet_jax import distributed, sharding
+from basisnet_jax.errors import Preempted, UserError
 from basisnet_jax.evaluation import report
 from basisnet_jax.models import cost as cost_lib
-from basisnet_jax.training import checkpoints, experiment
+from basisnet_jax.training import checkpoints, experiment, workdir_lock
 from basisnet_jax.training import evaluator as evaluator_lib
 from basisnet_jax.training import state as train_state
 from basisnet_jax.training import step as step_lib
@@ -40,18 +40,22 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
 
   Raises:
     UserError: the recipe and the machine, data or workdir do not fit.
+    Preempted: the process was asked to end; the state is saved.
   """
   first_host = jax.process_index() == 0
-  mesh = sharding.create_mesh()
+  mesh = sharding.create_mesh(config.sharding.mesh)
   dataset = experiment.open_dataset(config)
   experiment.check_classes(config, dataset)
   model = experiment.build_model(config)
   schedule = experiment.Schedule(config, experiment.num_images(dataset, config.data.train_split))
   rate = experiment.learning_rate(config, schedule)
   optimizer = experiment.optimizer(config, model, rate)
-  evaluator = evaluator_lib.Evaluator(config, model, dataset, mesh)
-  create = experiment.state_factory(config, model, optimizer)
+  wanted = experiment.abstract_state(config, model, optimizer, mesh)
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, wanted)
+  evaluator = evaluator_lib.Evaluator(config, model, dataset, mesh, wanted)
   with contextlib.ExitStack() as stack:
+    if first_host:
+      stack.enter_context(workdir_lock.exclusive(workdir))
     latest, best = (
       stack.enter_context(checkpoints.Checkpoints(os.path.join(workdir, name), keep=keep))
       for name, keep in (('checkpoints', config.checkpoint.keep), ('best', 1))
@@ -67,10 +71,11 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
       )
       report.write_json(os.path.join(workdir, 'cost.json'), evaluator.cost.as_dict())
       print(cost_lib.table(evaluator.cost))
+      print(_layout(mesh, wanted, shardings))
     telemetry = stack.enter_context(Telemetry(workdir, enabled=first_host))
-    state = latest.restore(sharding.abstract(jax.eval_shape(create), mesh))
+    state = latest.restore(wanted)
     if state is None:
-      state = train_state.initialize(create, mesh)
+      state = train_state.initialize(experiment.state_factory(config, model, optimizer), shardings)
       state = experiment.with_trained_weights(config, model, state)
       telemetry.text(0, {'config': json.dumps(config.to_dict(), indent=2)})
       telemetry.hparams(config)
@@ -84,8 +89,10 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
         lightweight_weight=config.loss.lightweight_weight,
         uniform_mix=experiment.uniform_mix(config, schedule),
         ema_decay=config.ema_decay,
+        gather=sharding.gather(mesh),
       ),
       mesh,
+      shardings,
     )
 
     start, total = int(state.step), schedule.total_steps
@@ -94,6 +101,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
     progress = stack.enter_context(
       Progress(total, start, config.training.batch_size, enabled=first_host)
     )
+    preemption = stack.enter_context(distributed.Preemption())
     window = _Window()
     for step in range(start + 1, total + 1):
       with window.waiting_for_data():
@@ -110,12 +118,18 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
       if step % evaluate_every == 0 and step < total:
         with progress.paused(), window.paused():
           _evaluate(evaluator, state, telemetry, best, progress)
-      if step % config.checkpoint.every_steps == 0 or step == total:
+      preempted = preemption.reached(step) and step < total
+      if step % config.checkpoint.every_steps == 0 or step == total or preempted:
         with progress.paused(), window.paused():
           loss = float(jax.device_get(metrics.compute())['loss'])
           _check_finite(loss, step, latest.latest_step)
           best.wait()  # Or a kill between the two could lose the best.
           latest.save(state)
+      if preempted:
+        latest.wait()
+        raise Preempted(
+          f'Asked to end (SIGTERM): step {step:,} is saved, and the same command continues from it.'
+        )
     summary, results = _evaluate(evaluator, state, telemetry, best, progress)
     latest.wait()
   print(evaluator.write_report(workdir, summary, results))
@@ -206,8 +220,18 @@ def _check_finite(loss, step, saved_step):
     )
 
 
+def _layout(mesh, state, shardings):
+  axes = ' x '.join(f'{name} {size}' for name, size in mesh.shape.items())
+  held = sharding.bytes_per_device(state, shardings) / 1e6
+  whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)) / 1e6
+  return (
+    f'{mesh.size} devices ({axes}) of {jax.process_count()} processes; each holds {held:.1f} of '
+    f'the {whole:.1f} MB of parameters, averages and optimizer.'
+  )
+
+
 # What may change when a run is continued: not what it computes.
-_FREE = ('name', 'data.data_dir', 'evaluation.', 'checkpoint.', 'logging.')
+_FREE = ('name', 'data.data_dir', 'evaluation.', 'checkpoint.', 'logging.', 'sharding.')
 
 
 def _check_same_run(config, workdir):

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from basisnet_jax import sharding
 from basisnet_jax.models import preprocessing
 
 
@@ -59,10 +58,9 @@ def create(
   )
 
 
-def initialize(create_state: Callable[[], TrainState], mesh: jax.sharding.Mesh) -> TrainState:
-  """Runs `create`, its arguments bound, on the mesh: the state is made where it stays."""
+def initialize(create_state: Callable[[], TrainState], shardings: Any) -> TrainState:
+  """Runs `create`, its arguments bound; `shardings` (one, or a tree) say where the state stays."""
   # It runs once and draws every layer's weights by themselves: on CPU, optimizing that program
   # takes three times as long and saves milliseconds.
   options = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
-  sharded = jax.jit(create_state, out_shardings=sharding.replicated(mesh), compiler_options=options)
-  return sharded()
+  return jax.jit(create_state, out_shardings=shardings, compiler_options=options)()

@@ -27,12 +27,13 @@ def make_train_step(
   lightweight_weight: float,
   uniform_mix: optax.Schedule,
   ema_decay: float,
+  gather: Callable[[Any], Any] = lambda params: params,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Any]]:
   """Returns `step(state, batch) -> (state, metrics)`.
 
   `batch` has 'image', uint8 `[b, h, w, 3]`, and 'label', int32 `[b]`. The metrics are a CLU
   collection: the loss, the learning rate, and loss, top-1, top-5 of each stage as they were
-  before the update.
+  before the update. `gather` makes parameters whole that the mesh's devices share.
   """
   two_stage = isinstance(model, basisnet.BasisNet)
 
@@ -58,7 +59,7 @@ def make_train_step(
       return loss, (logits, updates.get('batch_stats', {}))
 
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-    (loss, (logits, batch_stats)), grads = grad_fn(state.params)
+    (loss, (logits, batch_stats)), grads = grad_fn(gather(state.params))
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
@@ -77,7 +78,8 @@ def make_train_step(
   return step
 
 
-def jit_train_step(step, mesh):
-  """Compiles for the mesh: state replicated and donated, batch split over `data`."""
+def jit_train_step(step, mesh, shardings=None):
+  """Compiles for the mesh: batch split, state donated and as `shardings` (None: replicated)."""
   whole, split = sharding.replicated(mesh), sharding.over_data(mesh)
-  return jax.jit(step, in_shardings=(whole, split), out_shardings=(whole, whole), donate_argnums=0)
+  state = whole if shardings is None else shardings
+  return jax.jit(step, in_shardings=(state, split), out_shardings=(state, whole), donate_argnums=0)

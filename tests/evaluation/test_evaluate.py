@@ -73,7 +73,7 @@ def one_by_one(network, images):
 @pytest.mark.parametrize('devices, size', [(1, 7), (1, 32), (8, 8)])
 def test_every_image_counts_once_whatever_the_batches(network, images, one_by_one, devices, size):
   model, variables = network
-  mesh = sharding.create_mesh(jax.devices()[:devices])
+  mesh = sharding.create_mesh(devices=jax.devices()[:devices])
   done = []
   results = evaluate.run(
     evaluate.make_eval_step(model, mesh),

@@ -317,7 +317,10 @@ def test_cost_as_text_and_json_carries_the_totals():
   assert loaded['total_madds'] == sum(layer['madds'] for layer in loaded['layers'])
   assert loaded['lightweight_madds'] == counted.lightweight_madds
   lines = cost.table(counted).splitlines()
-  assert lines[-1].split() == [
+  everything = (counted.total_madds + counted.elementwise_madds) / 1e6
+  assert lines[-1].startswith(f'{everything:.2f}M with pooling, gates and shortcuts')
+  assert loaded['elementwise_madds'] == counted.elementwise_madds > 0
+  assert lines[-2].split() == [
     'total',
     f'{counted.total_madds / 1e6:.2f}M',
     f'{counted.total_params / 1e6:.3f}M',

@@ -47,7 +47,7 @@ def state_at(step, features=512):
 
 def like(devices=None, **options):
   """Where to restore to: whole on each of the devices."""
-  mesh = sharding.create_mesh(devices)
+  mesh = sharding.create_mesh(devices=devices)
   return sharding.abstract(jax.eval_shape(lambda: state_at(0, **options)), mesh)
 
 

@@ -3,10 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import tiny
 
-from basisnet_jax import models, sharding
+from basisnet_jax import command_line, models, sharding
 from basisnet_jax.errors import UserError
 from basisnet_jax.training import experiment
 
@@ -148,3 +149,17 @@ def test_batch_size_that_the_devices_cannot_share_is_refused(config, digits_fold
   arguments = (0,) if key == 'training' else ()
   with pytest.raises(UserError, match=f'config.{key}.batch_size=12 cannot be split over 8 devices'):
     batches(config, experiment.open_dataset(config), sharding.create_mesh(), *arguments)
+
+
+def test_state_of_the_imagenet_recipe_takes_an_eighth_of_the_memory_on_eight_devices():
+  config = command_line.load_recipe('configs/mnv3.py')
+  with config.unlocked():
+    config.sharding.mesh, config.sharding.preset = (('data', 1), ('fsdp', 8)), 'fsdp'
+    config.model.num_classes = 1000
+  mesh = sharding.create_mesh(config.sharding.mesh)
+  model = experiment.build_model(config)
+  update = experiment.optimizer(config, model, optax.constant_schedule(0.1))
+  state = experiment.abstract_state(config, model, update, mesh)
+  held = sharding.bytes_per_device(state, jax.tree.map(lambda leaf: leaf.sharding, state))
+  whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+  assert whole / 8 < held < 1.03 * whole / 8

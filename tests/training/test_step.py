@@ -66,10 +66,10 @@ def trajectories(model):
   """By number of devices: states after 0, 1, 2, 3 steps and metrics of the steps, on the host."""
   found = {}
   for count in (1, 8):
-    mesh = sharding.create_mesh(jax.devices()[:count])
+    mesh = sharding.create_mesh(devices=jax.devices()[:count])
     update = optimizer()
     create = functools.partial(train_state.create, model, update, 0, tiny.RESOLUTION, use_ema=True)
-    state = train_state.initialize(create, mesh)
+    state = train_state.initialize(create, sharding.replicated(mesh))
     step = step_lib.jit_train_step(new_step(model, update), mesh)
     born = jax.tree.map(lambda leaf: leaf.sharding, state)
     states, measurements = [jax.device_get(state)], []
@@ -250,3 +250,51 @@ def test_devices_exchange_sums_and_never_images_or_kernels(dtype):
   step = step_lib.jit_train_step(new_step(model, update), mesh)
   text = step.lower(jax.eval_shape(create), batch).compile().as_text()
   assert collectives(text) == {'all-reduce'}
+
+
+@pytest.fixture
+def fsdp(model, monkeypatch):
+  """Mesh, shardings, abstract state and compiled-to-be step of a state split over four devices."""
+  monkeypatch.setattr(sharding, 'SMALLEST_SPLIT', 64)
+  mesh, update = sharding.create_mesh((('data', 2), ('fsdp', 4))), optimizer()
+  create = functools.partial(train_state.create, model, update, 0, tiny.RESOLUTION, use_ema=True)
+  like = sharding.abstract(jax.eval_shape(create), mesh, sharding.PRESETS['fsdp'])
+  held = jax.tree.map(lambda leaf: leaf.sharding, like)
+  step = step_lib.make_train_step(
+    model,
+    update,
+    optax.constant_schedule(0.1),
+    seed=0,
+    label_smoothing=0.2,
+    lightweight_weight=0.5,
+    uniform_mix=lambda step: jnp.where(step == 0, 1.0, 0.0),
+    ema_decay=EMA_DECAY,
+    gather=sharding.gather(mesh),
+  )
+  return mesh, held, like, create, step_lib.jit_train_step(step, mesh, held)
+
+
+def test_split_state_is_trained_as_a_whole_one(fsdp, trajectories):
+  mesh, held, _, create, step = fsdp
+  state = train_state.initialize(create, held)
+  for batch in sharding.to_device((tiny.batch(BATCH, seed) for seed in range(2)), mesh):
+    state, _ = step(state, batch)
+    assert jax.tree.map(lambda leaf: leaf.sharding.spec, state) == jax.tree.map(
+      lambda sharding_: sharding_.spec, held
+    )
+  found, expected = tiny.leaves(jax.device_get(state)), tiny.leaves(trajectories[1]['states'][2])
+  for path, value in expected.items():
+    np.testing.assert_allclose(found[path], value, rtol=2e-4, atol=2e-6, err_msg=path)
+
+
+def test_of_a_split_state_only_weights_are_gathered_each_once(fsdp):
+  _, held, like, _, step = fsdp
+  compiled = step.lower(like, jax.eval_shape(lambda: tiny.batch(BATCH))).compile()
+  text = compiled.as_text()
+  assert collectives(text) <= {'all-gather', 'all-reduce', 'reduce-scatter'}
+  gathered = re.findall(r'= \w+\[([\d,]*)\]\S* all-gather\(', text)
+  weights = {tuple(leaf.shape) for leaf in jax.tree.leaves(like.params)}
+  assert gathered and {tuple(map(int, shape.split(','))) for shape in gathered} <= weights
+  # One for each weight that is split, whatever uses it.
+  split = [s for s in jax.tree.leaves(held.params) if not s.is_fully_replicated]
+  assert len(gathered) <= len(split)

@@ -1,0 +1,60 @@
+"""Starting the program again when it fails: `--restarts=N`. Knows nothing of JAX."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+# Set for the child, which does the work.
+_CHILD = 'BASISNET_SUPERVISED'
+# Codes after which the same command would end in the same way: all done, a mistake of the user.
+_FINAL = (0, 2)
+_LONGEST_WAIT = 60
+
+
+def is_needed(restarts: int) -> bool:
+  """Whether this process is to supervise rather than to work."""
+  return restarts > 0 and _CHILD not in os.environ
+
+
+def supervise(restarts: int) -> int:
+  """Runs this process's own command as a child, again up to `restarts` times if it fails.
+
+  SIGTERM and SIGINT go on to the child and end both.
+
+  Returns:
+    The child's last exit code; 128 + n if signal n killed it.
+  """
+  stopped = []
+  child = None
+
+  def pass_on(number, _):
+    stopped.append(number)
+    if child is not None:
+      child.send_signal(number)
+
+  for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, pass_on)
+  for left in range(restarts, -1, -1):
+    # Of its own group, so that a Ctrl-C comes once, from here.
+    child = subprocess.Popen(
+      [sys.executable, *sys.orig_argv[1:]],
+      env={**os.environ, _CHILD: '1'},
+      start_new_session=True,
+    )
+    code = child.wait()
+    code = 128 - code if code < 0 else code
+    if code in _FINAL or stopped or not left:
+      break
+    wait = min(_LONGEST_WAIT, 2 ** (restarts - left))
+    print(
+      f'Ended with code {code}; starting again from the last checkpoint in {wait} s '
+      f'({left} of {restarts} restarts left).',
+      file=sys.stderr,
+      flush=True,
+    )
+    time.sleep(wait)
+    if stopped:
+      break
+  return code

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Several processes on this machine, the same code path as on a pod:
+#
+#   launch/local.sh N --config=configs/digits.py [--workdir=DIR] [main's other flags]
+#
+# Variables: DEVICES=4 gives each process so many CPU devices (1), PYTHON names the interpreter,
+# JAX_PLATFORMS the accelerator (cpu). Each line of output starts with the process's number. Ends
+# when all processes have, with the first failing one's exit code.
+set -euo pipefail
+
+if [[ ! ${1:-} =~ ^[1-9][0-9]*$ ]]; then
+  echo 'usage: launch/local.sh N --config=RECIPE [flags]; N is how many processes to run.' >&2
+  exit 2
+fi
+count=$1
+shift
+python=${PYTHON:-python}
+port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')
+export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu} PYTHONUNBUFFERED=1
+export XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=${DEVICES:-1}"
+
+pids=()
+for ((i = 0; i < count; i++)); do
+  "$python" -m basisnet_jax.main --coordinator_address="127.0.0.1:$port" \
+    --num_processes="$count" --process_id="$i" "$@" > >(sed -u "s/^/[$i] /") 2> >(sed -u "s/^/[$i] /" >&2) &
+  pids+=($!)
+done
+# The processes save and end by themselves; so do those that lose another one.
+trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' INT TERM
+
+code=0
+for pid in "${pids[@]}"; do
+  result=0
+  # A signal interrupts the waiting; the process may then still be saving.
+  while wait "$pid" || result=$?; [[ $result -gt 128 ]] && kill -0 "$pid" 2>/dev/null; do result=0; done
+  if [[ $code == 0 ]]; then code=$result; fi
+done
+exit "$code"
