@@ -85,7 +85,8 @@ def get_config() -> ml_collections.ConfigDict:
   d.crop_padding = 4  # For 'pad': pixels at the training resolution.
   d.flip = True  # Mirror left-right half of the training images.
   d.eval_crop = 0.875  # Share of the shorter side that evaluation sees, centred.
-  # Records, still encoded, per host; a share of up to 200 MB is shuffled as a whole.
+  d.eval_resize = 'bilinear'  # Or 'bicubic', as some trained weights want it.
+  # Records, still encoded, over all hosts; a split of up to 200 MB is shuffled as a whole.
   d.shuffle_buffer = 16384
 
   c.training = t = ml_collections.ConfigDict()

@@ -97,6 +97,7 @@ def eval_batches(
   batch_size: int,
   resolution: int,
   eval_crop: float,
+  eval_resize: str = 'bilinear',
   process_index: int = 0,
   process_count: int = 1,
 ) -> Iterator[dict[str, np.ndarray]]:
@@ -111,6 +112,7 @@ def eval_batches(
     batch_size: images per batch on this host.
     resolution: height and width of the images, pixels.
     eval_crop: the central crop's side as a share of the image's shorter side, in (0, 1].
+    eval_resize: 'bilinear' or 'bicubic', both with antialiasing.
     process_index: this host.
     process_count: how many hosts there are; each reads its own even share.
 
@@ -120,15 +122,19 @@ def eval_batches(
     the arrays are read-only.
 
   Raises:
-    UserError: bad split or missing files.
+    UserError: bad split or `eval_resize`, or missing files.
   """
+  if eval_resize not in decoding.RESIZES:
+    raise UserError(
+      f"data.eval_resize is '{eval_resize}': use {' or '.join(map(repr, decoding.RESIZES))}."
+    )
   shares = records.shares(dataset, split, process_count)
   files = shares[process_index]
   num_batches = -(-records.count_records(shares[0]) // batch_size)
 
   def example(record):
     encoded, label = records.parse(record)
-    image = decoding.decode_central_crop(encoded, resolution, eval_crop)
+    image = decoding.decode_central_crop(encoded, resolution, eval_crop, eval_resize)
     return {'image': image, 'label': label, 'mask': tf.ones([])}
 
   filler = {

@@ -145,6 +145,7 @@ def eval_batches(
     // jax.process_count(),
     resolution=config.model.resolution,
     eval_crop=config.data.eval_crop,
+    eval_resize=config.data.eval_resize,
     process_index=jax.process_index(),
     process_count=jax.process_count(),
   )

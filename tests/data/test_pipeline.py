@@ -193,16 +193,19 @@ def test_evaluation_counts_every_image_once(jpeg_images, split, batch_size, proc
     assert sorted(labels) == list(range(0 if 'train' in split else TRAIN, last))
 
 
-def test_evaluation_images_equal_those_of_pil(data_dir):
+@pytest.mark.parametrize('method', ['bilinear', 'bicubic'])
+def test_evaluation_images_equal_those_of_pil(data_dir, method):
   pngs = open_dataset('png_images', data_dir)
-  (batch,) = eval_batches(pngs, split='test', batch_size=TEST, resolution=16, eval_crop=0.9)
+  (batch,) = eval_batches(
+    pngs, split='test', batch_size=TEST, resolution=16, eval_crop=0.9, eval_resize=method
+  )
   for image, number in zip(batch['image'], batch['label'], strict=True):
     pixels = picture(number)
     height, width = pixels.shape[:2]
     side = round(0.9 * min(height, width))
     top, left = (height - side) // 2, (width - side) // 2
     expected = PIL.Image.fromarray(pixels).crop((left, top, left + side, top + side))
-    expected = np.asarray(expected.resize((16, 16), PIL.Image.Resampling.BILINEAR))
+    expected = np.asarray(expected.resize((16, 16), PIL.Image.Resampling[method.upper()]))
     np.testing.assert_allclose(image.astype(int), expected, atol=1)
 
 
@@ -241,6 +244,14 @@ def test_empty_split_is_explained(jpeg_images):
   with pytest.raises(UserError) as error:
     train_batches(jpeg_images, **{**DEFAULTS, 'split': 'train[:0%]'})
   assert 'selects no images' in sentence(error)
+
+
+def test_unknown_resize_names_those_there_are(jpeg_images):
+  with pytest.raises(UserError) as error:
+    eval_batches(
+      jpeg_images, split='test', batch_size=2, resolution=8, eval_crop=1.0, eval_resize='cubic'
+    )
+  assert "'cubic'" in sentence(error) and "'bilinear' or 'bicubic'" in sentence(error)
 
 
 def test_unknown_crop_names_the_crops_there_are(jpeg_images):
