@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import threading
 import time
 
 import jax
@@ -182,15 +183,17 @@ class Preemption:
 
   def __init__(self):
     self._noticed = False
+    # Signals reach the main thread alone; in another one nothing is noticed.
     self._alone = not jax.distributed.is_initialized()
+    self._listens = self._alone and threading.current_thread() is threading.main_thread()
 
   def __enter__(self) -> 'Preemption':
-    if self._alone:
+    if self._listens:
       self._before = signal.signal(signal.SIGTERM, self._notice)
     return self
 
   def __exit__(self, *exception) -> None:
-    if self._alone:
+    if self._listens:
       signal.signal(signal.SIGTERM, self._before)
 
   def _notice(self, *_):

@@ -215,3 +215,21 @@ def test_taken_port_is_one_clear_sentence():
 def test_flags_that_do_not_fit_are_one_clear_sentence(arguments, sentence):
   with pytest.raises(UserError, match=re.escape(sentence)):
     distributed.initialize(*arguments, timeout=1.0)
+
+
+def test_local_launcher_needs_a_number_and_passes_on_the_exit_code(tmp_path):
+  def launch(*arguments):
+    return subprocess.run(
+      ['launch/local.sh', *arguments],
+      cwd=ROOT,
+      env=os.environ | {'PYTHON': sys.executable},
+      capture_output=True,
+      text=True,
+      timeout=120,
+    )
+
+  wrong = launch('--config=tests/tiny.py')
+  assert wrong.returncode == 2 and wrong.stderr.startswith('usage: launch/local.sh N ')
+  ended = launch('2', '--config=tests/tiny.py', '--mode=evaluate', f'--workdir={tmp_path}')
+  assert ended.returncode in (2, 3)  # Of the two, the first to fail ends the other.
+  assert re.search(r'^\[[01]\] There is no checkpoint in .*; train first', ended.stderr, re.M)

@@ -68,9 +68,10 @@ class Evaluator:
     return values
 
   def write_report(self, workdir: str, summary, results) -> str:
-    """Writes evaluation.json and cost_accuracy.png; returns the table and the files' names."""
-    if jax.process_index() > 0:
-      return ''
+    """Writes evaluation.json and cost_accuracy.png; returns the table and the files' names.
+
+    To be called on one host.
+    """
     report.write(workdir, summary)
     files = ['evaluation.json']
     if 'confidence' in results:
@@ -120,5 +121,6 @@ def evaluate_workdir(config: ml_collections.ConfigDict, workdir: str) -> dict[st
     )
   evaluator = Evaluator(config, model, experiment.open_dataset(config), mesh, state)
   summary, results = evaluator(state)
-  print(evaluator.write_report(workdir, summary, results))
+  if jax.process_index() == 0:
+    print(evaluator.write_report(workdir, summary, results))
   return summary

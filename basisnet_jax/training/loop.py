@@ -132,7 +132,8 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
         )
     summary, results = _evaluate(evaluator, state, telemetry, best, progress)
     latest.wait()
-  print(evaluator.write_report(workdir, summary, results))
+  if first_host:
+    print(evaluator.write_report(workdir, summary, results))
   return summary
 
 
@@ -225,8 +226,8 @@ def _layout(mesh, state, shardings):
   held = sharding.bytes_per_device(state, shardings) / 1e6
   whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)) / 1e6
   return (
-    f'{mesh.size} devices ({axes}) of {jax.process_count()} processes; each holds {held:.1f} of '
-    f'the {whole:.1f} MB of parameters, averages and optimizer.'
+    f'Devices: {mesh.size} ({axes}), processes: {jax.process_count()}. Each device holds '
+    f'{held:.1f} of the {whole:.1f} MB of parameters, averages and optimizer.'
   )
 
 

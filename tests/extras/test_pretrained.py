@@ -324,8 +324,8 @@ def top1(network, variables, dataset_name, resolution, columns=None):
 def test_published_efficientnet_lite0_recognises_images():
   network = models.create('efficientnet_lite0', num_classes=1000, padding='same')
   variables = pretrained.load(network, f'{DATA}/weights/efficientnet_lite0_fp16.npz')
-  # The references do not say how they resize. PIL, TensorFlow and this pipeline, bilinear or bicubic,
-  # with or without antialiasing, lie between .861 and .878, and between .665 and .676.
+  # The references do not say how they resize. PIL and TensorFlow, bilinear or bicubic, with or
+  # without antialiasing, lie between .861 and .878, and between .665 and .676.
   found = top1(network, variables, 'imagenet2012', 224)
   assert found == pytest.approx(0.872, abs=0.004)
   wnids = data.open_dataset('imagenet2012', f'{DATA}/tfds').label_names
