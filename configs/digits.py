@@ -28,7 +28,7 @@ def get_config(variant=None):
   c.model.lightweight.output_stride = 16
   c.model.coefficients.feature_gradient = 0.0
   c.model.coefficients.uniform_mix = 1.0
-  c.model.coefficients.uniform_mix_epochs = 22.0
+  c.model.coefficients.uniform_mix_epochs = 18.0
 
   c.data.name = 'digits'
   c.data.eval_split = 'test'
@@ -38,7 +38,7 @@ def get_config(variant=None):
   c.data.eval_crop = 1.0
 
   c.training.batch_size = 96
-  c.training.epochs = 32.0
+  c.training.epochs = 27.0
   c.loss.label_smoothing = 0.1
   c.optimizer.name = 'adamw'
   c.optimizer.schedule = 'cosine'
@@ -48,7 +48,7 @@ def get_config(variant=None):
   c.optimizer.warmup_epochs = 2.0
   c.ema_decay = 0.98
   c.evaluation.batch_size = 120
-  c.evaluation.every_epochs = 16.0
+  c.evaluation.every_epochs = 13.5
   c.checkpoint.every_steps = 200
   c.logging.every_steps = 20
   return config.apply_variants(c, variant, {'k2': {'model.num_bases': 2}})

@@ -133,11 +133,17 @@ def test_evaluation_of_an_image_depends_on_nothing_else(name):
 
 @every_kind
 def test_bfloat16_computes_near_float32_on_float32_parameters(name):
-  x, variables, _, exact = evaluation(name)
-  network = create(name, dtype=jnp.bfloat16)
-  logits = jit(network.apply)(variables, x)
+  x, variables, apply, _ = evaluation(name)
+
+  # Fifty layers of random weights amplify what each one rounds, unless shortcuts outweigh them.
+  def calm(path, leaf):
+    last_of_block = [key.key for key in path][-3:] == ['project', 'norm', 'scale']
+    return leaf * np.float32(0.3) if last_of_block else leaf
+
+  variables = jax.tree_util.tree_map_with_path(calm, variables)
+  exact = apply(variables, x)
+  logits = jit(create(name, dtype=jnp.bfloat16).apply)(variables, x)
   assert logits.dtype == jnp.bfloat16
-  # Not nearer, because fifty layers of random weights amplify what each one rounds.
   assert 0.97 < np.corrcoef(logits.astype(jnp.float32).ravel(), exact.ravel())[0, 1] < 1
 
 
