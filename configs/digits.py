@@ -4,8 +4,8 @@
   python -m basisnet_jax.main --config=configs/digits.py
 
 Data: scikit-learn's 1,797 digits, 8x8 gray, enlarged to 16x16.
-Hardware: 2 CPU cores, less than two minutes.
-Seen: lightweight 97.78%, specialist 99.17% top-1 of 360 test images.
+Hardware: 2 CPU cores, about two minutes.
+Seen: lightweight 98.06%, specialist 98.89% top-1 of 360 test images.
 """
 
 from basisnet_jax import base_config, config
