@@ -128,12 +128,12 @@ def gather(mesh: Mesh):
   return functools.partial(jax.lax.with_sharding_constraint, shardings=replicated(mesh))
 
 
-def bytes_per_device(tree: Any, shardings: Any) -> int:
-  """What one device holds of a tree of arrays or of their shapes."""
-  parts = jax.tree.map(
-    lambda leaf, s: math.prod(s.shard_shape(leaf.shape)) * leaf.dtype.itemsize, tree, shardings
+def bytes_per_device(tree: Any) -> int:
+  """What one device holds of a tree of arrays, or of their shapes with shardings."""
+  return sum(
+    math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    for leaf in jax.tree.leaves(tree)
   )
-  return sum(jax.tree.leaves(parts))
 
 
 def checked_batch_size(batch_size: int, mesh: Mesh, key: str) -> int:

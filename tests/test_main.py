@@ -31,7 +31,7 @@ DEMO = [
 ]
 
 
-def start(*arguments, devices=1):
+def start(*arguments, devices=1, stderr=subprocess.PIPE):
   """Starts the program on so many simulated devices."""
   environment = os.environ | {
     # Compiling takes most of the time; unoptimized it takes half.
@@ -44,7 +44,7 @@ def start(*arguments, devices=1):
     cwd=ROOT,
     env=environment,
     stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
+    stderr=stderr,
     text=True,
   )
 

@@ -36,27 +36,21 @@ def free_port():
 def start(count, *flags, devices=1, absent=(), supervised=False):
   """The processes of one training, by number; output and errors go together."""
   port = free_port()
+  supervision = ['--restarts=2'] if supervised else []
   return {
-    number: subprocess.Popen(
-      [
-        sys.executable, '-m', 'basisnet_jax.main', *RECIPE, *flags,
-        f'--coordinator_address=127.0.0.1:{port}', f'--num_processes={count}',
-        f'--process_id={number}', *(['--restarts=2'] if supervised else []),
-      ],
-      cwd=ROOT,
-      env=os.environ
-      | {
-        'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}'
-        ' --xla_backend_optimization_level=0',
-        'PYTHONUNBUFFERED': '1',
-      },
-      stdout=subprocess.PIPE,
+    number: test_main.start(
+      *RECIPE,
+      *flags,
+      f'--coordinator_address=127.0.0.1:{port}',
+      f'--num_processes={count}',
+      f'--process_id={number}',
+      *supervision,
+      devices=devices,
       stderr=subprocess.STDOUT,
-      text=True,
     )
     for number in range(count)
     if number not in absent
-  }  # fmt: skip
+  }
 
 
 def outcome(processes, timeout=240):

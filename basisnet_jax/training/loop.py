@@ -71,7 +71,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
       )
       report.write_json(os.path.join(workdir, 'cost.json'), evaluator.cost.as_dict())
       print(cost_lib.table(evaluator.cost))
-      print(_layout(mesh, wanted, shardings))
+      print(_layout(mesh, wanted))
     telemetry = stack.enter_context(Telemetry(workdir, enabled=first_host))
     state = latest.restore(wanted)
     if state is None:
@@ -221,9 +221,9 @@ def _check_finite(loss, step, saved_step):
     )
 
 
-def _layout(mesh, state, shardings):
+def _layout(mesh, state):
   axes = ' x '.join(f'{name} {size}' for name, size in mesh.shape.items())
-  held = sharding.bytes_per_device(state, shardings) / 1e6
+  held = sharding.bytes_per_device(state) / 1e6
   whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)) / 1e6
   return (
     f'Devices: {mesh.size} ({axes}), processes: {jax.process_count()}. Each device holds '

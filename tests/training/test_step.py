@@ -34,7 +34,7 @@ def optimizer(rate=0.1):
   )
 
 
-def new_step(model, update, seed=0):
+def new_step(model, update, seed=0, **options):
   return step_lib.make_train_step(
     model,
     update,
@@ -44,6 +44,7 @@ def new_step(model, update, seed=0):
     lightweight_weight=0.5,
     uniform_mix=lambda step: jnp.where(step == 0, 1.0, 0.0),  # Wholly uniform at step 0 alone.
     ema_decay=EMA_DECAY,
+    **options,
   )
 
 
@@ -260,17 +261,7 @@ def fsdp(model, monkeypatch):
   create = functools.partial(train_state.create, model, update, 0, tiny.RESOLUTION, use_ema=True)
   like = sharding.abstract(jax.eval_shape(create), mesh, sharding.PRESETS['fsdp'])
   held = jax.tree.map(lambda leaf: leaf.sharding, like)
-  step = step_lib.make_train_step(
-    model,
-    update,
-    optax.constant_schedule(0.1),
-    seed=0,
-    label_smoothing=0.2,
-    lightweight_weight=0.5,
-    uniform_mix=lambda step: jnp.where(step == 0, 1.0, 0.0),
-    ema_decay=EMA_DECAY,
-    gather=sharding.gather(mesh),
-  )
+  step = new_step(model, update, gather=sharding.gather(mesh))
   return mesh, held, like, create, step_lib.jit_train_step(step, mesh, held)
 
 
