@@ -89,10 +89,18 @@ def get_config() -> ml_collections.ConfigDict:
   # Records, still encoded, over all hosts; a split of up to 200 MB is shuffled as a whole.
   d.shuffle_buffer = 16384
 
+  # An image that cannot be decoded: 'skip' leaves it out and counts it, 'stop' ends the run.
+  d.broken_images = 'skip'
+
   c.training = t = ml_collections.ConfigDict()
   t.batch_size = 2048  # Over all devices.
   t.epochs = 350.0
   t.steps = config_dict.placeholder(int)  # Instead of epochs, if set.
+  # A batch goes through the model in so many parts, one after another, which takes less memory.
+  t.accumulation = 1
+  # A loss that is not finite: 'stop' ends the run, 'skip' leaves that step out.
+  t.nonfinite = 'stop'
+  t.stall_timeout = 1800.0  # Seconds after which a run that does not move ends, with code 3.
 
   c.loss = loss = ml_collections.ConfigDict()
   loss.label_smoothing = 0.1

@@ -10,7 +10,7 @@ import time
 import jax
 from jax.experimental import multihost_utils
 
-from basisnet_jax.errors import UserError
+from basisnet_jax.errors import MissingProcess, UserError
 
 # A process that is silent for so long is taken for dead, seconds; the others then end, too.
 _HEARTBEAT = 30
@@ -41,7 +41,8 @@ def initialize(
     timeout: seconds to wait for all.
 
   Raises:
-    UserError: only some of the three are given, or a process is missing after `timeout`.
+    UserError: only some of the three are given, or they do not fit.
+    MissingProcess: one did not come within `timeout`.
   """
   given = {
     '--coordinator_address': address,
@@ -77,7 +78,8 @@ def call_roll(address: str, num_processes: int, process_id: int, timeout: float)
   """Waits until all processes have called at process 0; JAX alone would abort without a name.
 
   Raises:
-    UserError: not all came within `timeout` seconds, or one is not what it should be.
+    UserError: one is not what it should be.
+    MissingProcess: not all came within `timeout` seconds.
   """
   host, colon, port = address.rpartition(':')
   if not (host and colon and port.isdecimal()):
@@ -108,16 +110,17 @@ def _listen(port, num_processes, deadline):
         names = ', '.join(map(str, absent))
         _answer_all(
           present,
+          MissingProcess,
           f'Of {num_processes} processes these did not come in time: {names}; see what became of '
           'them, or give them longer by --processes_timeout.',
         )
       process, problem = _heard(connection, num_processes, where)
       if problem:
-        _answer_all({**present, -1: connection}, problem)
+        _answer_all({**present, -1: connection}, UserError, problem)
       if process is not None:
         # The same one again has lost its first connection, or was started anew.
         present[process] = connection
-    _answer_all(present, '')
+    _answer_all(present, None, '')
 
 
 def _heard(connection, num_processes, where):
@@ -140,15 +143,17 @@ def _heard(connection, num_processes, where):
   return process, ''
 
 
-def _answer_all(connections, problem):
+def _answer_all(connections, kind, problem):
+  """Tells all what is wrong, and raises it here; '' is well."""
+  answer = {'problem': problem, 'missing': kind is MissingProcess}
   for connection in connections.values():
     try:
-      connection.sendall(f'{json.dumps({"problem": problem})}\n'.encode())
+      connection.sendall(f'{json.dumps(answer)}\n'.encode())
     except OSError:
       pass  # It will see by itself that nobody answers.
     connection.close()
   if problem:
-    raise UserError(problem)
+    raise kind(problem)
 
 
 def _report(host, port, mine, deadline):
@@ -161,15 +166,15 @@ def _report(host, port, mine, deadline):
         connection.settimeout(max(1, deadline - time.monotonic()) + 60)
         answer = connection.makefile().readline()
       if answer:
-        problem = json.loads(answer)['problem']
-        if problem:
-          raise UserError(problem)
+        answer = json.loads(answer)
+        if answer['problem']:
+          raise (MissingProcess if answer['missing'] else UserError)(answer['problem'])
         return
       reason = 'it hung up'
     except (OSError, ValueError) as error:
       reason = str(error)
     time.sleep(_AGAIN)
-  raise UserError(
+  raise MissingProcess(
     f'Process {mine["process"]} cannot reach process 0 at {host}:{port} ({reason}); see whether it '
     'runs and whether a firewall is between them.'
   )

@@ -11,3 +11,7 @@ class UserError(Exception):
 
 class Preempted(Exception):
   """The process was asked to end and has saved its state; `main` prints the message, exits 143."""
+
+
+class MissingProcess(Exception):
+  """A process of several did not come; `main` prints the message, exits 3: it may come yet."""

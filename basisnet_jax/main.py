@@ -13,7 +13,7 @@ import sys
 from absl import app, flags, logging
 
 from basisnet_jax import command_line, supervisor
-from basisnet_jax.errors import Preempted, UserError
+from basisnet_jax.errors import MissingProcess, Preempted, UserError
 
 _MODE = flags.DEFINE_enum('mode', 'train', ['train', 'evaluate', 'cost'], 'What to do.')
 _WORKDIR = flags.DEFINE_string(
@@ -132,6 +132,8 @@ def run() -> None:
     app.run(main, flags_parser=command_line.parse_flags)
   except UserError as error:
     _end(2, str(error))
+  except MissingProcess as error:
+    _end(3, str(error))
   except Preempted as error:
     _end(128 + signal.SIGTERM, str(error))
   except KeyboardInterrupt:

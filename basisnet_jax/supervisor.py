@@ -48,8 +48,9 @@ def supervise(restarts: int) -> int:
     if code in _FINAL or stopped or not left:
       break
     wait = min(_LONGEST_WAIT, 2 ** (restarts - left))
+    killed = ' (killed, by the system if the memory ran out)' if code == 137 else ''
     print(
-      f'Ended with code {code}; starting again from the last checkpoint in {wait} s '
+      f'Ended with code {code}{killed}; starting again from the last checkpoint in {wait} s '
       f'({left} of {restarts} restarts left).',
       file=sys.stderr,
       flush=True,

@@ -49,11 +49,12 @@ def basisnet(resolution: int = RESOLUTION, **options) -> models.BasisNet:
 
 
 def batch(size: int, seed: int = 0, resolution: int = RESOLUTION) -> dict[str, np.ndarray]:
-  """Random images and labels."""
+  """Random images and labels; all count."""
   random = np.random.default_rng(seed)
   return {
     'image': random.integers(0, 256, (size, resolution, resolution, 3), np.uint8),
     'label': random.integers(0, 10, size).astype(np.int32),
+    'mask': np.ones(size, np.float32),
   }
 
 

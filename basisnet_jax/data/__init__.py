@@ -1,7 +1,13 @@
 """Images in: which datasets there are, and batches of them for training and evaluation."""
 
 from basisnet_jax.data.datasets import Dataset, open_dataset
-from basisnet_jax.data.pipeline import CROPS, eval_batches, num_images, train_batches
+from basisnet_jax.data.pipeline import (
+  CROPS,
+  eval_batches,
+  num_images,
+  train_batches,
+  train_records,
+)
 
 __all__ = [
   'CROPS',
@@ -10,4 +16,5 @@ __all__ = [
   'num_images',
   'open_dataset',
   'train_batches',
+  'train_records',
 ]

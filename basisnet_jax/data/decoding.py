@@ -1,7 +1,8 @@
 """From encoded bytes to a square uint8 image: crop (inside the JPEG decoder) and resize.
 
-Everything here runs inside tf.data. Bytes are JPEG or anything else that
-`tf.io.decode_image` reads (PNG, BMP, GIF's first frame); gray becomes RGB.
+Everything here runs inside tf.data. Bytes are JPEG (CMYK, too), PNG (16 bits become 8, alpha is
+dropped), BMP or GIF (its first frame); gray becomes RGB. Anything else, what is cut off, and images
+of more than `MOST_PIXELS` raise `tf.errors.InvalidArgumentError`.
 """
 
 from collections.abc import Callable
@@ -11,6 +12,15 @@ from basisnet_jax.data.quiet_tensorflow import tf
 # The exact transform, as in other JPEG readers. TensorFlow's default differs from
 # theirs by about one gray level in every pixel, and is not faster.
 _DCT = 'INTEGER_ACCURATE'
+# A decoder takes 3 bytes for each and a resize up to 12, for several images at a time.
+MOST_PIXELS = 64_000_000
+# Where other formats than JPEG say how large they are: (first bytes, type, whether
+# the lowest byte comes first, positions of height and width).
+_SIZES = (
+  (b'\x89PNG\r\n\x1a\n', tf.int32, False, (20, 16)),
+  (b'GIF8', tf.uint16, True, (8, 6)),
+  (b'BM', tf.int32, True, (22, 18)),  # A negative height is from the top down.
+)
 # How evaluation may resize.
 RESIZES = ('bilinear', 'bicubic')
 
@@ -102,7 +112,7 @@ def decode_window(encoded: tf.Tensor, window: Callable[[tf.Tensor], tf.Tensor]) 
   """
 
   def from_jpeg():
-    shape = tf.io.extract_jpeg_shape(encoded)  # Reads the header alone.
+    shape = _checked(tf.io.extract_jpeg_shape(encoded))  # Reads the header alone.
     return tf.image.decode_and_crop_jpeg(encoded, window(shape), channels=3, dct_method=_DCT)
 
   def from_other():
@@ -147,14 +157,39 @@ def resize(
 
 
 def _decode(encoded: tf.Tensor) -> tf.Tensor:
-  return tf.cond(
-    tf.io.is_jpeg(encoded),
-    lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method=_DCT),
-    lambda: _decode_other(encoded),
-  )
+  def from_jpeg():
+    with tf.control_dependencies([_checked(tf.io.extract_jpeg_shape(encoded))]):
+      return tf.io.decode_jpeg(encoded, channels=3, dct_method=_DCT)
+
+  return tf.cond(tf.io.is_jpeg(encoded), from_jpeg, lambda: _decode_other(encoded))
 
 
 def _decode_other(encoded: tf.Tensor) -> tf.Tensor:
-  image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+  def number(position, dtype, little_endian):
+    encoded_number = tf.strings.substr(encoded, position, dtype.size)
+    (value,) = tf.unstack(tf.io.decode_raw(encoded_number, dtype, little_endian), 1)
+    return tf.abs(tf.cast(value, tf.int64))
+
+  def size(dtype, little_endian, positions):
+    return lambda: tf.stack([number(p, dtype, little_endian) for p in positions])
+
+  def unknown():
+    # Not -1: it would count as small.
+    return tf.constant([MOST_PIXELS, MOST_PIXELS], tf.int64)
+
+  cases = [
+    (tf.strings.substr(encoded, 0, len(first)) == first, size(*how)) for first, *how in _SIZES
+  ]
+  with tf.control_dependencies([_checked(tf.case(cases, default=unknown))]):
+    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
   image.set_shape([None, None, 3])
   return image
+
+
+def _checked(shape: tf.Tensor) -> tf.Tensor:
+  """The same shape, [height, width, ...]; an error where it is of no image or of a giant one."""
+  height, width = tf.unstack(tf.cast(shape[:2], tf.int64))
+  few = tf.debugging.assert_less_equal(height * width, tf.constant(MOST_PIXELS, tf.int64))
+  some = tf.debugging.assert_positive(tf.minimum(height, width))
+  with tf.control_dependencies([few, some]):
+    return tf.identity(shape)

@@ -100,6 +100,8 @@ def encode(path: pathlib.Path) -> bytes:
       rgba = image.convert('RGBA')
       image = Image.new('RGB', rgba.size, 'white')
       image.paste(rgba, mask=rgba.getchannel('A'))
+    if image.mode.startswith('I'):  # 16 bits; PIL's own conversion would cut them off at 255.
+      image = image.point(lambda value: value / 256).convert('L')
     image = image.convert('RGB')
     if (shrink := LARGEST / min(image.size)) < 1:
       image = image.resize([round(side * shrink) for side in image.size], Image.Resampling.LANCZOS)

@@ -4,13 +4,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from basisnet_jax.data import augmentation, decoding, records
+from basisnet_jax.data import augmentation, decoding, records, recovery
 from basisnet_jax.data.datasets import Dataset
 from basisnet_jax.data.quiet_tensorflow import tf
 from basisnet_jax.errors import UserError
 
 CROPS = ('area', 'pad')
-_BATCHES_AHEAD = 2
 
 
 def train_batches(
@@ -26,6 +25,7 @@ def train_batches(
   shuffle_buffer: int,
   seed: int,
   start_step: int = 0,
+  broken_images: str = 'skip',
   process_index: int = 0,
   process_count: int = 1,
 ) -> Iterator[dict[str, np.ndarray]]:
@@ -50,27 +50,32 @@ def train_batches(
       split small enough for memory (200 MB) is shuffled as a whole instead.
     seed: what order and augmentation follow from, at least 0.
     start_step: batches to skip.
+    broken_images: 'skip' puts a black image of label 0 and mask 0 in the place of one that cannot
+      be decoded and names the first few; 'stop' raises an error.
     process_index: this host.
     process_count: how many hosts there are; it must divide `batch_size`.
 
   Returns:
     Iterator of {'image': uint8 [batch_size / process_count, resolution, resolution, 3],
-    'label': int32 [batch_size / process_count]}; the arrays are read-only.
+    'label': int32 [batch_size / process_count], 'mask': float32 [batch_size / process_count]};
+    the arrays may be read-only.
 
   Raises:
-    UserError: bad split or crop, or missing files.
+    UserError: bad split or crop, missing files; while reading also those of `recovery.batches`.
   """
-  if crop not in CROPS:
-    raise UserError(f"data.crop is '{crop}': use {' or '.join(map(repr, CROPS))}.")
-  (files,) = records.shares(dataset, split, 1)
-  # Independent keys, one for each use, so that no two draw the same numbers.
-  keys = np.random.SeedSequence([seed, 0]).generate_state(3) % np.uint32(2**31)
-  order_key, crop_key, flip_key = (int(key) for key in keys)
+  _check(crop, CROPS, 'data.crop')
+  _check(broken_images, recovery.POLICIES, 'data.broken_images')
+  _, crop_key, flip_key = _keys(seed)
   local_size = batch_size // process_count
-  rows = range(process_index * local_size, (process_index + 1) * local_size)
-  order = dict(batch_size=batch_size, rows=rows, key=order_key, start_step=start_step)
+  order = dict(
+    batch_size=batch_size,
+    shuffle_buffer=shuffle_buffer,
+    seed=seed,
+    process_index=process_index,
+    process_count=process_count,
+  )
 
-  def example(position, record):
+  def example(position, record_id, record):
     encoded, label = records.parse(record)
     crop_seed = tf.stack([tf.constant(crop_key, tf.int64), position])
     if crop == 'area':
@@ -80,14 +85,48 @@ def train_batches(
     if flip:
       flip_seed = tf.stack([tf.constant(flip_key, tf.int64), position])
       image = augmentation.random_flip(image, flip_seed)
-    return {'image': image, 'label': label}
+    return {'image': image, 'label': label, 'mask': tf.ones([]), 'id': record_id}
 
-  if records.fit_in_memory(dataset, files):
-    stream = records.shuffled_in_memory(files, **order)
-  else:
-    stream = records.shuffled_from_files(dataset, split, buffer=shuffle_buffer, **order)
-  stream = stream.map(example, tf.data.AUTOTUNE, deterministic=True)
-  return _as_numpy(stream.batch(local_size, drop_remainder=True))
+  def black(position, record_id, record):
+    return _black(resolution, record_id)
+
+  def make(step, careful):
+    read = recovery.or_replacement(example, black) if careful else example
+    stream = _in_training_order(dataset, split, start_step=step, **order)
+    stream = stream.map(read, tf.data.AUTOTUNE, deterministic=True)
+    return stream.batch(local_size, drop_remainder=True)
+
+  records.check_files(dataset, split)  # Now, and not at the first batch.
+  return recovery.batches(make, start_step, dataset=dataset, policy=broken_images)
+
+
+def train_records(
+  dataset: Dataset,
+  step: int,
+  *,
+  split: str,
+  batch_size: int,
+  shuffle_buffer: int,
+  seed: int,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> list[str]:
+  """Returns where the images of this host's training batch number `step` are.
+
+  The other arguments are those of `train_batches`; the first batch has number 0.
+  """
+  stream = _in_training_order(
+    dataset,
+    split,
+    batch_size=batch_size,
+    shuffle_buffer=shuffle_buffer,
+    seed=seed,
+    start_step=step,
+    process_index=process_index,
+    process_count=process_count,
+  )
+  ids = stream.map(lambda position, record_id, record: record_id).take(batch_size // process_count)
+  return [records.describe(dataset, record_id) for record_id in ids.as_numpy_iterator()]
 
 
 def eval_batches(
@@ -98,6 +137,7 @@ def eval_batches(
   resolution: int,
   eval_crop: float,
   eval_resize: str = 'bilinear',
+  broken_images: str = 'skip',
   process_index: int = 0,
   process_count: int = 1,
 ) -> Iterator[dict[str, np.ndarray]]:
@@ -113,51 +153,85 @@ def eval_batches(
     resolution: height and width of the images, pixels.
     eval_crop: the central crop's side as a share of the image's shorter side, in (0, 1].
     eval_resize: 'bilinear' or 'bicubic', both with antialiasing.
+    broken_images: see `train_batches`.
     process_index: this host.
     process_count: how many hosts there are; each reads its own even share.
 
   Returns:
     Iterator of {'image': uint8 [batch_size, resolution, resolution, 3],
     'label': int32 [batch_size], 'mask': float32 [batch_size], 1 for real images};
-    the arrays are read-only.
+    the arrays may be read-only.
 
   Raises:
-    UserError: bad split or `eval_resize`, or missing files.
+    UserError: bad split or `eval_resize`, missing files; while reading also those of
+      `recovery.batches`.
   """
-  if eval_resize not in decoding.RESIZES:
-    raise UserError(
-      f"data.eval_resize is '{eval_resize}': use {' or '.join(map(repr, decoding.RESIZES))}."
-    )
+  _check(eval_resize, decoding.RESIZES, 'data.eval_resize')
+  _check(broken_images, recovery.POLICIES, 'data.broken_images')
+  records.check_files(dataset, split)
   shares = records.shares(dataset, split, process_count)
   files = shares[process_index]
   num_batches = -(-records.count_records(shares[0]) // batch_size)
+  num_fillers = num_batches * batch_size - records.count_records(files)
 
-  def example(record):
+  def example(record_id, record):
     encoded, label = records.parse(record)
     image = decoding.decode_central_crop(encoded, resolution, eval_crop, eval_resize)
-    return {'image': image, 'label': label, 'mask': tf.ones([])}
+    return {'image': image, 'label': label, 'mask': tf.ones([]), 'id': record_id}
 
-  filler = {
-    'image': tf.zeros([resolution, resolution, 3], tf.uint8),
-    'label': tf.zeros([], tf.int32),
-    'mask': tf.zeros([]),
-  }
-  num_fillers = num_batches * batch_size - records.count_records(files)
-  images = tf.data.Dataset.from_tensors(filler).repeat(num_fillers)
-  if files:
-    real = records.in_order(files).map(example, tf.data.AUTOTUNE, deterministic=True)
-    images = real.concatenate(images)
-  return _as_numpy(images.batch(batch_size, drop_remainder=True))
+  def black(record_id, record):
+    return _black(resolution, record_id)
+
+  def make(batch, careful):
+    filler = _black(resolution, tf.constant(recovery.FILLER_ID, tf.int64))
+    images = tf.data.Dataset.from_tensors(filler).repeat(num_fillers)
+    if files:
+      read = recovery.or_replacement(example, black) if careful else example
+      real = records.in_order(dataset, files).skip(batch * batch_size)
+      images = real.map(read, tf.data.AUTOTUNE, deterministic=True).concatenate(images)
+    return images.batch(batch_size, drop_remainder=True)
+
+  return recovery.batches(make, 0, dataset=dataset, policy=broken_images)
 
 
 def num_images(dataset: Dataset, split: str) -> int:
   """Returns how many images a split has, or a part of one.
 
   Raises:
-    UserError: bad split or missing files.
+    UserError: bad split.
   """
   return records.count_records(*records.shares(dataset, split, 1))
 
 
-def _as_numpy(batches: tf.data.Dataset) -> Iterator[dict[str, np.ndarray]]:
-  return batches.prefetch(_BATCHES_AHEAD).as_numpy_iterator()
+def _check(value, possible, key):
+  if value not in possible:
+    raise UserError(f'{key} is {value!r}: use {" or ".join(map(repr, possible))}.')
+
+
+def _keys(seed):
+  """Independent keys, one for each use, so that no two draw the same numbers."""
+  keys = np.random.SeedSequence([seed, 0]).generate_state(3) % np.uint32(2**31)
+  return [int(key) for key in keys]
+
+
+def _in_training_order(
+  dataset, split, *, batch_size, shuffle_buffer, seed, start_step, process_index, process_count
+):
+  """Endless (position in the sequence, id, record) of this host's rows of the batches."""
+  (files,) = records.shares(dataset, split, 1)
+  order_key, _, _ = _keys(seed)
+  local_size = batch_size // process_count
+  rows = range(process_index * local_size, (process_index + 1) * local_size)
+  order = dict(batch_size=batch_size, rows=rows, key=order_key, start_step=start_step)
+  if records.fit_in_memory(dataset, files):
+    return records.shuffled_in_memory(dataset, files, **order)
+  return records.shuffled_from_files(dataset, split, buffer=shuffle_buffer, **order)
+
+
+def _black(resolution, record_id):
+  return {
+    'image': tf.zeros([resolution, resolution, 3], tf.uint8),
+    'label': tf.zeros([], tf.int32),
+    'mask': tf.zeros([]),
+    'id': record_id,
+  }

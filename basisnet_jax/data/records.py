@@ -1,7 +1,8 @@
 """Encoded records: which files and parts are read, and in what order.
 
 A record is a serialized tf.Example. Nothing is decoded here, so that skipping to
-the middle of a run costs little.
+the middle of a run costs little. Its id, int64, tells its file and its number there
+(`describe`).
 """
 
 import os
@@ -17,6 +18,7 @@ IN_MEMORY_BYTES = 200_000_000
 # A larger one is cut into streams, of which each has its own rows of every batch.
 MOST_STREAMS = 64
 _PARALLEL_FILES = 16
+_NUMBER_BITS = 40  # Of an id: the number in the file; the file's number is above.
 
 
 def shares(dataset: Dataset, split: str, count: int) -> list[list]:
@@ -34,13 +36,12 @@ def shares(dataset: Dataset, split: str, count: int) -> list[list]:
     `count` lists of objects with `filename`, `skip`, `take`, `examples_in_shard`.
 
   Raises:
-    UserError: no such split, no images in it, or files of it are missing.
+    UserError: no such split, or no images in it.
   """
   splits = dataset.builder.info.splits
   have = ', '.join(f'{name} ({count} images)' for name, count in dataset.splits.items())
   try:
     total = splits[split].num_examples
-    whole = splits[split].file_instructions
     parts = [splits[share].file_instructions for share in tfds.even_splits(split, count)]
   except (ValueError, KeyError, AssertionError) as error:
     raise UserError(
@@ -51,15 +52,19 @@ def shares(dataset: Dataset, split: str, count: int) -> list[list]:
     raise UserError(
       f"Split '{split}' of dataset '{dataset.name}' selects no images: widen it; there are {have}."
     )
-  folder = os.path.dirname(whole[0].filename)
-  present = set(tf.io.gfile.listdir(folder))
-  missing = [f.filename for f in whole if os.path.basename(f.filename) not in present]
+  return parts
+
+
+def check_files(dataset: Dataset, split: str) -> None:
+  """Raises a UserError if `shares` would, or if files of the split are missing."""
+  (files,) = shares(dataset, split, 1)
+  present = set(tf.io.gfile.listdir(os.path.dirname(files[0].filename)))
+  missing = [f.filename for f in files if os.path.basename(f.filename) not in present]
   if missing:
     raise UserError(
-      f"Split '{split}' of dataset '{dataset.name}' lacks {len(missing)} of its {len(whole)} "
+      f"Split '{split}' of dataset '{dataset.name}' lacks {len(missing)} of its {len(files)} "
       f'files, such as {missing[0]}: copy them there, or delete the folder to prepare it again.'
     )
-  return parts
 
 
 def count_records(files: list) -> int:
@@ -74,13 +79,19 @@ def fit_in_memory(dataset: Dataset, files: list) -> bool:
   return bytes_per_record * count_records(files) <= IN_MEMORY_BYTES
 
 
-def in_order(files: list) -> tf.data.Dataset:
-  """Returns each record once, always in the same order: string scalars."""
-  return _read(_as_tensors(files))
+def in_order(dataset: Dataset, files: list) -> tf.data.Dataset:
+  """Returns each (id, record) once, always in the same order: int64 and string scalars."""
+  return _read(_as_tensors(dataset, files))
+
+
+def describe(dataset: Dataset, record_id: int) -> str:
+  """Returns where a record is: 'record 17 of digits-train.tfrecord-00000-of-00001'."""
+  file, number = divmod(int(record_id), 2**_NUMBER_BITS)
+  return f'record {number} of {_filenames(dataset)[file]}'
 
 
 def shuffled_in_memory(
-  files: list, *, batch_size: int, rows: range, key: int, start_step: int
+  dataset: Dataset, files: list, *, batch_size: int, rows: range, key: int, start_step: int
 ) -> tf.data.Dataset:
   """Returns records epoch after epoch for ever, each epoch in its own order.
 
@@ -88,6 +99,7 @@ def shuffled_in_memory(
   files. All records are read at once.
 
   Args:
+    dataset: from `open_dataset`.
     files: parts of files, one of `shares`.
     batch_size: records in a batch of all hosts.
     rows: those of each batch that are wanted.
@@ -95,12 +107,12 @@ def shuffled_in_memory(
     start_step: batches to skip, counted from the beginning of the first epoch.
 
   Returns:
-    Endless dataset of (position in the sequence, record), int64 and string scalars.
+    Endless dataset of (position in the sequence, id, record): int64, int64 and string scalars.
   """
-  records = in_order(files).batch(count_records(files)).get_single_element()
+  ids, records = in_order(dataset, files).batch(count_records(files)).get_single_element()
 
   def one_epoch(epoch):
-    order = tf.random.experimental.stateless_shuffle(tf.range(len(records)), [key, epoch])
+    order = tf.random.experimental.stateless_shuffle(tf.range(len(ids)), [key, epoch])
     return tf.data.Dataset.from_tensor_slices(order)
 
   start = start_step * batch_size
@@ -108,7 +120,7 @@ def shuffled_in_memory(
   epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
   indices = epochs.flat_map(one_epoch).skip(skipped).enumerate(start)
   mine = _only(rows, batch_size, indices)
-  return mine.map(lambda position, index: (position, records[index]))
+  return mine.map(lambda position, index: (position, ids[index], records[index]))
 
 
 def shuffled_from_files(
@@ -135,14 +147,14 @@ def shuffled_from_files(
     batch_size, rows, key, start_step: see `shuffled_in_memory`.
 
   Returns:
-    Endless dataset of (position in the sequence, record), int64 and string scalars.
+    Endless dataset of (position in the sequence, id, record): int64, int64 and string scalars.
   """
   most = min(MOST_STREAMS, dataset.builder.info.splits[split].num_examples)
   num_streams = max(n for n in range(1, most + 1) if batch_size % n == 0)
   block = batch_size // num_streams  # Rows of a stream.
   first, last = rows.start // block, -(-rows.stop // block)
   files = shares(dataset, split, num_streams)[first:last]
-  tensors = _as_tensors([file for share in files for file in share])
+  tensors = _as_tensors(dataset, [file for share in files for file in share])
   begins = tf.constant(np.cumsum([0, *(len(share) for share in files)]), tf.int64)
   sizes = tf.constant([count_records(share) for share in files], tf.int64)
   parallel_files = max(2, _PARALLEL_FILES // num_streams)
@@ -164,8 +176,8 @@ def shuffled_from_files(
     epochs = tf.data.Dataset.range(start // size, tf.int64.max)
     indexed = epochs.flat_map(one_epoch).skip(start % size).enumerate(start)
 
-    def with_position(index, record):
-      return index // block * batch_size + number * block + index % block, record
+    def with_position(index, numbered):
+      return index // block * batch_size + number * block + index % block, *numbered
 
     return indexed.map(with_position)
 
@@ -174,7 +186,7 @@ def shuffled_from_files(
 
 
 def _only(rows, batch_size, numbered):
-  def wanted(position, _):
+  def wanted(position, *_):
     row = position % batch_size
     return rows.start <= row and row < rows.stop
 
@@ -191,17 +203,29 @@ def parse(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
   return example['image'], tf.cast(example['label'], tf.int32)
 
 
-def _as_tensors(files: list) -> dict[str, tf.Tensor]:
+def _filenames(dataset):
+  """All files of the dataset, in an order that all hosts agree on."""
+  return [name for split in dataset.splits for name in dataset.builder.info.splits[split].filenames]
+
+
+def _as_tensors(dataset: Dataset, files: list) -> dict[str, tf.Tensor]:
+  numbers = {name: number for number, name in enumerate(_filenames(dataset))}
+  first_ids = [(numbers[os.path.basename(f.filename)] << _NUMBER_BITS) + f.skip for f in files]
   return {
     'filename': tf.constant([f.filename for f in files], tf.string),
     'skip': tf.constant([f.skip for f in files], tf.int64),
     'take': tf.constant([f.take for f in files], tf.int64),
+    'first_id': tf.constant(first_ids, tf.int64),
   }
 
 
 def _read(files: dict[str, tf.Tensor], parallel_files: int = _PARALLEL_FILES) -> tf.data.Dataset:
+  def read(f):
+    records = tf.data.TFRecordDataset(f['filename']).skip(f['skip']).take(f['take'])
+    return records.enumerate(f['first_id'])
+
   return tf.data.Dataset.from_tensor_slices(files).interleave(
-    lambda f: tf.data.TFRecordDataset(f['filename']).skip(f['skip']).take(f['take']),
+    read,
     cycle_length=parallel_files,
     block_length=16,
     num_parallel_calls=tf.data.AUTOTUNE,

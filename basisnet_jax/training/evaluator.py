@@ -1,5 +1,6 @@
 """Evaluating a training state: while it trains, and afterwards from its workdir."""
 
+from collections.abc import Callable
 import os
 from typing import Any
 
@@ -13,7 +14,7 @@ from basisnet_jax import sharding
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import early_exit, evaluate, plots, report
 from basisnet_jax.models import cost as cost_lib
-from basisnet_jax.training import checkpoints, experiment
+from basisnet_jax.training import checkpoints, diagnosis, experiment
 from basisnet_jax.training.progress import Progress
 from basisnet_jax.training.state import TrainState
 
@@ -34,17 +35,30 @@ class Evaluator:
     self.cost = cost_lib.count(model, config.model.resolution)
     self.final_stage = 'network' if self.cost.lightweight_madds is None else 'specialist'
 
-  def __call__(self, state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns (`evaluate.summarize`'s summary, `evaluate.run`'s results)."""
+  def __call__(
+    self, state: TrainState, on_batch: Callable[[], None] = lambda: None
+  ) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns (`evaluate.summarize`'s summary, `evaluate.run`'s results).
+
+    `on_batch` is called after each batch.
+    """
     config = self._config
     images = experiment.num_images(self._dataset, config.data.eval_split)
     batches = experiment.eval_batches(config, self._dataset, self._mesh)
-    with Progress(images, enabled=jax.process_index() == 0, name='evaluation') as progress:
+    with (
+      diagnosis.out_of_memory('config.evaluation.batch_size', config.evaluation.batch_size),
+      Progress(images, enabled=jax.process_index() == 0, name='evaluation') as progress,
+    ):
+
+      def show(done):
+        progress.update(min(images, done * config.evaluation.batch_size))
+        on_batch()
+
       results = evaluate.run(
         self._step,
         state.eval_variables(),
         sharding.to_device(batches, self._mesh),
-        on_batch=lambda n: progress.update(min(images, n * config.evaluation.batch_size)),
+        on_batch=show,
       )
     summary = evaluate.summarize(
       results, cost=self.cost, thresholds=config.evaluation.thresholds, step=int(state.step)

@@ -111,23 +111,47 @@ def train_batches(
   from basisnet_jax import data
 
   d = config.data
+  _check_batch_size(config, mesh)
   return data.train_batches(
     dataset,
-    split=d.train_split,
-    batch_size=sharding.checked_batch_size(
-      config.training.batch_size, mesh, 'config.training.batch_size'
-    ),
     resolution=config.model.resolution,
     crop=d.crop,
     crop_min_area=d.crop_min_area,
     crop_padding=d.crop_padding,
     flip=d.flip,
-    shuffle_buffer=d.shuffle_buffer,
-    seed=config.seed,
     start_step=start_step,
+    broken_images=d.broken_images,
+    **_order(config),
+  )
+
+
+def _order(config):
+  """What the order of the training images follows from."""
+  return dict(
+    split=config.data.train_split,
+    batch_size=config.training.batch_size,
+    shuffle_buffer=config.data.shuffle_buffer,
+    seed=config.seed,
     process_index=jax.process_index(),
     process_count=jax.process_count(),
   )
+
+
+def _check_batch_size(config, mesh):
+  batch_size, parts = config.training.batch_size, config.training.accumulation
+  sharding.checked_batch_size(batch_size, mesh, 'config.training.batch_size')
+  if parts < 1 or batch_size // mesh.size % parts:
+    raise UserError(
+      f'config.training.accumulation={parts} does not divide the {batch_size // mesh.size} images '
+      f'that each of {mesh.size} devices has of config.training.batch_size={batch_size}.'
+    )
+
+
+def train_records(config: ml_collections.ConfigDict, dataset, batch: int) -> list[str]:
+  """Where the images of this host's training batch of that number are; the first is 0."""
+  from basisnet_jax import data
+
+  return data.train_records(dataset, batch, **_order(config))
 
 
 def eval_batches(
@@ -146,6 +170,7 @@ def eval_batches(
     resolution=config.model.resolution,
     eval_crop=config.data.eval_crop,
     eval_resize=config.data.eval_resize,
+    broken_images=config.data.broken_images,
     process_index=jax.process_index(),
     process_count=jax.process_count(),
   )

@@ -4,8 +4,6 @@ import contextlib
 import json
 import math
 import os
-import re
-import time
 from typing import Any
 
 import jax
@@ -16,12 +14,14 @@ from basisnet_jax import distributed, sharding
 from basisnet_jax.errors import Preempted, UserError
 from basisnet_jax.evaluation import report
 from basisnet_jax.models import cost as cost_lib
-from basisnet_jax.training import checkpoints, experiment, workdir_lock
+from basisnet_jax.training import checkpoints, diagnosis, experiment, workdir_lock
 from basisnet_jax.training import evaluator as evaluator_lib
 from basisnet_jax.training import state as train_state
 from basisnet_jax.training import step as step_lib
 from basisnet_jax.training.progress import Progress
 from basisnet_jax.training.telemetry import Telemetry
+from basisnet_jax.training.watchdog import Watchdog
+from basisnet_jax.training.window import Window
 
 
 def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
@@ -42,6 +42,11 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
     UserError: the recipe and the machine, data or workdir do not fit.
     Preempted: the process was asked to end; the state is saved.
   """
+  if config.training.nonfinite not in diagnosis.POLICIES:
+    raise UserError(
+      f'config.training.nonfinite is {config.training.nonfinite!r}: use '
+      f'{" or ".join(map(repr, diagnosis.POLICIES))}.'
+    )
   first_host = jax.process_index() == 0
   mesh = sharding.create_mesh(config.sharding.mesh)
   dataset = experiment.open_dataset(config)
@@ -53,7 +58,11 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
   wanted = experiment.abstract_state(config, model, optimizer, mesh)
   shardings = jax.tree.map(lambda leaf: leaf.sharding, wanted)
   evaluator = evaluator_lib.Evaluator(config, model, dataset, mesh, wanted)
-  with contextlib.ExitStack() as stack:
+  more_parts = f', or set config.training.accumulation={2 * config.training.accumulation}'
+  with (
+    diagnosis.out_of_memory('config.training.batch_size', config.training.batch_size, more_parts),
+    contextlib.ExitStack() as stack,
+  ):
     if first_host:
       stack.enter_context(workdir_lock.exclusive(workdir))
     latest, best = (
@@ -89,6 +98,8 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
         lightweight_weight=config.loss.lightweight_weight,
         uniform_mix=experiment.uniform_mix(config, schedule),
         ema_decay=config.ema_decay,
+        accumulation=config.training.accumulation,
+        skip_nonfinite=config.training.nonfinite == 'skip',
         gather=sharding.gather(mesh),
       ),
       mesh,
@@ -102,27 +113,46 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
       Progress(total, start, config.training.batch_size, enabled=first_host)
     )
     preemption = stack.enter_context(distributed.Preemption())
-    window = _Window()
+    watchdog = stack.enter_context(Watchdog(config.training.stall_timeout))
+    window = Window()
+
+    def not_finite(step):
+      images_of = lambda step: experiment.train_records(config, dataset, step - 1)  # noqa: E731
+      return diagnosis.nonfinite(workdir, images_of, step, latest.latest_step)
+
+    def stop_if_not_finite():
+      bad = window.nonfinite_step()
+      if bad is not None and config.training.nonfinite == 'stop':
+        raise not_finite(bad)
+
     for step in range(start + 1, total + 1):
+      watchdog.beat(f'the images of step {step}')
       with window.waiting_for_data():
         batch = next(batches)
+      watchdog.beat(f'step {step}, on the devices or in other processes')
       state, metrics = train_step(state, batch)
-      window.add(metrics)
+      window.add(step, metrics)
       progress.update(step)
 
       if step % config.logging.every_steps == 0 or step == total:
+        stop_if_not_finite()
         values = window.close(config.training.batch_size)
-        _check_finite(values['train/loss'], step, latest.latest_step)
+        if skipped := values.get('train/skipped_steps'):
+          progress.write(f'step {step:,}  not finite and left out: {skipped:.0f} of the last steps')
+          if math.isnan(values['train/loss']):  # All of them.
+            raise not_finite(step)
         telemetry.scalars(step, values)
         progress.update(step, _shown(values, 'train'))
       if step % evaluate_every == 0 and step < total:
         with progress.paused(), window.paused():
-          _evaluate(evaluator, state, telemetry, best, progress)
+          _evaluate(evaluator, state, telemetry, best, progress, watchdog)
       preempted = preemption.reached(step) and step < total
       if step % config.checkpoint.every_steps == 0 or step == total or preempted:
         with progress.paused(), window.paused():
-          loss = float(jax.device_get(metrics.compute())['loss'])
-          _check_finite(loss, step, latest.latest_step)
+          watchdog.beat(f'the checkpoint of step {step}')
+          stop_if_not_finite()
+          if not diagnosis.is_finite((state.params, state.batch_stats)):
+            raise not_finite(step)
           best.wait()  # Or a kill between the two could lose the best.
           latest.save(state)
       if preempted:
@@ -130,16 +160,16 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
         raise Preempted(
           f'Asked to end (SIGTERM): step {step:,} is saved, and the same command continues from it.'
         )
-    summary, results = _evaluate(evaluator, state, telemetry, best, progress)
+    summary, results = _evaluate(evaluator, state, telemetry, best, progress, watchdog)
     latest.wait()
   if first_host:
     print(evaluator.write_report(workdir, summary, results))
   return summary
 
 
-def _evaluate(evaluator, state, telemetry, best, progress):
+def _evaluate(evaluator, state, telemetry, best, progress, watchdog):
   """Evaluates, writes the dashboards, keeps the state if it is the best so far."""
-  summary, results = evaluator(state)
+  summary, results = evaluator(state, on_batch=lambda: watchdog.beat('the evaluation'))
   scalars, step = evaluator.scalars(summary, results), int(state.step)
   telemetry.scalars(step, scalars)
   telemetry.histograms(
@@ -164,63 +194,6 @@ def _shown(values, prefix):
   return {short: values[key] for key, short in keys.items() if key in values}
 
 
-class _Window:
-  """The steps since the last log: their metrics, time, and time spent waiting for data."""
-
-  def __init__(self):
-    self._merge = jax.jit(lambda a, b: a.merge(b))
-    self._reset()
-
-  def _reset(self):
-    self._metrics, self._last, self._steps = None, None, 0
-    self._began, self._waited = time.monotonic(), 0.0
-
-  @contextlib.contextmanager
-  def waiting_for_data(self):
-    began = time.monotonic()
-    yield
-    self._waited += time.monotonic() - began
-
-  @contextlib.contextmanager
-  def paused(self):
-    """Time inside counts neither as work nor as waiting."""
-    jax.block_until_ready(self._last)
-    began = time.monotonic()
-    yield
-    self._began += time.monotonic() - began
-
-  def add(self, metrics):
-    """Adds a step's metrics, and lets the host run at most one step ahead of the devices."""
-    jax.block_until_ready(self._last)
-    self._last = metrics
-    self._metrics = metrics if self._metrics is None else self._merge(self._metrics, metrics)
-    self._steps += 1
-
-  def close(self, batch_size: int) -> dict[str, float]:
-    """The window's scalars; a new window begins."""
-    computed = jax.device_get(self._metrics.compute())
-    seconds = time.monotonic() - self._began
-    values = {
-      'train/' + re.sub('^(network|lightweight|specialist)_', r'\1/', key): float(value)
-      for key, value in computed.items()
-    }
-    values['perf/images_per_second'] = self._steps * batch_size / seconds
-    values['perf/data_wait'] = self._waited / seconds
-    self._reset()
-    return values
-
-
-def _check_finite(loss, step, saved_step):
-  if not math.isfinite(loss):
-    kept, where = 'no checkpoint was saved yet', ''
-    if saved_step is not None:
-      kept, where = f'step {saved_step} is kept', ', in another --workdir'
-    raise UserError(
-      f'The loss became {loss} by step {step} ({kept}); lower config.optimizer.learning_rate or '
-      f'raise config.optimizer.warmup_epochs{where}.'
-    )
-
-
 def _layout(mesh, state):
   axes = ' x '.join(f'{name} {size}' for name, size in mesh.shape.items())
   held = sharding.bytes_per_device(state) / 1e6
@@ -232,7 +205,18 @@ def _layout(mesh, state):
 
 
 # What may change when a run is continued: not what it computes.
-_FREE = ('name', 'data.data_dir', 'evaluation.', 'checkpoint.', 'logging.', 'sharding.')
+_FREE = (
+  'name',
+  'data.data_dir',
+  'data.broken_images',
+  'training.accumulation',
+  'training.nonfinite',
+  'training.stall_timeout',
+  'evaluation.',
+  'checkpoint.',
+  'logging.',
+  'sharding.',
+)
 
 
 def _check_same_run(config, workdir):

@@ -1,6 +1,7 @@
 """One training step, as a pure function to be jitted."""
 
 from collections.abc import Callable
+import functools
 from typing import Any
 
 from flax import linen as nn
@@ -27,39 +28,69 @@ def make_train_step(
   lightweight_weight: float,
   uniform_mix: optax.Schedule,
   ema_decay: float,
+  accumulation: int = 1,
+  skip_nonfinite: bool = False,
   gather: Callable[[Any], Any] = lambda params: params,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Any]]:
   """Returns `step(state, batch) -> (state, metrics)`.
 
-  `batch` has 'image', uint8 `[b, h, w, 3]`, and 'label', int32 `[b]`. The metrics are a CLU
-  collection: the loss, the learning rate, and loss, top-1, top-5 of each stage as they were
-  before the update. `gather` makes parameters whole that the mesh's devices share.
+  `batch` has 'image', uint8 `[b, h, w, 3]`, 'label', int32 `[b]`, and 'mask', float32 `[b]`, 0 on
+  images that do not count. The metrics are a CLU collection: the loss, the learning rate, how
+  many images did not count, and loss, top-1, top-5 of each stage as they were before the update.
+
+  Args:
+    accumulation: the batch goes through the model in so many parts, one after another, which
+      takes less memory. Batch normalisation sees one part at a time; all else stays the same.
+    skip_nonfinite: a step whose loss or gradients are not finite changes nothing but the step's
+      number. Its metrics are 0, and there is one more: 'finite', 1 or 0.
+    gather: makes parameters whole that the mesh's devices share.
   """
   two_stage = isinstance(model, basisnet.BasisNet)
 
+  def loss_and_updates(params, batch_stats, batch, key, step, num_images):
+    """The batch's share of the loss, and (what is to be added up, batch statistics)."""
+    outputs, updates = model.apply(
+      {'params': params, 'batch_stats': batch_stats},
+      preprocessing.normalize(batch['image']),
+      train=True,
+      rngs={'dropout': key},
+      mutable=['batch_stats'],
+      **({'uniform_mix': uniform_mix(step)} if two_stage else {}),
+    )
+    loss, values = 0.0, {}
+    for stage, logits in metrics.stage_logits(outputs).items():
+      weight = lightweight_weight if stage == 'lightweight' else 1.0
+      own = losses.cross_entropy(logits, batch['label'], label_smoothing)
+      loss += weight * (own * batch['mask']).sum() / num_images
+      for name, value in metrics.per_image(logits, batch['label']).items():
+        values[f'{stage}_{name}'] = (value * batch['mask']).sum() / num_images
+    return loss, ({'loss': loss, **values}, updates.get('batch_stats', {}))
+
+  gradients = jax.grad(loss_and_updates, has_aux=True)
+
+  def accumulated(params, batch_stats, batch, key, step, num_images):
+    """As `gradients`, by parts. A part's rows are spread over the batch, and so its devices'."""
+    parts = jax.tree.map(lambda x: x.reshape(-1, accumulation, *x.shape[1:]).swapaxes(0, 1), batch)
+
+    def of_part(index):
+      part = jax.tree.map(lambda x: x[index], parts)
+      part_key = jax.random.fold_in(key, index)
+      return gradients(params, batch_stats, part, part_key, step, num_images)
+
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(of_part, 0))
+    total = jax.lax.fori_loop(
+      0, accumulation, lambda index, sums: jax.tree.map(jnp.add, sums, of_part(index)), zeros
+    )
+    grads, (values, new_stats) = total
+    return grads, (values, jax.tree.map(lambda x: x / accumulation, new_stats))
+
   def step(state: TrainState, batch: Batch):
-    images = preprocessing.normalize(batch['image'])
-    dropout_key = jax.random.fold_in(jax.random.key(seed), state.step)
-    options = {'uniform_mix': uniform_mix(state.step)} if two_stage else {}
-
-    def loss_fn(params):
-      outputs, updates = model.apply(
-        {'params': params, 'batch_stats': state.batch_stats},
-        images,
-        train=True,
-        rngs={'dropout': dropout_key},
-        mutable=['batch_stats'],
-        **options,
-      )
-      logits = metrics.stage_logits(outputs)
-      loss = 0.0
-      for stage, stage_logits in logits.items():
-        weight = lightweight_weight if stage == 'lightweight' else 1.0
-        loss += weight * losses.cross_entropy(stage_logits, batch['label'], label_smoothing).mean()
-      return loss, (logits, updates.get('batch_stats', {}))
-
-    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-    (loss, (logits, batch_stats)), grads = grad_fn(gather(state.params))
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    num_images = jnp.maximum(batch['mask'].sum(), 1)
+    compute = gradients if accumulation == 1 else accumulated
+    grads, (values, batch_stats) = compute(
+      gather(state.params), state.batch_stats, batch, key, state.step, num_images
+    )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
@@ -67,13 +98,19 @@ def make_train_step(
       # As in TensorFlow: a shorter memory at first, or short runs would remember the init.
       decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
       ema = optax.incremental_update({'params': params, 'batch_stats': batch_stats}, ema, 1 - decay)
+    new = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
 
-    values = {'loss': loss, 'learning_rate': schedule(state.step)}
-    for stage, stage_logits in logits.items():
-      for name, value in metrics.per_image(stage_logits, batch['label']).items():
-        values[f'{stage}_{name}'] = value.mean()
-    collected = metrics.collection(tuple(values)).single_from_model_output(**values)
-    return TrainState(state.step + 1, params, batch_stats, opt_state, ema), collected
+    if skip_nonfinite:
+      finite = jnp.isfinite(values['loss'])
+      for grad in jax.tree.leaves(grads):
+        finite &= jnp.isfinite(grad).all()
+      choose = functools.partial(jnp.where, finite)
+      new = jax.tree.map(choose, new, state).replace(step=state.step + 1)
+      values = {name: choose(value, 0.0) for name, value in values.items()}
+      values['finite'] = finite.astype(jnp.float32)
+    values['learning_rate'] = schedule(state.step)
+    values['broken_images'] = (batch['mask'] == 0).sum().astype(jnp.float32)
+    return new, metrics.collection(tuple(values)).single_from_model_output(**values)
 
   return step
 

@@ -1,11 +1,15 @@
 import io
+import struct
+import zlib
 
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 import numpy as np
 import PIL.Image
 import pytest
 from tiny_datasets import encode, photo
 
-from basisnet_jax.data import decoding
+from basisnet_jax.data import decoding, recovery
 from basisnet_jax.data.quiet_tensorflow import tf
 
 
@@ -115,3 +119,156 @@ def test_pad_crop_is_one_of_all_shifts_of_the_padded_image():
     for i in range(250)
   }
   assert len(seen) == 25
+
+
+def odd(mode: str, format: str, **options) -> bytes:
+  """A photo in an unusual colour mode or file format."""
+  if mode == 'I;16':  # 16 bits; PIL cannot convert to them.
+    gray = photo(40, 50)[..., 0].astype(np.uint16) * 257
+    return encode(gray, format)
+  buffer = io.BytesIO()
+  PIL.Image.fromarray(photo(40, 50)).convert(mode).save(buffer, format, **options)
+  return buffer.getvalue()
+
+
+SEED = tf.constant([3, 4], tf.int64)
+DECODERS = {
+  'evaluation': lambda encoded: decoding.decode_central_crop(encoded, 24, 1.0),
+  'pad': lambda encoded: decoding.decode_pad_crop(encoded, 24, 0, SEED),
+  'area': lambda encoded: decoding.decode_area_crop(encoded, 24, 0.9, SEED),
+}
+every_decoder = pytest.mark.parametrize('decode', DECODERS.values(), ids=DECODERS)
+
+
+@pytest.mark.parametrize(
+  'mode, format, options',
+  [
+    ('CMYK', 'JPEG', {}),
+    ('L', 'JPEG', {}),
+    ('RGB', 'JPEG', {'progressive': True}),
+    ('RGBA', 'PNG', {}),
+    ('LA', 'PNG', {}),
+    ('P', 'PNG', {}),
+    ('1', 'PNG', {}),
+    ('I;16', 'PNG', {}),
+    ('RGB', 'GIF', {'save_all': True, 'append_images': [PIL.Image.new('RGB', (50, 40))]}),
+    ('RGB', 'BMP', {}),
+  ],
+)
+@every_decoder
+def test_odd_images_look_as_in_pil(decode, mode, format, options):
+  encoded = odd(mode, format, **options)
+  image = PIL.Image.open(io.BytesIO(encoded))
+  if mode == 'I;16':
+    image = PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+  found = decode(encoded).numpy()
+  assert found.shape == (24, 24, 3)
+  if decode is DECODERS['evaluation']:
+    square = image.convert('RGB').crop((5, 0, 45, 40))
+    expected = np.asarray(square.resize((24, 24), PIL.Image.Resampling.BILINEAR))
+    assert np.abs(found.astype(int) - expected).max() <= 2
+  else:
+    expected = np.asarray(image.convert('RGB'))
+    assert np.abs(found.mean() - expected.mean()) < 12
+
+
+def png_that_claims(height: int, width: int) -> bytes:
+  """A valid PNG of black pixels, a thousandth of its size in bytes."""
+
+  def chunk(kind, content):
+    checksum = struct.pack('>I', zlib.crc32(kind + content))
+    return struct.pack('>I', len(content)) + kind + content + checksum
+
+  header = struct.pack('>IIBBBBB', width, height, 8, 0, 0, 0, 0)
+  pixels = zlib.compress(bytes((width + 1) * height), 9)
+  return b'\x89PNG\r\n\x1a\n' + b''.join(
+    chunk(*part) for part in ((b'IHDR', header), (b'IDAT', pixels), (b'IEND', b''))
+  )
+
+
+def jpeg_that_claims(height: int, width: int) -> bytes:
+  encoded = encode(photo(16, 16))
+  at = encoded.index(b'\xff\xc0') + 5
+  return encoded[:at] + struct.pack('>HH', height, width) + encoded[at + 4 :]
+
+
+WHOLE = encode(photo(40, 50))
+UNREADABLE = {
+  'nothing': b'',
+  'one byte': b'\xff',
+  'text': b'<html>404 Not Found</html>',
+  'header alone': WHOLE[:300],
+  'cut off': WHOLE[: len(WHOLE) // 3],
+  'cut off PNG': encode(photo(40, 50), 'PNG')[:-500],
+  'TIFF': odd('RGB', 'TIFF'),
+  'giant JPEG': jpeg_that_claims(65_000, 65_000),
+  'giant PNG': png_that_claims(9_000, 8_000),
+  'giant GIF': b'GIF89a' + struct.pack('<HH', 65_000, 65_000) + odd('P', 'GIF')[10:],
+  'giant BMP': odd('RGB', 'BMP')[:18] + struct.pack('<ii', 30_000, -30_000) + bytes(999),
+  'JPEG without pixels': jpeg_that_claims(0, 16),
+}
+
+
+@pytest.mark.parametrize('name', UNREADABLE)
+@every_decoder
+def test_unreadable_and_giant_images_are_one_kind_of_error(decode, name):
+  with pytest.raises(tf.errors.InvalidArgumentError):
+    decode(UNREADABLE[name])
+
+
+def test_largest_image_is_read():
+  encoded = png_that_claims(8_000, 8_000)
+  assert decoding.decode_central_crop(encoded, 24, 1.0).numpy().max() == 0
+
+
+FILES = [
+  WHOLE,
+  odd('RGB', 'JPEG', progressive=True),
+  *(encode(photo(9, 7), format) for format in ('PNG', 'GIF', 'BMP')),
+]
+
+
+@st.composite
+def harmed(draw):
+  """A valid file with bytes changed, cut out, repeated; or anything at all."""
+  if draw(st.integers(0, 9)) == 0:
+    return draw(st.binary(max_size=200))
+  data = bytearray(draw(st.sampled_from(FILES)))
+  for _ in range(draw(st.integers(1, 4))):
+    # Half of the harm is done to the header, where the sizes are.
+    last = min(len(data), draw(st.sampled_from([60, len(data)])))
+    at = draw(st.integers(0, last))
+    kind = draw(st.sampled_from(['change', 'cut', 'end', 'insert']))
+    if kind == 'change':
+      data[at : at + 4] = draw(st.binary(min_size=1, max_size=4))
+    elif kind == 'cut':
+      del data[at : at + draw(st.integers(1, 40))]
+    elif kind == 'end':
+      del data[at:]
+    else:
+      data[at:at] = draw(st.binary(min_size=1, max_size=40))
+  return bytes(data)
+
+
+@pytest.fixture(scope='module', params=DECODERS)
+def tolerant(request):
+  """The pipeline's function of one image, (image, whether it is one), compiled once."""
+  decode = DECODERS[request.param]
+  example = lambda encoded: (decode(encoded), True)  # noqa: E731
+  black = lambda encoded: (tf.zeros([24, 24, 3], tf.uint8), False)  # noqa: E731
+  function = recovery.or_replacement(example, black)
+  return tf.function(function, input_signature=[tf.TensorSpec([], tf.string)])
+
+
+@settings(
+  max_examples=300,
+  deadline=None,
+  derandomize=True,
+  suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(encoded=harmed())
+def test_whatever_the_bytes_there_is_an_image_or_a_replacement(tolerant, encoded):
+  image, readable = tolerant(encoded)
+  assert (image.shape, image.dtype) == ((24, 24, 3), tf.uint8)
+  if not readable:
+    assert not image.numpy().any()

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import PIL.Image
 import pytest
-from tiny_datasets import CORRUPT, TEST, TRAIN, picture
+from tiny_datasets import TEST, TRAIN, picture
 
 from basisnet_jax.data import (
   eval_batches,
@@ -12,7 +12,6 @@ from basisnet_jax.data import (
   records,
   train_batches,
 )
-from basisnet_jax.data.quiet_tensorflow import tf
 from basisnet_jax.errors import UserError
 
 DEFAULTS = dict(
@@ -52,6 +51,7 @@ def test_batches_have_the_promised_shapes_and_types(jpeg_images, storage):
   assert {key: (value.shape, value.dtype.name) for key, value in batch.items()} == {
     'image': ((5, 16, 16, 3), 'uint8'),
     'label': ((5,), 'int32'),
+    'mask': ((5,), 'float32'),
   }
   batch = next(eval_batches(jpeg_images, split='test', batch_size=4, resolution=16, eval_crop=0.9))
   assert {key: (value.shape, value.dtype.name) for key, value in batch.items()} == {
@@ -207,21 +207,6 @@ def test_evaluation_images_equal_those_of_pil(data_dir, method):
     expected = PIL.Image.fromarray(pixels).crop((left, top, left + side, top + side))
     expected = np.asarray(expected.resize((16, 16), PIL.Image.Resampling[method.upper()]))
     np.testing.assert_allclose(image.astype(int), expected, atol=1)
-
-
-def test_skipped_images_are_not_decoded_and_broken_ones_are_not_hidden(
-  data_dir, jpeg_images, storage
-):
-  corrupt = open_dataset('corrupt_images', data_dir)
-  kept = dict(batch_size=1, shuffle_buffer=TRAIN)
-  labels = []
-  with pytest.raises(tf.errors.InvalidArgumentError):
-    for batch in itertools.islice(train_batches(corrupt, **{**DEFAULTS, **kept}), TRAIN):
-      labels.append(int(batch['label'][0]))
-  assert CORRUPT not in labels and len(labels) < TRAIN - 1
-  rest = train(corrupt, TRAIN - 1 - len(labels), start_step=len(labels) + 1, **kept)
-  labels += [int(batch['label'][0]) for batch in rest]
-  assert sorted([*labels, CORRUPT]) == list(range(TRAIN))
 
 
 def sentence(error) -> str:

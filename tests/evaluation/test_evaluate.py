@@ -20,7 +20,7 @@ def padded_batches(images, size):
     part = {key: value[start : start + size] for key, value in images.items()}
     count = len(part['label'])
     fill = {key: np.repeat(value, size - count, axis=0) for key, value in filler.items()}
-    batch = {key: np.concatenate([part[key], fill[key]]) for key in part}
+    batch = {key: np.concatenate([part[key], fill[key]]) for key in filler}
     yield batch | {'mask': np.r_[np.ones(count), np.zeros(size - count)].astype(np.float32)}
 
 

@@ -1,5 +1,6 @@
 """The loop on eight devices: what it refuses, what may change, what is left behind."""
 
+import json
 import math
 import os
 
@@ -8,8 +9,7 @@ import pytest
 import tiny
 
 from basisnet_jax.errors import UserError
-from basisnet_jax.evaluation import metrics
-from basisnet_jax.training import evaluator, loop
+from basisnet_jax.training import evaluator, experiment, loop
 
 
 @pytest.fixture(scope='module')
@@ -79,10 +79,53 @@ def test_what_a_run_does_not_compute_may_change(finished, config):
   assert [point['threshold'] for point in found['early_exit']] == [0.2]
 
 
-def test_loss_that_is_not_finite_ends_the_run_in_a_sentence(config, tmp_path):
+def test_loss_that_is_not_finite_ends_the_run_and_names_the_images(config, tmp_path):
   config.optimizer.learning_rate = 1e30
   config.optimizer.warmup_epochs = 0.0
-  with pytest.raises(UserError, match=r'The loss became (nan|inf) by step \d .*learning_rate'):
+  sentence = r'not finite in step 2 \(no checkpoint was saved yet; .*learning_rate'
+  with pytest.raises(UserError, match=sentence):
+    loop.train_and_evaluate(config, str(tmp_path))
+  found = json.loads((tmp_path / 'not_finite_step_2_process_0.json').read_text())
+  dataset = experiment.open_dataset(config)
+  assert found['images_of_steps']['2'] == experiment.train_records(config, dataset, batch=1)
+  assert len(found['images_of_steps']['1']) == config.training.batch_size
+
+
+def poison(monkeypatch, *steps):
+  """Makes the loss of these steps not a number."""
+  train_batches = experiment.train_batches
+
+  def poisoned(config, dataset, mesh, start):
+    for step, batch in enumerate(train_batches(config, dataset, mesh, start), start + 1):
+      yield batch | {'mask': np.full_like(batch['mask'], np.nan)} if step in steps else batch
+
+  monkeypatch.setattr(experiment, 'train_batches', poisoned)
+
+
+def test_last_good_checkpoint_stays_and_the_run_goes_on_without_the_step(
+  config, tmp_path, monkeypatch, capsys
+):
+  poison(monkeypatch, 5)
+  with pytest.raises(UserError, match=r"step 5 \(step 4 is kept; .*nonfinite='skip'"):
+    loop.train_and_evaluate(config, str(tmp_path))
+  assert os.listdir(tmp_path / 'checkpoints') == ['4']
+  config.training.nonfinite = 'skip'
+  summary = loop.train_and_evaluate(config, str(tmp_path))
+  assert (summary['step'], math.isfinite(summary['specialist']['loss'])) == (6, True)
+  assert 'step 6  not finite and left out: 1 of the last steps' in capsys.readouterr().out
+
+
+def test_steps_that_are_all_skipped_end_the_run(config, tmp_path, monkeypatch):
+  poison(monkeypatch, *range(7))
+  config.training.nonfinite = 'skip'
+  with pytest.raises(UserError, match='The loss was not finite in step 3 '):
+    loop.train_and_evaluate(config, str(tmp_path))
+  assert os.listdir(tmp_path / 'checkpoints') == []
+
+
+def test_unknown_policy_is_one_sentence(config, tmp_path):
+  config.training.nonfinite = 'ignore'
+  with pytest.raises(UserError, match="training.nonfinite is 'ignore': use 'stop' or 'skip'"):
     loop.train_and_evaluate(config, str(tmp_path))
 
 
@@ -94,29 +137,3 @@ def test_mistake_in_a_recipe_can_be_mended_in_the_same_workdir(config, tmp_path,
   summary = loop.train_and_evaluate(config, str(tmp_path))
   # The same seed, recipe and machine: the same run.
   assert summary == finished[2]
-
-
-def test_window_averages_and_times_its_steps(monkeypatch):
-  class Clock:
-    now = 100.0
-
-    def monotonic(self):
-      return self.now
-
-  clock = Clock()
-  monkeypatch.setattr(loop, 'time', clock)
-  kind = metrics.collection(('loss',))
-  window = loop._Window()
-  for loss in (1.0, 2.0, 6.0):
-    with window.waiting_for_data():
-      clock.now += 0.5
-    clock.now += 1.5
-    window.add(kind.single_from_model_output(loss=np.float32(loss)))
-  with window.paused():
-    clock.now += 1000
-  assert window.close(batch_size=8) == pytest.approx(
-    {'train/loss': 3.0, 'perf/images_per_second': 3 * 8 / 6, 'perf/data_wait': 0.25}
-  )
-  clock.now += 2
-  window.add(kind.single_from_model_output(loss=np.float32(math.inf)))
-  assert window.close(batch_size=8)['perf/images_per_second'] == pytest.approx(4)

@@ -131,7 +131,7 @@ def test_loss_is_the_specialists_plus_weight_times_the_lightweights(model, traje
   outputs, _ = jax.jit(
     functools.partial(model.apply, train=True, uniform_mix=1.0, mutable=['batch_stats'])
   )(averaged(state), images)
-  expected = {'learning_rate': 0.1, 'loss': 0.0}
+  expected = {'learning_rate': 0.1, 'broken_images': 0.0, 'loss': 0.0}
   for stage, weight in (('lightweight', 0.5), ('specialist', 1.0)):
     logits, labels = np.asarray(getattr(outputs, stage)), batch['label']
     rank = (logits > logits[np.arange(BATCH), labels][:, None]).sum(-1)
@@ -185,11 +185,88 @@ def test_plain_network_has_one_stage(trajectories):
   expected = trajectories[1]['metrics'][0]
   measured = values(measured)
   assert set(measured) == {
-    'loss', 'learning_rate', 'network_loss', 'network_top1', 'network_top5',
+    'loss', 'learning_rate', 'broken_images', 'network_loss', 'network_top1', 'network_top5',
   }  # fmt: skip
   for name in ('loss', 'top1', 'top5'):
     assert measured[f'network_{name}'] == pytest.approx(expected[f'lightweight_{name}'], rel=1e-5)
   assert int(state.step) == 1
+
+
+def test_masked_images_count_nowhere_but_in_batch_statistics(model, trajectories):
+  step, state = jax.jit(new_step(model, optimizer())), trajectories[1]['states'][0]
+  batch = tiny.batch(BATCH)
+  batch['mask'][[1, 5]] = 0
+  new, measured = step(state, batch)
+  other = {**batch, 'label': np.where(batch['mask'] > 0, batch['label'], 9 - batch['label'])}
+  same, measured_other = step(state, other)
+  assert values(measured) == values(measured_other)
+  for path, value in tiny.leaves(same).items():
+    np.testing.assert_array_equal(value, tiny.leaves(new)[path], err_msg=path)
+  assert values(measured)['broken_images'] == 2
+  _, whole = step(state, {**batch, 'mask': np.ones(BATCH, np.float32)})
+  assert values(whole)['loss'] != values(measured)['loss'] < 5
+  batch['mask'][:] = 0
+  assert values(step(state, batch)[1])['loss'] == 0
+
+
+def test_batch_of_nothing_but_equal_parts_can_be_accumulated(model, trajectories):
+  # Each part then has the batch statistics of the whole batch; rows 4k to 4k + 3 are of parts 0-3.
+  part = tiny.batch(BATCH // 4)
+  batch = {key: np.repeat(value, 4, axis=0) for key, value in part.items()}
+  state = trajectories[1]['states'][1]
+  whole, measured = jax.jit(new_step(model, optimizer()))(state, batch)
+  parts, measured_parts = jax.jit(new_step(model, optimizer(), accumulation=4))(state, batch)
+  assert values(measured_parts) == pytest.approx(values(measured), rel=1e-5)
+  expected = tiny.leaves(whole)
+  for path, value in tiny.leaves(parts).items():
+    np.testing.assert_allclose(value, expected[path], rtol=1e-4, atol=1e-6, err_msg=path)
+
+
+def test_accumulated_gradient_is_that_of_the_whole_batch_where_nothing_is_normalised(model):
+  network, update = tiny.TinyNetwork(), optax.sgd(1.0)
+  batch = tiny.batch(BATCH)
+  batch['mask'][3] = 0
+  variables = jax.jit(network.init)(jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32))
+  state = train_state.TrainState(
+    jnp.int32(1), variables['params'], {}, update.init(variables['params']), None
+  )
+
+  class Frozen(tiny.TinyNetwork):
+    """Normalises by running statistics also in training."""
+
+    def apply(self, given, x, train, rngs, mutable):
+      running = {'params': given['params'], 'batch_stats': variables['batch_stats']}
+      return network.apply(running, x), {}
+
+  found = {
+    parts: tiny.leaves(
+      jax.jit(new_step(Frozen(), update, accumulation=parts))(state, batch)[0].params
+    )
+    for parts in (1, 2, 8)
+  }
+  for path, value in found[1].items():
+    assert np.abs(value - tiny.leaves(state.params)[path]).max() > 0
+    for parts in (2, 8):
+      np.testing.assert_allclose(found[parts][path], value, rtol=1e-4, atol=1e-6, err_msg=path)
+
+
+def test_step_that_is_not_finite_can_be_skipped(model, trajectories):
+  state = trajectories[1]['states'][1]
+  step = jax.jit(new_step(model, optimizer(), skip_nonfinite=True))
+  good, bad = tiny.batch(BATCH), tiny.batch(BATCH)
+  bad['mask'][3] = np.nan
+  new, measured = step(state, bad)
+  assert int(new.step) == int(state.step) + 1
+  old = tiny.leaves(state.replace(step=new.step))
+  for path, value in tiny.leaves(new).items():
+    np.testing.assert_array_equal(value, old[path], err_msg=path)
+  assert (values(measured)['finite'], values(measured)['loss']) == (0, 0)
+  new, measured = step(state, good)
+  expected, expected_metrics = jax.jit(new_step(model, optimizer()))(state, good)
+  assert values(measured) == pytest.approx({**values(expected_metrics), 'finite': 1}, rel=1e-6)
+  expected = tiny.leaves(expected)
+  for path, value in tiny.leaves(new).items():
+    np.testing.assert_allclose(value, expected[path], rtol=1e-5, atol=1e-7, err_msg=path)
 
 
 def test_dropout_follows_seed_and_step_and_nothing_else(trajectories):
