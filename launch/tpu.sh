@@ -253,6 +253,7 @@ while (($#)); do
     --config.*=*) flags+=("$1") ;;
     --)
       shift
+      [[ " $* " != *' --dry-run '* ]] || refuse '--dry-run is no flag of the program; give it before --.'
       flags+=("$@")
       break
       ;;

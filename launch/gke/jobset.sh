@@ -122,7 +122,7 @@ container() {
             containers:
             - name: train
               image: $(quote "$image")
-              command: [launch/worker.sh]
+              command: [/app/launch/worker.sh]
               args:
 END
   local argument
@@ -199,6 +199,7 @@ while (($#)); do
     --config.*=*) flags+=("$1") ;;
     --)
       shift
+      [[ " $* " != *' --dry-run '* ]] || refuse '--dry-run is no flag of the program; give it before --.'
       flags+=("$@")
       break
       ;;
