@@ -12,7 +12,8 @@ from types import SimpleNamespace
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
-CLIS = ['gcloud', 'kubectl', 'docker', 'sky', 'sbatch', 'srun', 'squeue', 'scontrol', 'curl']
+CLIS = ['gcloud', 'kubectl', 'docker', 'sky', 'curl']
+CLIS += ['sbatch', 'srun', 'squeue', 'scontrol', 'scancel']
 
 
 @pytest.fixture

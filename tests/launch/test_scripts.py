@@ -44,6 +44,24 @@ def test_worker_runs_the_preflight_and_the_program_with_the_same_flags(cloud, tm
   assert worker(*flags, CODE='2') == (2, [preflight])
 
 
+BLOCKS = re.findall(r'^```\n(.+?)^```', (ROOT / 'launch/README.md').read_text(), re.M | re.S)
+COMMANDS = [block for block in BLOCKS if not block.startswith('+')]
+
+
+@pytest.mark.parametrize('commands', COMMANDS, ids=lambda block: block.split(' ')[0])
+def test_commands_of_the_readme_are_accepted(cloud, repository, commands):
+  cloud.answer(
+    {
+      'queued-resources describe': [[0, 'ACTIVE']],
+      'basisnet_jax/launch/tpu_worker.sh state': [[0, '0']],
+    }
+  )
+  lines = re.sub(r'^tail .*$', '', commands, flags=re.M)
+  ended = cloud.run('bash', '-eu', '-c', lines, cwd=repository)
+  assert ended.returncode == 0, ended.stderr
+  assert cloud.calls()
+
+
 def test_image_copies_what_it_names_and_leaves_out_what_git_ignores():
   dockerfile = (ROOT / 'launch/Dockerfile').read_text()
   ignored = set((ROOT / '.dockerignore').read_text().splitlines())
