@@ -7,6 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python}
+export PYTHONUNBUFFERED=1
 if [[ ${1:-} == --no-preflight ]]; then
   shift
 else

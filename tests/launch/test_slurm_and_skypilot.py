@@ -32,7 +32,8 @@ exit "$highest"
 TINY = [
   '--no-preflight',
   '--config=tests/tiny.py',
-  '--config.training.steps=40',
+  '--config.training.steps=100',
+  '--config.checkpoint.every_steps=20',
   '--config.evaluation.every_epochs=100.0',
 ]
 
@@ -76,13 +77,13 @@ def test_slurm_job_saves_before_its_time_is_up_queues_again_and_goes_on(cloud, s
   assert job.returncode == 128 + signal.SIGTERM, text
   assert 'processes: 2.' in text and 'queues again' in text
   saved = int(re.search(r'SIGTERM\): step (\d+) is saved', text)[1])
-  assert saved == test_main.checkpoints(workdir)[-1] < 40
+  assert saved == test_main.checkpoints(workdir)[-1] < 100
   number = str(os.getpid() % 4096)
   assert cloud.calls()[-1] == ['scontrol', 'requeue', number]
   job = slurm(cloud, *flags)
   text, _ = job.communicate(timeout=200)
   assert job.returncode == 0, text
-  assert test_main.checkpoints(workdir)[-1] == 40 and f'{saved}/40' in text
+  assert test_main.checkpoints(workdir)[-1] == 100 and f'{saved}/100' in text
   assert cloud.calls()[-1] == ['scontrol', 'requeue', number]  # And no other one since.
 
 

@@ -1,5 +1,6 @@
 """launch/tpu.sh against a stand-in of gcloud; launch/tpu_worker.sh against one of the metadata."""
 
+import pathlib
 import re
 import shlex
 import subprocess
@@ -8,6 +9,7 @@ import time
 
 import pytest
 
+ROOT = pathlib.Path(__file__).parents[2]
 FLAGS = [
   '--name=lion',
   '--zone=us-east5-b',
@@ -307,3 +309,16 @@ def test_worker_without_metadata_ends_with_a_code(vm, cloud):
   cloud.answer({'--fail': [[22, 'curl: 404']]})
   vm('start', '--config=a')
   assert state_once(vm, '1') == '1'
+
+
+def test_worker_installs_a_python_of_its_own_and_jax_for_tpus(vm, cloud):
+  (cloud.fakes / 'curl').rename(cloud.fakes / 'python3')
+  assert vm('setup').returncode == 0
+  pip, make, install = cloud.calls()
+  assert pip[:4] == ['python3', '-m', 'pip', 'install'] and pip[-1] == 'uv'
+  assert make[:4] == ['python3', '-m', 'uv', 'venv'] and '--python' in make
+  assert install[:5] == ['python3', '-m', 'uv', 'pip', 'install'] and install[-1] == 'jax[tpu]'
+  assert (ROOT / 'launch' / '..').samefile(install[-2])
+  cloud.answer({'venv': [[1, 'no Python']]})
+  assert vm('setup').returncode == 1
+  assert [call[3] for call in cloud.calls()[3:]] == ['install', 'venv']
