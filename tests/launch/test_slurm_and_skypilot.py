@@ -80,7 +80,8 @@ def test_slurm_job_saves_before_its_time_is_up_queues_again_and_goes_on(cloud, s
   assert saved == test_main.checkpoints(workdir)[-1] < 100
   number = str(os.getpid() % 4096)
   assert cloud.calls()[-1] == ['scontrol', 'requeue', number]
-  job = slurm(cloud, *flags)
+  # The same command goes on, also with fewer processes.
+  job = slurm(cloud, *flags, tasks=1)
   text, _ = job.communicate(timeout=200)
   assert job.returncode == 0, text
   assert test_main.checkpoints(workdir)[-1] == 100 and f'{saved}/100' in text
