@@ -1,5 +1,7 @@
 """Processes of one training: how they find each other, and how they end together."""
 
+import glob
+import importlib.util
 import json
 import os
 import signal
@@ -51,7 +53,9 @@ def initialize(
   }
   missing = [name for name, value in given.items() if value is None]
   if len(missing) == len(given):
-    if any(test(os.environ[name]) for name, test in _CLUSTERS.items() if os.environ.get(name)):
+    if _on_tpu_vm() or any(
+      test(os.environ[name]) for name, test in _CLUSTERS.items() if os.environ.get(name)
+    ):
       jax.distributed.initialize(
         initialization_timeout=int(timeout), heartbeat_timeout_seconds=_HEARTBEAT
       )
@@ -72,6 +76,12 @@ def initialize(
     initialization_timeout=int(timeout),
     heartbeat_timeout_seconds=_HEARTBEAT,
   )
+
+
+def _on_tpu_vm():
+  """Whether the machine has TPUs: JAX asks its metadata then which others belong to it."""
+  devices = glob.glob('/dev/accel*') + glob.glob('/dev/vfio/[0-9]*')
+  return bool(devices) and importlib.util.find_spec('libtpu') is not None
 
 
 def call_roll(address: str, num_processes: int, process_id: int, timeout: float) -> None:

@@ -84,7 +84,7 @@ def alone(tmp_path_factory, data_flag):
   """The workdir of one process with eight devices, undisturbed."""
   workdir = tmp_path_factory.mktemp('alone')
   ((code, text),) = outcome(start(1, data_flag, f'--workdir={workdir}', devices=8)).values()
-  assert code in (3, -signal.SIGABRT), text
+  assert code == 0, text
   return workdir
 
 
@@ -110,7 +110,7 @@ def test_asked_to_end_all_save_the_same_step_and_another_number_continues(
   assert test_main.checkpoints(tmp_path)[-1] == int(step) < 100
   # Three devices of one process.
   ((code, text),) = outcome(start(1, *flags, devices=3)).values()
-  assert code in (3, -signal.SIGABRT), text
+  assert code == 0, text
   assert_same_training(tmp_path, alone)
 
 

@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# On each VM of a TPU slice; launch/tpu.sh calls it there:
+#
+#   setup           Python and the libraries
+#   start FLAGS...  launch/worker.sh in the background; ends at once
+#   state           one word: running, lost (it left no exit code), or the exit code
+#   stop            SIGTERM: the program saves and ends
+#   logs            what the program says, and goes on saying
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+log=$HOME/basisnet_jax.log ended=$HOME/basisnet_jax.code group=$HOME/basisnet_jax.pid
+export PYTHON=${PYTHON:-$HOME/venv/bin/python}
+
+# What Compute Engine knows of this VM.
+metadata() {
+  curl --fail --silent --show-error --retry 5 --header 'Metadata-Flavor: Google' \
+    "http://metadata.google.internal/computeMetadata/v1/instance/attributes/$1"
+}
+
+state() {
+  if [[ -e $ended ]]; then
+    cat "$ended"
+  elif [[ -e $group ]] && kill -0 -- "-$(cat "$group")" 2>/dev/null; then
+    echo running
+  else
+    echo lost
+  fi
+}
+
+case ${1:-} in
+  setup)
+    # The image's own Python is too old.
+    python3 -m pip install --quiet --user uv
+    python3 -m uv venv --quiet --clear --python 3.12 "$HOME/venv"
+    python3 -m uv pip install --quiet --python "$PYTHON" "$here/.." 'jax[tpu]'
+    ;;
+  start)
+    shift
+    if [[ $(state) == running ]]; then
+      echo "Already running here; launch/tpu.sh stop ends it." >&2
+      exit 2
+    fi
+    rm -f "$ended"
+    setsid nohup bash "$here/tpu_worker.sh" work "$@" >>"$log" 2>&1 </dev/null &
+    echo $! >"$group"
+    ;;
+  work)
+    shift
+    trap : TERM # The program's to heed; its exit code is still to be written.
+    code=0
+    # JAX finds the workers by the same metadata, but does not name those that never come. It is
+    # name:id:address,... or address,...
+    if endpoints=$(metadata worker-network-endpoints) && number=$(metadata agent-worker-number); then
+      IFS=, read -ra workers <<<"$endpoints"
+      "$here/worker.sh" "$@" --coordinator_address="${workers[0]##*:}:8476" \
+        --num_processes="${#workers[@]}" --process_id="$number" || code=$?
+    else
+      code=1
+    fi
+    echo "$code" >"$ended.new"
+    mv "$ended.new" "$ended"
+    ;;
+  state) state ;;
+  stop) [[ $(state) != running ]] || kill -TERM -- "-$(cat "$group")" ;;
+  logs) tail -n 200 -F "$log" ;;
+  *)
+    echo 'usage: tpu_worker.sh setup | start FLAGS | state | stop | logs' >&2
+    exit 2
+    ;;
+esac

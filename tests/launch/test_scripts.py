@@ -1,0 +1,75 @@
+"""All scripts of launch/ by shellcheck; the worker's entry and the image, by what they say."""
+
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+SCRIPTS = sorted([*ROOT.glob('launch/**/*.sh'), ROOT / 'launch/slurm.sbatch'])
+
+
+@pytest.mark.parametrize('script', SCRIPTS, ids=lambda path: path.name)
+def test_shellcheck_finds_nothing(script):
+  # In the virtual environment, which may not be an active one.
+  places = f'{pathlib.Path(sys.executable).parent}:{os.environ["PATH"]}'
+  shellcheck = shutil.which('shellcheck', path=places)
+  ended = subprocess.run([shellcheck, script], capture_output=True, text=True)
+  assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def test_worker_runs_the_preflight_and_the_program_with_the_same_flags(cloud, tmp_path):
+  python = tmp_path / 'python'
+  python.write_text('#!/bin/bash\necho "$@"\nexit "${CODE:-0}"\n')
+  python.chmod(0o755)
+  environment = cloud.environment | {'PYTHON': str(python)}
+  flags = ['--config=a', '--workdir=b c']
+
+  def worker(*arguments, **variables):
+    ended = cloud.run(
+      ROOT / 'launch/worker.sh', *arguments, cwd=tmp_path, env=environment | variables
+    )
+    return ended.returncode, ended.stdout.splitlines()
+
+  program = '-m basisnet_jax.main --config=a --workdir=b c'
+  preflight = 'launch/preflight.py --config=a --workdir=b c'
+  assert worker(*flags) == (0, [preflight, program])
+  assert worker('--no-preflight', *flags) == (0, [program])
+  assert worker('--no-preflight', *flags, CODE='143') == (143, [program])
+  assert worker(*flags, CODE='2') == (2, [preflight])
+
+
+BLOCKS = re.findall(r'^```\n(.+?)^```', (ROOT / 'launch/README.md').read_text(), re.M | re.S)
+COMMANDS = [block for block in BLOCKS if not block.startswith('+')]
+
+
+@pytest.mark.parametrize('commands', COMMANDS, ids=lambda block: block.split(' ')[0])
+def test_commands_of_the_readme_are_accepted(cloud, repository, commands):
+  cloud.answer(
+    {
+      'queued-resources describe': [[0, 'ACTIVE']],
+      'basisnet_jax/launch/tpu_worker.sh state': [[0, '0']],
+    }
+  )
+  lines = re.sub(r'^tail .*$', '', commands, flags=re.M)
+  ended = cloud.run('bash', '-eu', '-c', lines, cwd=repository)
+  assert ended.returncode == 0, ended.stderr
+  assert cloud.calls()
+
+
+def test_image_copies_what_it_names_and_leaves_out_what_git_ignores():
+  dockerfile = (ROOT / 'launch/Dockerfile').read_text()
+  ignored = set((ROOT / '.dockerignore').read_text().splitlines())
+  for line in re.findall(r'^COPY (.+) \S+$', dockerfile, re.M):
+    for path in line.split():
+      assert (ROOT / path).exists() and path not in ignored
+  (entry,) = re.findall(r'^ENTRYPOINT \["/app/(.+)"\]$', dockerfile, re.M)
+  assert (ROOT / entry).stat().st_mode & 0o111
+  assert 'WORKDIR /app' in dockerfile and re.search(r'^USER (?!root)', dockerfile, re.M)
+  for path in (ROOT / '.gitignore').read_text().split():
+    assert {path.strip('/'), f'**/{path.strip("/")}'} & ignored, path
