@@ -10,13 +10,14 @@ RUN := $(VENV)/bin/python
 # A file's tests stay together, for what they share.
 PYTEST := $(RUN) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
-.PHONY: help demo test test-extras lint format clean
+.PHONY: help demo test test-extras soak lint format clean
 
 help:
 	@echo 'make demo    train and evaluate a small BasisNet on scikit-learn digits (DEMO adds flags)'
 	@echo 'make test    run the tests (TESTS picks some)'
 	@echo 'make test-extras  install PyTorch, timm and Keras too, run the tests against them and'
 	@echo '                  those of each network that take long'
+	@echo 'make soak    a run of 20,000 steps, and the same with 20 kills (draws runs/soak.png)'
 	@echo 'make lint    check style'
 	@echo 'make format  apply style'
 	@echo 'make clean   remove .venv and .cache (not runs)'
@@ -29,6 +30,9 @@ test: $(VENV)/.done
 
 test-extras: $(VENV)/.extras
 	JAX_PLATFORMS=cpu EVERY_NETWORK=1 $(PYTEST) tests/extras tests/models/test_networks.py
+
+soak: $(VENV)/.done
+	JAX_PLATFORMS=cpu $(RUN) -m pytest --capture=no tests/soak
 
 lint: $(VENV)/.done
 	$(RUN) -m ruff check .

@@ -63,6 +63,8 @@ class Evaluator:
     summary = evaluate.summarize(
       results, cost=self.cost, thresholds=config.evaluation.thresholds, step=int(state.step)
     )
+    if summary['images'] < images and jax.process_index() == 0:
+      print(f'{images - summary["images"]:,} of {images:,} images could not be read: left out.')
     return summary, results
 
   def scalars(self, summary, results) -> dict[str, float]:
