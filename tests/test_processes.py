@@ -12,6 +12,8 @@ import time
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util import tensor_util
 import test_main
 
 from basisnet_jax import distributed
@@ -88,7 +90,19 @@ def alone(tmp_path_factory, data_flag):
   return workdir
 
 
+def losses(workdir):
+  """{step: training loss} of the last 20 steps."""
+  events = EventAccumulator(str(workdir), size_guidance={'tensors': 0}).Reload()
+  return {
+    event.step: float(tensor_util.make_ndarray(event.tensor_proto))
+    for event in events.Tensors('train/loss')
+    if event.step > 80
+  }
+
+
 def assert_same_training(workdir, expected):
+  assert losses(workdir) == pytest.approx(losses(expected), rel=2e-3)
+  assert set(losses(workdir)) == {90, 100}
   assert test_main.evaluation(workdir)['images'] == 360
   found, wanted = (test_main.arrays(w, 100) for w in (workdir, expected))
   assert found.keys() == wanted.keys()
