@@ -1,0 +1,71 @@
+"""The checks of a job one after another, as a table that grows."""
+
+import ml_collections
+
+from basisnet_jax.preflight import checks
+from basisnet_jax.preflight.exchange import Exchange
+
+_QUICK = 60.0  # Seconds for a check that needs a few.
+_NAME, _FOUND = 16, 82  # Widths of the columns.
+
+
+def run(config: ml_collections.ConfigDict, workdir: str, time_limit: float) -> list[str]:
+  """Makes the checks with all processes, which all call this, and prints what they find.
+
+  Args:
+    config: a resolved recipe.
+    workdir: of the run.
+    time_limit: seconds for each check.
+
+  Returns:
+    A sentence for each check that failed, the same in all processes; none if all is well.
+
+  Raises:
+    UserError: process 0, which the others hear from each other by, is gone.
+  """
+  exchange = Exchange()
+  job = checks.Job(config, workdir, exchange.process)
+  say = print if exchange.process == 0 else _say_nothing
+  say(f'{"check":<{_NAME}}{"found":<{_FOUND}}verdict')
+  say('-' * (_NAME + _FOUND + 7))
+  failed = []
+  try:
+    for stage in checks.STAGES:
+      for check in stage:
+        say(f'{check.name:<{_NAME}}', end='', flush=True)
+        limit = min(_QUICK, time_limit) if check.quick else time_limit
+        answers = exchange.ask(
+          check.name, lambda look=check.look: look(job), limit, together=check.together
+        )
+        found, problem = _judge(check, job, answers)
+        say(f'{found:<{_FOUND}}{"FAILED" if problem else "ok"}', flush=True)
+        if problem:
+          failed.append(f'{check.name}: {problem}')
+      if failed:
+        break
+  finally:
+    checks.clean(job)
+  exchange.leave()
+  return failed
+
+
+def _say_nothing(*_, **__):
+  pass
+
+
+def _judge(check, job, answers):
+  """(what was found, what is wrong or '') of a check."""
+  problems = {process: answer.problem for process, answer in answers.items() if answer.problem}
+  if not problems:
+    return check.judge(job, {process: answer.found for process, answer in answers.items()})
+  # The same one of all is of the recipe or of something that they share.
+  said = {}
+  for process, problem in problems.items():
+    said.setdefault(problem.rstrip('.'), []).append(process)
+  sentences = [
+    problem
+    if len(processes) == len(answers) > 1 or len(answers) == 1
+    else f'{", ".join(map(job.name, processes))}: {problem}'
+    for problem, processes in said.items()
+  ]
+  return '', '; '.join(sentences)
