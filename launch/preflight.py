@@ -3,8 +3,8 @@
   python launch/preflight.py --config=configs/mnv3.py --workdir=gs://BUCKET/mnv3 \
       --config.data.data_dir=gs://BUCKET/tensorflow_datasets [--coordinator_address=...]
 
-It prints a table (check, found, verdict) from process 0, and ends with code 0 if all is well, with 2
-and a sentence for each check that failed, on all hosts, and with 1 if JAX itself fell. In order:
+Process 0 prints a table (check, found, verdict). All end with code 0 if all is well, with 2 and a
+sentence for each check that failed, or with 1 if JAX itself fell. In order:
 
   processes       all meet
   versions        Python, the libraries and the sources of basisnet_jax are the same everywhere
@@ -16,9 +16,9 @@ and a sentence for each check that failed, on all hosts, and with 1 if JAX itsel
   training step   the recipe's own, at its batch size, on random images: compiles, finite, how fast
   all-reduce      64 MB over all devices, ten times: the sum is right; median time, GB/s
 
-Each check has a time limit (--time_limit, 600 s; a minute where seconds are enough), after which the
-host that did not answer is named. Nothing is trained or kept. It takes the devices, so no training
-may run on them.
+Each check has a time limit (--time_limit, 600 s; a minute where seconds are enough), after which
+the host that did not answer is named. Nothing is trained or kept. It takes the devices, so no
+training may run on them.
 """
 
 import os
@@ -66,6 +66,7 @@ def main(config) -> None:
 
 def run() -> None:
   """The console's entry."""
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # JAX's C++ speaks of errors only.
   if supervisor.is_needed(1):
     # Without process 0 JAX aborts the others from C++, with pages of its own.
     code = supervisor.supervise(0)

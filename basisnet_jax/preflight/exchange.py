@@ -83,7 +83,7 @@ class Exchange:
     return missing | answers
 
   def leave(self) -> None:
-    """Ends the exchange: process 0, which keeps the store, waits until the others need it no more."""
+    """Ends the exchange; process 0, which keeps the store, waits for the others."""
     self._tell('leave', Answer(None))
     deadline = time.monotonic() + _GRACE
     if self.process == 0:

@@ -1,12 +1,25 @@
 """The checks of a job one after another, as a table that grows."""
 
+import sys
+
 import ml_collections
 
-from basisnet_jax.preflight import checks
+from basisnet_jax.preflight import hosts, work
 from basisnet_jax.preflight.exchange import Exchange
+from basisnet_jax.preflight.job import Job
 
 _QUICK = 60.0  # Seconds for a check that needs a few.
 _NAME, _FOUND = 16, 82  # Widths of the columns.
+
+# All checks of a stage are made; the next stage is for hosts without a problem.
+STAGES = (
+  (hosts.PROCESSES,),
+  (hosts.VERSIONS, hosts.RECIPE, hosts.CLOCKS, hosts.WORKDIR),
+  (hosts.SHARED_WORKDIR, work.DEVICES),
+  (work.DATA,),
+  (work.TRAINING_STEP,),
+  (work.ALL_REDUCE,),
+)
 
 
 def run(config: ml_collections.ConfigDict, workdir: str, time_limit: float) -> list[str]:
@@ -24,27 +37,28 @@ def run(config: ml_collections.ConfigDict, workdir: str, time_limit: float) -> l
     UserError: process 0, which the others hear from each other by, is gone.
   """
   exchange = Exchange()
-  job = checks.Job(config, workdir, exchange.process)
+  job = Job(config, workdir, exchange.process)
   say = print if exchange.process == 0 else _say_nothing
-  say(f'{"check":<{_NAME}}{"found":<{_FOUND}}verdict')
-  say('-' * (_NAME + _FOUND + 7))
+  say(f'{"check":<{_NAME}}{"found":<{_FOUND}} verdict')
+  say('-' * (_NAME + _FOUND + 8))
   failed = []
   try:
-    for stage in checks.STAGES:
+    for stage in STAGES:
       for check in stage:
-        say(f'{check.name:<{_NAME}}', end='', flush=True)
+        if sys.stdout.isatty():
+          say(f'{check.name} ...', end='\r', flush=True)
         limit = min(_QUICK, time_limit) if check.quick else time_limit
         answers = exchange.ask(
           check.name, lambda look=check.look: look(job), limit, together=check.together
         )
         found, problem = _judge(check, job, answers)
-        say(f'{found:<{_FOUND}}{"FAILED" if problem else "ok"}', flush=True)
+        say(f'{check.name:<{_NAME}}{found:<{_FOUND}} {"FAILED" if problem else "ok"}', flush=True)
         if problem:
           failed.append(f'{check.name}: {problem}')
       if failed:
         break
   finally:
-    checks.clean(job)
+    hosts.clean(job)
   exchange.leave()
   return failed
 
