@@ -17,16 +17,23 @@ from jax._src import distributed  # JAX shows the store nowhere else.
 from basisnet_jax.errors import UserError
 
 _AGAIN = 0.05  # Seconds between two looks at the answers.
-# Where one process has failed, others that work with it will not come to an end.
-_GRACE = 5.0
+# Seconds for the others when one has failed, and for a sign of life of those that are late.
+_GRACE = 3.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-  """What one process found, anything that JSON has, or what is wrong there ('' if nothing)."""
+  """What one process found, anything that JSON has, or what is wrong there.
+
+  Attributes:
+    found: what it found.
+    problem: '' if nothing is wrong.
+    late: the problem is that it is not done, or that nothing is heard of it.
+  """
 
   found: Any
   problem: str = ''
+  late: bool = False
 
 
 class Exchange:
@@ -56,31 +63,35 @@ class Exchange:
         the others need not be waited for.
 
     Returns:
-      {process: answer}. A process that did not answer has that as its problem, unless another
-      one's problem explains it: then it is left out.
+      {process: answer}. One that is not done in time, or gives no sign of life, has that as its
+      problem; it is left out where another one's problem explains it.
     """
     box: list[Answer] = []
     worker = threading.Thread(target=lambda: box.append(_answer(look)), daemon=True)
     worker.start()
-    deadline, told = time.monotonic() + seconds, False
+    deadline, told, hurried = time.monotonic() + seconds, False, False
     while True:
-      if box and not told:
-        self._tell(question, box[0])
+      late = time.monotonic() > deadline
+      if not told and (box or late):
+        self._tell(question, box[0] if box else Answer(None, _late(seconds), late=True))
         told = True
       answers = self._answers(question)
-      if len(answers) == self.count:
-        return answers
-      failed = [process for process, answer in answers.items() if answer.problem]
-      if failed and together:
-        deadline = min(deadline, time.monotonic() + _GRACE)
-        together = False  # The deadline is set once.
-      if time.monotonic() > deadline:
+      if len(answers) == self.count or time.monotonic() > deadline + _GRACE:
         break
+      if together and not hurried and any(answer.problem for answer in answers.values()):
+        deadline, hurried = min(deadline, time.monotonic() + _GRACE), True
       time.sleep(_AGAIN)
-    if failed:
-      return answers
-    missing = {p: Answer(None, f'no answer within {seconds:.0f} s') for p in range(self.count)}
-    return missing | answers
+    silent = {
+      process: Answer(None, f'no sign of life for {seconds:.0f} s', late=True)
+      for process in range(self.count)
+      if process not in answers
+    }
+    if not together:
+      return answers | silent
+    explains = any(answer.problem and not answer.late for answer in answers.values())
+    if explains or silent:
+      answers = {process: answer for process, answer in answers.items() if not answer.late}
+    return answers if explains else answers | silent
 
   def leave(self) -> None:
     """Ends the exchange; process 0, which keeps the store, waits for the others."""
@@ -121,6 +132,10 @@ def _answer(look):
   except Exception as error:  # Whatever a host meets, the others are to hear it.
     lines = str(error).strip().splitlines() or ['']
     return Answer(None, f'{type(error).__name__}: {lines[0][:300]}')
+
+
+def _late(seconds):
+  return f'not done after {seconds:.0f} s'
 
 
 def _lost(error):

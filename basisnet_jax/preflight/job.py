@@ -36,17 +36,17 @@ class Job:
     return f'process {process} ({self.hosts[process]})' if self.hosts else f'process {process}'
 
   def differences(self, found: dict[int, dict[str, Any]]) -> str:
-    """Says which processes have another value than most have, and for what; '' if none."""
+    """Says which processes have another value than most, and of what; '' if none."""
     sentences = []
     for key in dict.fromkeys(key for values in found.values() for key in values):
       values = {process: values.get(key) for process, values in found.items()}
       # Of equally many the first, so process 0's.
-      usual, _ = Counter(map(repr, values.values())).most_common(1)[0]
+      usual, _ = Counter(map(str, values.values())).most_common(1)[0]
       others = 'the others have' if len(found) > 2 else f'{self.name(0)} has'
       sentences += [
-        f'{self.name(process)} has {key} = {value}, {others} {usual}'.replace("'", '')
+        f'{self.name(process)} has {key} = {value}, {others} {usual}'
         for process, value in values.items()
-        if repr(value) != usual
+        if str(value) != usual
       ]
     more = f'; and {len(sentences) - 3} more' if len(sentences) > 3 else ''
     return '; '.join(sentences[:3]) + more

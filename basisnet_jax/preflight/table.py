@@ -1,5 +1,6 @@
 """The checks of a job one after another, as a table that grows."""
 
+import functools
 import sys
 
 import ml_collections
@@ -38,28 +39,33 @@ def run(config: ml_collections.ConfigDict, workdir: str, time_limit: float) -> l
   """
   exchange = Exchange()
   job = Job(config, workdir, exchange.process)
-  say = print if exchange.process == 0 else _say_nothing
-  say(f'{"check":<{_NAME}}{"found":<{_FOUND}} verdict')
-  say('-' * (_NAME + _FOUND + 8))
-  failed = []
   try:
-    for stage in STAGES:
-      for check in stage:
-        if sys.stdout.isatty():
-          say(f'{check.name} ...', end='\r', flush=True)
-        limit = min(_QUICK, time_limit) if check.quick else time_limit
-        answers = exchange.ask(
-          check.name, lambda look=check.look: look(job), limit, together=check.together
-        )
-        found, problem = _judge(check, job, answers)
-        say(f'{check.name:<{_NAME}}{found:<{_FOUND}} {"FAILED" if problem else "ok"}', flush=True)
-        if problem:
-          failed.append(f'{check.name}: {problem}')
-      if failed:
-        break
+    failed = _run(exchange, job, time_limit, print if exchange.process == 0 else _say_nothing)
   finally:
     hosts.clean(job)
   exchange.leave()
+  return failed
+
+
+def _run(exchange, job, time_limit, say):
+  say(f'{"check":<{_NAME}}{"found":<{_FOUND}} verdict')
+  say('-' * (_NAME + _FOUND + 8))
+  failed = []
+  for stage in STAGES:
+    for check in stage:
+      if sys.stdout.isatty():
+        say(f'{check.name} ...', end='\r', flush=True)
+      limit = min(_QUICK, time_limit) if check.quick else time_limit
+      look = functools.partial(check.look, job)
+      answers = exchange.ask(check.name, look, limit, together=check.together)
+      found, problem = _judge(check, job, answers, exchange.count)
+      say(f'{check.name:<{_NAME}}{found:<{_FOUND}} {"FAILED" if problem else "ok"}', flush=True)
+      if problem:
+        failed.append(f'{check.name}: {problem}')
+      if any(answer.late for answer in answers.values()):
+        return failed  # It would be late for every other check, too.
+    if failed:
+      break
   return failed
 
 
@@ -67,7 +73,7 @@ def _say_nothing(*_, **__):
   pass
 
 
-def _judge(check, job, answers):
+def _judge(check, job, answers, count):
   """(what was found, what is wrong or '') of a check."""
   problems = {process: answer.problem for process, answer in answers.items() if answer.problem}
   if not problems:
@@ -77,9 +83,7 @@ def _judge(check, job, answers):
   for process, problem in problems.items():
     said.setdefault(problem.rstrip('.'), []).append(process)
   sentences = [
-    problem
-    if len(processes) == len(answers) > 1 or len(answers) == 1
-    else f'{", ".join(map(job.name, processes))}: {problem}'
+    problem if len(processes) == count else f'{", ".join(map(job.name, processes))}: {problem}'
     for problem, processes in said.items()
   ]
   return '', '; '.join(sentences)
