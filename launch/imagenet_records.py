@@ -14,6 +14,7 @@ from basisnet_jax.errors import UserError
 from basisnet_jax.training.progress import Progress
 
 _DECODED_FILES = 8  # Of each split, when it is checked.
+_SIGNATURES = (b'\xff\xd8', b'\x89PNG')  # How JPEG and PNG begin.
 
 
 def lengths(num_images: int, num_files: int) -> list[int]:
@@ -54,7 +55,9 @@ def write(builder: tfds.core.DatasetBuilder, split: str, shards: list, tar_path:
   try:
     with progress(total, f'writing {split}', done) as line, pool() as readers:
       for path, part in missing:
-        write_file(path, (encode(place, image) for place, image in _read(readers, tar, part)))
+        write_file(
+          path, (encode(place, image) for place, image in _read(readers, tar_path, tar, part))
+        )
         done += len(part)
         line.update(done)
   except (OSError, tf.errors.OpError) as error:
@@ -74,13 +77,16 @@ def write_file(path: str, records: Iterator[bytes]) -> None:
   tf.io.gfile.rename(f'{path}.tmp', path, overwrite=True)
 
 
-def _read(pool, tar, places):
+def _read(pool, tar_path, tar, places):
   """(place, the bytes that are there) of each, in order; several are read at a time."""
 
   def read(place):
     found = os.pread(tar, place['size'], place['offset'])
-    if len(found) != place['size']:
-      raise OSError(f'the tar ends within {place["name"].decode()}')
+    if len(found) != place['size'] or not found.startswith(_SIGNATURES):
+      raise UserError(
+        f'{tar_path} is damaged: {place["name"].decode()} in it is no image; fetch it again, and '
+        'the same command goes on.'
+      )
     return place, found
 
   return pool.map(read, places)

@@ -24,6 +24,7 @@ training may run on them.
 import os
 import pathlib
 import sys
+import traceback
 
 # Started as a file: the package beside it is the one to check.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
@@ -55,13 +56,16 @@ def main(config) -> None:
       f.coordinator_address, f.num_processes, f.process_id, f.processes_timeout
     )
     failed = table.run(config, workdir, _TIME_LIMIT.value)
+    code = 2 if failed else 0
   except UserError as error:
-    failed = [str(error)]
+    failed, code = [str(error)], 2
+  except Exception:  # JAX could not even begin.
+    failed, code = [traceback.format_exc()], 1
   for sentence in failed:
     print(sentence, file=sys.stderr)
   sys.stdout.flush()
   sys.stderr.flush()
-  os._exit(2 if failed else 0)  # An orderly end would wait for whatever is stuck.
+  os._exit(code)  # An orderly end would wait for whatever is stuck.
 
 
 def run() -> None:
@@ -76,7 +80,7 @@ def run() -> None:
         'gone; see its output.',
         file=sys.stderr,
       )
-    sys.exit(min(code, 1) if code > 2 else code)
+    sys.exit(1 if code > 2 else code)
   app.run(main, flags_parser=command_line.parse_flags)
 
 

@@ -16,7 +16,7 @@ dataset.
 In order: is there space; are the tars whole and is all in them (headers only: minutes); writing;
 reading everything once more (checksums, counts, the first record of some files decoded).
 
-Memory: about 1.5 GB. Time: that of reading each image at its place in the tar, so an SSD's; on a
+Memory: 1.4 GB. Time: that of reading each image at its place in the tar, so an SSD's; on a
 turning disk the seeks alone take some hours. A bucket for --data_dir goes by tf.io.gfile; nobody
 has tried one yet.
 """

@@ -89,15 +89,12 @@ def _judge_workdir(job, found):
 
 def _read_from_workdir(job):
   try:
-    seen = _probe(job).read_text() == job.token
+    _probe(job).read_text()  # Its name is this preflight's alone.
   except Exception as error:
-    seen = False
-    reason = _first_line(error)
-  if not seen:
     raise UserError(
-      f'what process 0 has written to the workdir {job.workdir} is not there ({reason}); all need '
-      'one folder, on a shared disk or in a bucket'
-    )
+      f'what process 0 has written to the workdir {job.workdir} is not there '
+      f'({_first_line(error)}); all need one folder, on a shared disk or in a bucket'
+    ) from error
 
 
 def _judge_shared_workdir(job, found):

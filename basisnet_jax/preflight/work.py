@@ -23,17 +23,25 @@ _REDUCTIONS = 10
 
 
 def _look_for_devices(job):
-  job.mesh = sharding.create_mesh(job.config.sharding.mesh)
-  for key in ('training', 'evaluation'):
-    sharding.checked_batch_size(job.config[key].batch_size, job.mesh, f'config.{key}.batch_size')
   kinds = sorted({device.device_kind for device in jax.local_devices()})
-  return {'number of devices': jax.local_device_count(), 'kind of devices': ', '.join(kinds)}
+  own = {'number of devices': jax.local_device_count(), 'kind of devices': ', '.join(kinds)}
+  try:
+    job.mesh = sharding.create_mesh(job.config.sharding.mesh)
+    for key in ('training', 'evaluation'):
+      sharding.checked_batch_size(job.config[key].batch_size, job.mesh, f'config.{key}.batch_size')
+  except UserError as error:
+    return {'own': own, 'misfit': str(error).rstrip('.')}
+  return {'own': own, 'misfit': ''}
 
 
 def _judge_devices(job, found):
-  total = sum(about['number of devices'] for about in found.values())
-  axes = ' x '.join(f'{name} {size}' for name, size in job.mesh.shape.items())
-  return f'{total} x {found[0]["kind of devices"]}, mesh {axes}', job.differences(found)
+  own = {process: about['own'] for process, about in found.items()}
+  text = f'{sum(o["number of devices"] for o in own.values())} x {own[0]["kind of devices"]}'
+  # Where devices lack they may not fit the recipe, but that is not what is to be mended.
+  problem = job.differences(own) or found[0]['misfit']
+  if not problem:
+    text += f', mesh {" x ".join(f"{name} {size}" for name, size in job.mesh.shape.items())}'
+  return text, problem
 
 
 def _look_at_data(job):

@@ -278,6 +278,20 @@ def test_wrong_tars_are_one_sentence_before_anything_is_written(tmp_path, change
   assert not contents(data_dir)
 
 
+def test_image_that_is_none_is_named_and_the_mended_tar_goes_on(tars, tmp_path, undisturbed):
+  broken, data_dir = tmp_path / 'tars', tmp_path / 'data'
+  broken.mkdir()
+  content = bytearray(training_tar())
+  at = content.rindex(b'n02105855_5.JPEG') + 512
+  content[at : at + 40] = bytes(40)
+  write_tars(broken, train=bytes(content))
+  with pytest.raises(UserError, match='train.tar is damaged: n02105855_5.JPEG in it is no image'):
+    prepare_imagenet.prepare(str(broken), str(data_dir), EXPECTED)
+  assert 0 < len(contents(data_dir)) < FILES
+  prepare_imagenet.prepare(tars, str(data_dir), EXPECTED)
+  assert contents(data_dir) == contents(undisturbed)
+
+
 def test_missing_tar_is_one_sentence(tars, tmp_path):
   with pytest.raises(UserError, match='^/.*/none/ILSVRC2012_img_train.tar is not there: put the'):
     prepare_imagenet.prepare(f'{tars}/none', str(tmp_path), EXPECTED)
