@@ -27,14 +27,10 @@ def free_port():
     return probe.getsockname()[1]
 
 
-def start(*flags, of_one=(), path_of_one='', cwd_of_one=ROOT, devices=1):
+def start(*flags, of_one=(), path_of_one='', cwd_of_one=ROOT, devices=(1, 1)):
   """Two processes; process 1 can have flags, a PYTHONPATH and a directory of its own."""
   port = free_port()
-  environment = os.environ | {
-    'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}'
-    ' --xla_backend_optimization_level=0',
-    'PYTHONUNBUFFERED': '1',
-  }
+  environment = os.environ | {'PYTHONUNBUFFERED': '1'}
   environment.pop('TF_CPP_MIN_LOG_LEVEL', None)  # Importing JAX has set it here.
   return [
     subprocess.Popen(
@@ -49,7 +45,12 @@ def start(*flags, of_one=(), path_of_one='', cwd_of_one=ROOT, devices=1):
         *(of_one if number else ()),
       ],
       cwd=cwd_of_one if number else ROOT,
-      env=environment | ({'PYTHONPATH': path_of_one} if number and path_of_one else {}),
+      env=environment
+      | {
+        'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices[number]}'
+        ' --xla_backend_optimization_level=0'
+      }
+      | ({'PYTHONPATH': path_of_one} if number and path_of_one else {}),
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,
@@ -83,7 +84,7 @@ def outcome(processes):
 def test_two_processes_that_agree_pass_all_checks_and_leave_nothing(tmp_path):
   workdir = tmp_path / 'run'
   codes, verdicts, found, sentences = outcome(
-    start(f'--workdir={workdir}', f'--config.data.data_dir={tmp_path}/data', devices=2)
+    start(f'--workdir={workdir}', f'--config.data.data_dir={tmp_path}/data', devices=(2, 2))
   )
   assert codes == [0, 0], sentences
   assert list(verdicts) == [
@@ -151,6 +152,17 @@ def test_host_that_differs_is_named_with_the_difference(tmp_path, of_one, fake, 
   assert 'devices' not in verdicts  # Hosts that differ do not work together.
   for said in map(one, sentences):
     assert said.startswith(sentence)
+
+
+def test_host_that_lacks_a_device_is_named(tmp_path):
+  # The batch of 16 does not fit three devices either, but that is not what is wrong.
+  codes, verdicts, _, sentences = outcome(start(f'--workdir={tmp_path}/run', devices=(2, 1)))
+  assert codes == [2, 2]
+  assert verdicts['devices'] == 'FAILED' and 'data' not in verdicts
+  for said in map(one, sentences):
+    assert said == (
+      f'devices: process 1 ({HOST}) has number of devices = 1, process 0 ({HOST}) has 2'
+    )
 
 
 def test_workdir_that_cannot_be_written_is_one_sentence(tmp_path):
