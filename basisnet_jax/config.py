@@ -84,7 +84,7 @@ def save(
   """
   folder = epath.Path(workdir)
   texts = {
-    'versions.json': json.dumps(_versions() | {'device': device_kind}, indent=2) + '\n',
+    'versions.json': json.dumps(versions() | {'device': device_kind}, indent=2) + '\n',
     'labels.txt': ''.join(f'{name}\n' for name in label_names),
     'config.json': json.dumps(config.to_dict(), indent=2) + '\n',
   }
@@ -144,7 +144,8 @@ def describe(wanted: type) -> str:
   }.get(wanted, 'a text')
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+  """Returns the versions of Python, of this package and of the libraries it stands on."""
   versions = {'basisnet_jax': basisnet_jax.__version__, 'python': platform.python_version()}
   versions |= {name: importlib.metadata.version(name) for name in _LIBRARIES}
   for name in ('tensorflow', 'tensorflow-cpu'):  # One module, two packages.

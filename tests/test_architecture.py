@@ -50,9 +50,10 @@ def test_imports_are_found_wherever_they_stand():
     ('models', {'models', 'evaluation', 'training', 'main.py'}),
     ('data', {'data', 'training'}),
     ('evaluation', {'evaluation', 'training', 'main.py'}),
-    ('training', {'training', 'main.py'}),
+    ('training', {'training', 'preflight', 'main.py'}),
+    ('preflight', {'preflight'}),
     ('base_config', {'command_line.py', 'config.py'}),
-    ('config', {'command_line.py', 'saved_config.py', 'training'}),
+    ('config', {'command_line.py', 'saved_config.py', 'training', 'preflight'}),
     ('command_line', {'main.py'}),
     ('main', set()),
   ],
@@ -95,6 +96,7 @@ def test_one_file_knows_the_library(module, files):
 def test_a_config_dict_is_seen_by_entry_points_alone():
   assert importers('ml_collections') <= {
     'base_config.py', 'command_line.py', 'config.py', 'saved_config.py',
+    'preflight/job.py', 'preflight/table.py',
     'training/evaluator.py', 'training/experiment.py', 'training/loop.py',
   }  # fmt: skip
 

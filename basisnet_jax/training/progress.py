@@ -34,6 +34,7 @@ class Progress:
     enabled: bool = True,
     *,
     name: str = 'training',
+    first: str = 'compiling...',
   ):
     """Prepares the line; it appears on entering the context.
 
@@ -43,12 +44,14 @@ class Progress:
       batch_size: images in a step. With 1 the count is of images, as evaluation has it.
       enabled: False shows nothing; the speed is still measured.
       name: stands at the start of the line.
+      first: what is going on until the first update.
     """
     self._total = total_steps
     self._done = start_step
     self._batch_size = batch_size
     self._enabled = enabled
     self._name = name
+    self._first = first
     self._metrics: Mapping[str, float] = {}
     self._samples: deque[tuple[float, int]] = deque()  # (time, done).
     self._bar = None
@@ -139,7 +142,7 @@ class Progress:
           parts.append(f'{_duration((self._total - self._done) * seconds_per_step)} left')
       parts += [_metric(name, value) for name, value in self._metrics.items()]
     elif self._done < self._total:
-      parts.append('compiling...')
+      parts.append(self._first)
     text = '  '.join(parts)
     if self._bar is not None:
       escaped = f'{self._name} {share:>4} '.replace('{', '{{').replace('}', '}}')
