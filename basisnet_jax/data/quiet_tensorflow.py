@@ -6,7 +6,8 @@ memory that JAX needs, and print pages of notes about the processor.
 
 import os
 
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # Errors only.
+if os.environ.get('TF_CPP_MIN_LOG_LEVEL', '1') == '1':  # JAX sets 1: warnings, too.
+  os.environ['TF_CPP_MIN_LOG_LEVEL'] = '2'  # Errors only.
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')  # Unused here; when on, it prints two lines.
 
 import tensorflow as tf  # noqa: E402
