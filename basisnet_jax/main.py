@@ -12,7 +12,7 @@ import sys
 
 from absl import app, flags, logging
 
-from basisnet_jax import command_line, supervisor
+from basisnet_jax import command_line, errors, supervisor
 from basisnet_jax.errors import Preempted, UserError
 
 _MODE = flags.DEFINE_enum('mode', 'train', ['train', 'evaluate', 'cost'], 'What to do.')
@@ -55,7 +55,8 @@ def main(config) -> None:
       _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _TIMEOUT.value
     )
   modes = {'train': _train, 'evaluate': _evaluate, 'cost': _cost}
-  modes[_MODE.value](config, workdir)
+  with errors.of_the_disk(workdir):
+    modes[_MODE.value](config, workdir)
 
 
 def _train(config, workdir):
@@ -142,18 +143,19 @@ def run() -> None:
 
 
 def _end(code: int, sentence: str, error: Exception | None = None) -> None:
-  """Ends with a code; at once where other processes would wait for this one."""
+  """Ends with a code, at once.
+
+  An orderly end would wait for other processes, and for threads: Orbax's wait for ten minutes
+  where a folder could not be made.
+  """
   from basisnet_jax import distributed
 
-  several = distributed.is_shared()
-  if error is not None and not several:
+  if error is not None and not distributed.is_shared():
     raise error
   print(sentence, file=sys.stderr)
-  if several:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # An orderly end would wait for the others.
-  sys.exit(code)
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(code)
 
 
 if __name__ == '__main__':
