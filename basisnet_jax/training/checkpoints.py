@@ -206,6 +206,8 @@ class Checkpoints:
 
   def _open(self):
     try:
+      if epath.Path(self._folder).exists() and not epath.Path(self._folder).is_dir():
+        raise NotADirectoryError('it is a file')
       return ocp.CheckpointManager(
         self._folder,
         options=ocp.CheckpointManagerOptions(max_to_keep=self._keep, create=True),
