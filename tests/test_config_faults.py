@@ -16,8 +16,6 @@ WORDS = st.text(st.characters(codec='utf-8', exclude_characters='\0'), max_size=
 ODD = st.sampled_from(
   ['', '-1', '0', '1', 'nan', 'inf', '1e999', '()', '(1,)', 'None', '[]', '9' * 30]
 )
-  ['', '-1', '0', '1', 'nan', 'inf', '1e999', '()', '(1,)', 'None', '[]', '9' * 30]
-)
 
 
 def parse(*arguments):
