@@ -18,7 +18,7 @@ import ml_collections
 from ml_collections import config_flags
 from ml_collections.config_flags import config_path
 
-from basisnet_jax import base_config
+from basisnet_jax import base_config, config_ranges
 from basisnet_jax.config import describe, flatten, is_saved
 from basisnet_jax.errors import UserError
 
@@ -85,6 +85,7 @@ def parse(argv: Sequence[str], flag_values: flags.FlagValues) -> ml_collections.
       f'{unparsed[0]!r} belongs to no flag; every argument is --flag=value, without spaces.'
     )
   _check_tuples(config, defaults)
+  config_ranges.check(flatten(config))
   return config
 
 

@@ -1,5 +1,20 @@
 """The exceptions that users are meant to read."""
 
+from collections.abc import Iterator
+import contextlib
+import errno
+
+# Of these the disk or the user's rights are the cause, wherever they come up.
+_OF_THE_DISK = (
+  errno.ENOSPC,
+  errno.EDQUOT,
+  errno.EROFS,
+  errno.EACCES,
+  errno.EPERM,
+  errno.ENOTDIR,
+  errno.EISDIR,
+)
+
 
 class UserError(Exception):
   """A mistake that the user can mend.
@@ -15,3 +30,18 @@ class Preempted(Exception):
 
 class MissingProcess(Exception):
   """A process of several did not come; `main` prints the message, exits 3: it may come yet."""
+
+
+@contextlib.contextmanager
+def of_the_disk(workdir: str) -> Iterator[None]:
+  """Turns the disk's errors inside, and all of files in the workdir, into a UserError."""
+  try:
+    yield
+  except OSError as error:
+    name = str(error.filename or '')
+    if error.errno not in _OF_THE_DISK and not (name and name.startswith(workdir)):
+      raise
+    raise UserError(
+      f'{name or "A file"} cannot be written or read ({error.strerror}; the workdir is '
+      f'{workdir}); mend that, and the same command continues from the last checkpoint.'
+    ) from error

@@ -12,7 +12,7 @@ import sys
 
 from absl import app, flags, logging
 
-from basisnet_jax import command_line, supervisor
+from basisnet_jax import command_line, errors, supervisor
 from basisnet_jax.errors import MissingProcess, Preempted, UserError
 
 _MODE = flags.DEFINE_enum('mode', 'train', ['train', 'evaluate', 'cost'], 'What to do.')
@@ -55,7 +55,8 @@ def main(config) -> None:
       _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _TIMEOUT.value
     )
   modes = {'train': _train, 'evaluate': _evaluate, 'cost': _cost}
-  modes[_MODE.value](config, workdir)
+  with errors.of_the_disk(workdir):
+    modes[_MODE.value](config, workdir)
 
 
 def _train(config, workdir):
@@ -113,21 +114,23 @@ def _compare(config, workdir, counted):
   print(f'\nWritten: {", ".join(cost_report.write(workdir, table))}')
 
 
-def _use_huge_pages() -> None:
-  """Starts the process again with huge pages for glibc's malloc, once.
+def _start_again_in_another_environment() -> None:
+  """Starts the process again, once, with what only the environment at the start can change.
 
-  XLA takes hundreds of MB for each step on CPU and gives them back; mapping them in small
-  pages costs as much as the step. Only the environment at the start can change it.
+  Huge pages for glibc's malloc: XLA takes hundreds of MB for each step on CPU and gives them back;
+  mapping them in small pages costs as much as the step. UTF-8 for names of files and what is
+  printed, whatever the locale: TensorFlow takes no others.
   """
   tunables = os.environ.get('GLIBC_TUNABLES', '')
   if sys.platform == 'linux' and 'glibc.malloc.hugetlb' not in tunables:
+    os.environ['PYTHONUTF8'] = '1'
     os.environ['GLIBC_TUNABLES'] = ':'.join(filter(None, [tunables, 'glibc.malloc.hugetlb=1']))
     os.execv(sys.executable, sys.orig_argv)
 
 
 def run() -> None:
   """The console's entry: mistakes of the user end in a sentence and exit code 2."""
-  _use_huge_pages()
+  _start_again_in_another_environment()
   try:
     app.run(main, flags_parser=command_line.parse_flags)
   except UserError as error:
@@ -144,18 +147,19 @@ def run() -> None:
 
 
 def _end(code: int, sentence: str, error: Exception | None = None) -> None:
-  """Ends with a code; at once where other processes would wait for this one."""
+  """Ends with a code, at once.
+
+  An orderly end would wait for other processes, and for threads: Orbax's wait for ten minutes
+  where a folder could not be made.
+  """
   from basisnet_jax import distributed
 
-  several = distributed.is_shared()
-  if error is not None and not several:
+  if error is not None and not distributed.is_shared():
     raise error
   print(sentence, file=sys.stderr)
-  if several:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # An orderly end would wait for the others.
-  sys.exit(code)
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(code)
 
 
 if __name__ == '__main__':

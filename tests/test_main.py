@@ -31,21 +31,22 @@ DEMO = [
 ]
 
 
-def start(*arguments, devices=1, stderr=subprocess.PIPE):
-  """Starts the program on so many simulated devices."""
+def command(*arguments, devices=1):
+  """(command, environment) of the program on so many simulated devices."""
   environment = os.environ | {
     # Compiling takes most of the time; unoptimized it takes half.
     'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}'
     ' --xla_backend_optimization_level=0',
     'PYTHONUNBUFFERED': '1',
   }
+  return [sys.executable, '-m', 'basisnet_jax.main', *arguments], environment
+
+
+def start(*arguments, devices=1, stderr=subprocess.PIPE):
+  """Starts it."""
+  program, environment = command(*arguments, devices=devices)
   return subprocess.Popen(
-    [sys.executable, '-m', 'basisnet_jax.main', *arguments],
-    cwd=ROOT,
-    env=environment,
-    stdout=subprocess.PIPE,
-    stderr=stderr,
-    text=True,
+    program, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True
   )
 
 
@@ -184,7 +185,7 @@ def kill_when(process, moment):
 
 def test_run_killed_at_any_moments_equals_the_uninterrupted_run(tmp_path, data_flag):
   whole, broken = tmp_path / 'whole', tmp_path / 'broken'
-  command = [*TINY, data_flag, f'--workdir={broken}']
+  flags = [*TINY, data_flag, f'--workdir={broken}']
   run_well(*TINY, data_flag, f'--workdir={whole}')
 
   def saving():
@@ -201,13 +202,13 @@ def test_run_killed_at_any_moments_equals_the_uninterrupted_run(tmp_path, data_f
 
     return moment
 
-  kill_when(start(*command), saving)  # In the first save of all.
-  kill_when(start(*command), later(random.uniform(0, 0.2), after=0))
+  kill_when(start(*flags), saving)  # In the first save of all.
+  kill_when(start(*flags), later(random.uniform(0, 0.2), after=0))
   reached = checkpoints(broken)[-1]
-  kill_when(start(*command), lambda: later(0, after=reached)() and saving())
+  kill_when(start(*flags), lambda: later(0, after=reached)() and saving())
   assert 0 < checkpoints(broken)[-1] < 80
 
-  _, progress = run_well(*command)
+  _, progress = run_well(*flags)
   resumed_at = int(re.search(r'(\d+)/80', progress)[1])
   assert resumed_at >= reached
   expected, found = arrays(whole, 80), arrays(broken, 80)

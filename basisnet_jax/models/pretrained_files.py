@@ -14,6 +14,9 @@ from safetensors.numpy import load_file
 
 from basisnet_jax.errors import UserError
 
+# Bytes that may unpack from anything.
+_SMALL = 100_000_000
+
 
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
   """Reads all tensors of a file, by the names in it. No code in the file is executed.
@@ -93,12 +96,26 @@ def _read_torch(path) -> dict[str, np.ndarray]:
 
 def _read_npz(path) -> dict[str, np.ndarray]:
   # Opened here, because numpy leaves a damaged file open.
-  with open(path, 'rb') as stream, np.load(stream, allow_pickle=False) as file:
-    return dict(file)
+  with open(path, 'rb') as stream:
+    with zipfile.ZipFile(stream) as archive:
+      _check_size(path, sum(entry.file_size for entry in archive.infolist()))
+    stream.seek(0)
+    with np.load(stream, allow_pickle=False) as file:
+      return dict(file)
+
+
+def _check_size(path, unpacked):
+  # Weights hardly shrink; what unpacks to a thousand times its size is meant to fill the memory.
+  if unpacked > 100 * os.path.getsize(path) + _SMALL:
+    raise UserError(
+      f"'{path}' would unpack to {unpacked / 1e9:.1f} GB, which no file of weights of its size "
+      'does: it is damaged or meant to do harm.'
+    )
 
 
 def _read_keras(path) -> dict[str, np.ndarray]:
   with zipfile.ZipFile(path) as archive:
+    _check_size(path, archive.getinfo('model.weights.h5').file_size)
     return _read_h5(io.BytesIO(archive.read('model.weights.h5')))
 
 

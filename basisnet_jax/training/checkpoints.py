@@ -6,20 +6,19 @@ folder, which is never chosen.
 """
 
 import contextlib
-import gc
 import logging
+import numbers
 import os
-import sys
-import time
 from typing import Any
-import warnings
 
 from etils import epath
 import jax
 from jax.experimental import multihost_utils
+import numpy as np
 from orbax import checkpoint as ocp
 
 from basisnet_jax.errors import UserError
+from basisnet_jax.training import checksums, hushed
 
 FORMAT_VERSION = 1
 
@@ -28,41 +27,37 @@ class _DamagedError(Exception):
   """A checkpoint cannot be read; why, in a line."""
 
 
-@contextlib.contextmanager
-def _quiet_if_it_fails():
-  # A failed read leaves reads in flight and tasks for the garbage collector. Both would cry out
-  # later, traceback by traceback, over a closed event loop; nobody misses them.
-  hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
-  asyncio_log = logging.getLogger('asyncio')
-  disabled, asyncio_log.disabled = asyncio_log.disabled, True
-  try:
-    with warnings.catch_warnings():
-      warnings.simplefilter('ignore', RuntimeWarning)  # coroutine ... was never awaited
-      try:
-        yield
-      except _DamagedError:
-        time.sleep(0.2)  # For the reads in flight.
-        gc.collect()
-        raise
-  finally:
-    sys.unraisablehook, asyncio_log.disabled = hook, disabled
-
-
 class Checkpoints:
   """The checkpoints of one folder; a context manager that waits for the last save."""
 
   def __init__(self, folder: str, *, keep: int):
-    """Opens `folder` (made if missing), of which the latest `keep` checkpoints stay."""
+    """Opens `folder` (made if missing), of which the latest `keep` checkpoints stay.
+
+    Raises:
+      UserError: it can be neither read nor made.
+    """
     self._folder = os.path.abspath(folder) if '://' not in folder else folder
     self._keep = keep
     self._manager = self._open()
+    self._stack = contextlib.ExitStack()
 
   def __enter__(self) -> 'Checkpoints':
+    self._stack.enter_context(hushed.libraries())
     return self
 
-  def __exit__(self, *exception) -> None:
-    self._manager.wait_until_finished()
-    self._manager.close()
+  def __exit__(self, kind, error, traceback) -> None:
+    with self._stack:
+      try:
+        self.wait()
+      except UserError:
+        if error is None:
+          raise
+      finally:
+        with contextlib.suppress(OSError, ValueError):  # The same error again.
+          self._manager.close()
+        self._manager = None
+        if error is not None:
+          hushed.collect(error)
 
   @property
   def latest_step(self) -> int | None:
@@ -76,11 +71,15 @@ class Checkpoints:
       UserError: this or the save before it failed: a full disk, a folder that is gone.
     """
     step = int(state.step)
-    about = {'format_version': FORMAT_VERSION, 'metrics': metrics or {}}
     with self._failing():
       self._manager.check_for_errors()
       if step in self._manager.all_steps():
         return
+      about = {
+        'format_version': FORMAT_VERSION,
+        'metrics': metrics or {},
+        'checksums': checksums.of_tree(state),
+      }
       self._manager.save(
         step,
         args=ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)),
@@ -101,7 +100,8 @@ class Checkpoints:
     try:
       yield
     except (OSError, ValueError) as error:  # TensorStore's errors are ValueErrors.
-      reason = str(error).strip().split('\n')[0][:300]
+      reason = _short(str(error).strip().split('\n')[0])
+      hushed.collect(error)
       raise UserError(
         f'A checkpoint could not be saved in {self._folder} ({reason}); mend that, and the same '
         'command continues from the last one.'
@@ -113,7 +113,7 @@ class Checkpoints:
     if step is None:
       return {}
     with contextlib.suppress(_DamagedError):  # It counts as none.
-      return self._read(step, about=ocp.args.JsonRestore())['metrics']
+      return self._about(step)['metrics']
     return {}
 
   def restore(self, like: Any, warn=logging.warning) -> Any | None:
@@ -133,9 +133,9 @@ class Checkpoints:
     damaged = []
     for step in sorted(self._manager.all_steps(), reverse=True):
       try:
-        # What it is comes first: a newer format may hold other arrays.
-        self._check_version(step, self._read(step, about=ocp.args.JsonRestore()))
+        about = self._about(step)  # First: a newer format may hold other arrays.
         state = self._read(step, state=ocp.args.StandardRestore(like))
+        _check_sums(state, about['checksums'])
       except _DamagedError as error:
         damaged.append((step, str(error)))
         continue
@@ -151,21 +151,41 @@ class Checkpoints:
       )
     return None
 
+  def _about(self, step):
+    """What was saved with the state, of the types that it must have."""
+    about = self._read(step, about=ocp.args.JsonRestore())
+    version = about.get('format_version') if isinstance(about, dict) else None
+    if type(version) is not int:
+      raise _DamagedError('it does not say its format')
+    if version > FORMAT_VERSION:
+      raise UserError(
+        f'The checkpoint {self._folder}/{step} has format {version}, and this version of '
+        f'basisnet_jax reads up to {FORMAT_VERSION}; install a newer one.'
+      )
+    about = {'metrics': {}, 'checksums': {}} | about  # Older ones have no checksums.
+    for name in ('metrics', 'checksums'):
+      entries = about[name]
+      numeric = lambda value: isinstance(value, numbers.Real)  # noqa: E731
+      if not (isinstance(entries, dict) and all(map(numeric, entries.values()))):
+        raise _DamagedError(f'its {name} are no numbers')
+    return about
+
   def _read(self, step, **item):
     (name,) = item
-    with _quiet_if_it_fails():
-      try:
-        return self._manager.restore(step, args=ocp.args.Composite(**item))[name]
-      except Exception as error:  # Orbax raises many kinds for a damaged file.
-        reason = str(error).strip().split('\n')[0][:200]
-      raise _DamagedError(reason)  # Without the cause, whose frames hold what is to be collected.
-
-  def _check_version(self, step, about):
-    if about['format_version'] > FORMAT_VERSION:
-      raise UserError(
-        f'The checkpoint {self._folder}/{step} has format {about["format_version"]}, and this '
-        f'version of basisnet_jax reads up to {FORMAT_VERSION}; install a newer one.'
-      )
+    found = failure = None
+    reason = ''
+    try:
+      with hushed.libraries():
+        found = self._manager.restore(step, args=ocp.args.Composite(**item))[name]
+    except Exception as error:  # Orbax raises many kinds for a damaged file.
+      reason = str(error).strip().split('\n')[0][:200] or type(error).__name__
+      failure = error
+    # The processes must agree on which checkpoint they use.
+    failed = multihost_utils.process_allgather(np.bool_(failure is not None))
+    if np.any(failed):
+      hushed.collect(failure)
+      raise _DamagedError(reason or f'process {np.argmax(failed)} cannot read it') from failure
+    return found
 
   def _set_aside(self, damaged, warn):
     if jax.process_index() == 0:
@@ -178,14 +198,34 @@ class Checkpoints:
           f'The checkpoint {path} is damaged ({reason}); using an older one, keeping it as '
           f'{aside.name}.'
         )
-        path.rename(aside)
+        with self._failing():
+          path.rename(aside)
     multihost_utils.sync_global_devices('damaged checkpoints are set aside')
     self._manager.close()
     self._manager = self._open()
 
   def _open(self):
-    return ocp.CheckpointManager(
-      self._folder,
-      options=ocp.CheckpointManagerOptions(max_to_keep=self._keep, create=True),
-      item_names=('state', 'about'),
-    )
+    try:
+      if epath.Path(self._folder).exists() and not epath.Path(self._folder).is_dir():
+        raise NotADirectoryError('it is a file')
+      return ocp.CheckpointManager(
+        self._folder,
+        options=ocp.CheckpointManagerOptions(max_to_keep=self._keep, create=True),
+        item_names=('state', 'about'),
+      )
+    except (OSError, ValueError) as error:
+      raise UserError(
+        f'The folder of checkpoints {self._folder} can be neither read nor made '
+        f'({_short(str(error))}); mend that, or give another --workdir.'
+      ) from error
+
+
+def _check_sums(state, wanted):
+  found = checksums.of_tree(state) if wanted else {}
+  if wrong := [path for path, value in found.items() if value != wanted.get(path, value)]:
+    raise _DamagedError(f'{len(wrong)} arrays are not what was saved, such as {wrong[0]}')
+
+
+def _short(reason):
+  # TensorStore goes on to the cause from colon to colon, and then adds its whole specification.
+  return ': '.join(reason.split(' [')[0].split(': ')[-2:])[:300]

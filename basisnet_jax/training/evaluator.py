@@ -84,10 +84,11 @@ class Evaluator:
     return values
 
   def write_report(self, workdir: str, summary, results) -> str:
-    """Writes evaluation.json and cost_accuracy.png; returns the table and the files' names.
+    """Prints the table, writes evaluation.json and cost_accuracy.png; returns their names.
 
     To be called on one host.
     """
+    print(report.table(summary), flush=True)  # Before a full disk could be in the way.
     report.write(workdir, summary)
     files = ['evaluation.json']
     if 'confidence' in results:
@@ -101,7 +102,7 @@ class Evaluator:
       )
       files.append('cost_accuracy.png')
     written = ', '.join(os.path.join(workdir, name) for name in files)
-    return f'{report.table(summary)}\n\nWritten: {written}'
+    return f'\nWritten: {written}'
 
 
 def restore(

@@ -5,10 +5,13 @@ event files alone: CLU's default writer also logs each value to stderr, across t
 progress line.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import contextlib
 from typing import Any
 
 import numpy as np
+
+from basisnet_jax.errors import UserError
 
 
 class Telemetry:
@@ -16,7 +19,7 @@ class Telemetry:
 
   Values are fetched and checked on the calling thread, so that a bad one is
   reported where it was passed, and so that donated arrays may be donated. A failing
-  disk shows at the next call.
+  disk shows at the next call, as a UserError.
   """
 
   def __init__(self, workdir: str, *, enabled: bool):
@@ -27,7 +30,10 @@ class Telemetry:
       enabled: False makes every method do nothing and TensorFlow stay unloaded;
         pass `jax.process_index() == 0`.
     """
-    self._writer = _open(workdir) if enabled else None
+    self._workdir, self._writer = workdir, None
+    if enabled:
+      with self._failing():
+        self._writer = _open(workdir)
 
   def scalars(self, step: int, values: Mapping[str, Any]) -> None:
     """Writes numbers by name (`train/loss`); NaN and infinity stay visible as such.
@@ -36,7 +42,9 @@ class Telemetry:
       ValueError: a value is not one real number.
     """
     if self._writer:
-      self._writer.write_scalars(int(step), {k: _number(k, v) for k, v in values.items()})
+      numbers = {k: _number(k, v) for k, v in values.items()}
+      with self._failing():
+        self._writer.write_scalars(int(step), numbers)
 
   def histograms(self, step: int, arrays: Mapping[str, Any]) -> None:
     """Writes distributions of real arrays of any shape.
@@ -51,14 +59,16 @@ class Telemetry:
         array = array[np.isfinite(array)]
         if array.size:
           finite[name] = array
-      self._writer.write_histograms(int(step), finite)
+      with self._failing():
+        self._writer.write_histograms(int(step), finite)
 
   def text(self, step: int, texts: Mapping[str, str]) -> None:
     """Writes texts, shown as they are: each becomes a Markdown code block."""
     if self._writer:
       # By indentation, not fences: then nothing within the text can end the block.
       blocks = {k: '\n'.join('    ' + line for line in v.splitlines()) for k, v in texts.items()}
-      self._writer.write_texts(int(step), blocks)
+      with self._failing():
+        self._writer.write_texts(int(step), blocks)
 
   def hparams(self, config: Mapping[str, Any]) -> None:
     """Writes a (nested) mapping as hyper-parameters, named as in `model.num_bases`.
@@ -66,24 +76,45 @@ class Telemetry:
     Numbers, booleans and strings stay what they are; all else becomes text.
     """
     if self._writer:
-      self._writer.write_hparams(_flat(config))
+      with self._failing():
+        self._writer.write_hparams(_flat(config))
 
   def flush(self) -> None:
     """Waits until everything so far is in the file."""
     if self._writer:
-      self._writer.flush()
+      with self._failing():
+        self._writer.flush()
 
   def close(self) -> None:
     """Flushes and closes the file; later calls do nothing."""
     if self._writer:
       writer, self._writer = self._writer, None
-      writer.close()
+      with self._failing():
+        writer.close()
 
   def __enter__(self) -> 'Telemetry':
     return self
 
-  def __exit__(self, *exception) -> None:
-    self.close()
+  def __exit__(self, kind, error, traceback) -> None:
+    try:
+      self.close()
+    except UserError:
+      if error is None:
+        raise
+
+  @contextlib.contextmanager
+  def _failing(self) -> Iterator[None]:
+    from clu import asynclib
+    import tensorflow as tf
+
+    try:
+      yield
+    except (asynclib.AsyncError, tf.errors.OpError, OSError) as error:
+      raise UserError(
+        f'The curves for TensorBoard could not be written in {self._workdir} '
+        f'({_reason(error.__cause__ or error)}); mend that, and the same command continues from '
+        'the last checkpoint.'
+      ) from error
 
 
 def _open(workdir):
@@ -95,6 +126,11 @@ def _open(workdir):
   from clu.metric_writers import AsyncWriter, SummaryWriter
 
   return AsyncWriter(SummaryWriter(str(workdir)))
+
+
+def _reason(error):
+  # TensorFlow's: '{{the operation}} file; reason', then lines of consequences.
+  return str(error).split('\n')[0].split('}} ')[-1].split('; ')[-1][:300]
 
 
 def _number(name, value):

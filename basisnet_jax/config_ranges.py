@@ -1,0 +1,76 @@
+"""Which values of a recipe's keys make sense; names are checked where they are used."""
+
+from collections.abc import Mapping
+import math
+from typing import Any
+
+from basisnet_jax.errors import UserError
+
+# (what is wanted, whether a value is that, the keys)
+_RANGES = (
+  (
+    'a whole number of at least 1',
+    lambda v: v >= 1,
+    'model.num_classes model.output_stride model.num_bases model.lightweight.output_stride '
+    'training.batch_size training.steps training.accumulation evaluation.batch_size data.shuffle_buffer '
+    'checkpoint.every_steps checkpoint.keep logging.every_steps',
+  ),
+  ('at least 8 pixels', lambda v: v >= 8, 'model.resolution model.lightweight.resolution'),
+  ('from 0 to 4294967295', lambda v: 0 <= v < 2**32, 'seed'),
+  (
+    'a number above 0',
+    lambda v: 0 < v < math.inf,
+    'model.width model.lightweight.width model.coefficients.temperature model.norm_epsilon '
+    'model.lightweight.norm_epsilon training.epochs optimizer.decay_rate optimizer.decay_epochs '
+    'optimizer.epsilon evaluation.every_epochs training.stall_timeout',
+  ),
+  (
+    'a number of at least 0',
+    lambda v: 0 <= v < math.inf,
+    'model.coefficients.feature_gradient model.coefficients.uniform_mix_epochs init.perturbation '
+    'data.crop_padding loss.lightweight_weight optimizer.learning_rate optimizer.warmup_epochs '
+    'optimizer.weight_decay',
+  ),
+  (
+    'from 0 up to, but not, 1',
+    lambda v: 0 <= v < 1,
+    'model.dropout model.lightweight.dropout model.norm_momentum loss.label_smoothing '
+    'optimizer.momentum optimizer.rmsprop_decay optimizer.beta1 optimizer.beta2 ema_decay',
+  ),
+  ('from 0 to 1', lambda v: 0 <= v <= 1, 'model.coefficients.uniform_mix evaluation.threshold'),
+  ('above 0 and at most 1', lambda v: 0 < v <= 1, 'data.crop_min_area data.eval_crop'),
+  (
+    'numbers from 0 to 1, at least one',
+    lambda v: len(v) > 0 and all(0 <= x <= 1 for x in v),
+    'evaluation.thresholds',
+  ),
+  (
+    'three finite numbers',
+    lambda v: len(v) == 3 and all(map(math.isfinite, v)),
+    'model.pixel_mean model.lightweight.pixel_mean',
+  ),
+  (
+    'three numbers above 0',
+    lambda v: len(v) == 3 and all(0 < x < math.inf for x in v),
+    'model.pixel_std model.lightweight.pixel_std',
+  ),
+  (
+    'not empty',
+    lambda v: bool(v.strip()),
+    'name model.name model.specialist model.lightweight.name data.name data.train_split '
+    'data.eval_split',
+  ),
+)
+
+
+def check(values: Mapping[str, Any]) -> None:
+  """Raises a UserError for the first value that makes no sense.
+
+  Args:
+    values: {dotted key: value}, each of its key's type; None is not set.
+  """
+  for wanted, makes_sense, keys in _RANGES:
+    for key in keys.split():
+      value = values.get(key)
+      if value is not None and not makes_sense(value):
+        raise UserError(f'--config.{key} is {value!r}, wanted {wanted}.')

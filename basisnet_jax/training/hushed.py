@@ -1,0 +1,59 @@
+"""Orbax and CLU tell of one failure by dozens of tracebacks; the caller gets an exception."""
+
+from collections.abc import Iterator
+import contextlib
+import gc
+import logging
+import sys
+import time
+import traceback
+import warnings
+
+_THEIRS = ('/orbax/', '/asyncio/', '/tensorstore/', '/clu/')
+
+
+@contextlib.contextmanager
+def libraries() -> Iterator[None]:
+  """Silences what they and asyncio print of failures, from whatever thread.
+
+  Not the exceptions that a caller gets, nor what others print.
+  """
+
+  def worth_saying(record):  # A new one each time: the same is added only once.
+    theirs = any(part in record.pathname for part in _THEIRS)
+    return not (theirs and record.levelno >= logging.ERROR)
+
+  loggers = [logging.getLogger(name) for name in ('absl', 'asyncio')]
+  unraisable, uncaught = sys.unraisablehook, sys.excepthook
+  sys.unraisablehook = lambda args: None if _is_theirs(args.exc_traceback) else unraisable(args)
+  # TensorStore's threads call it.
+  sys.excepthook = lambda *args: None if _is_theirs(args[2]) else uncaught(*args)
+  for logger in loggers:
+    logger.addFilter(worth_saying)
+  try:
+    yield
+  finally:
+    for logger in loggers:
+      logger.removeFilter(worth_saying)
+    sys.unraisablehook, sys.excepthook = unraisable, uncaught
+
+
+def collect(error: BaseException | None) -> None:
+  """Gets rid of what a failure left: reads and writes in flight, tasks that nobody awaits.
+
+  They would cry out at the end of the program. `error` keeps its text and loses its frames'
+  variables.
+  """
+  # Some are held until the program ends; it has no coroutines of its own.
+  warnings.filterwarnings('ignore', 'coroutine .* was never awaited', RuntimeWarning)
+  with libraries():
+    time.sleep(0.2)  # For those in flight.
+    while error is not None:
+      traceback.clear_frames(error.__traceback__)
+      error = error.__cause__ or error.__context__
+    gc.collect()
+
+
+def _is_theirs(trace) -> bool:
+  files = (frame.f_code.co_filename for frame, _ in traceback.walk_tb(trace))
+  return any(part in file for file in files for part in _THEIRS)
