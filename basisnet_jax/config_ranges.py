@@ -12,8 +12,8 @@ _RANGES = (
     'a whole number of at least 1',
     lambda v: v >= 1,
     'model.num_classes model.output_stride model.num_bases model.lightweight.output_stride '
-    'training.batch_size training.steps training.accumulation evaluation.batch_size data.shuffle_buffer '
-    'checkpoint.every_steps checkpoint.keep logging.every_steps',
+    'training.batch_size training.steps training.accumulation evaluation.batch_size '
+    'data.shuffle_buffer checkpoint.every_steps checkpoint.keep logging.every_steps',
   ),
   ('at least 8 pixels', lambda v: v >= 8, 'model.resolution model.lightweight.resolution'),
   ('from 0 to 4294967295', lambda v: 0 <= v < 2**32, 'seed'),

@@ -222,3 +222,9 @@ class Preemption:
 def is_shared() -> bool:
   """Whether this process is one of several, or was to be."""
   return jax.distributed.is_initialized()
+
+
+def leave() -> None:
+  """Waits until all processes are here, so that none takes the end of another for a crash."""
+  if is_shared():
+    jax.distributed.shutdown()

@@ -138,6 +138,9 @@ def run() -> None:
   except MissingProcess as error:
     _end(3, str(error))
   except Preempted as error:
+    from basisnet_jax import distributed
+
+    distributed.leave()
     _end(128 + signal.SIGTERM, str(error))
   except KeyboardInterrupt:
     _end(1, 'Interrupted; the same command continues from the last checkpoint.')

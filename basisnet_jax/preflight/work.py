@@ -96,6 +96,7 @@ def _take_steps(job):
       lightweight_weight=c.loss.lightweight_weight,
       uniform_mix=experiment.uniform_mix(c, schedule),
       ema_decay=c.ema_decay,
+      accumulation=c.training.accumulation,
       gather=sharding.gather(mesh),
     ),
     mesh,
@@ -105,7 +106,8 @@ def _take_steps(job):
   size, side = c.training.batch_size // jax.process_count(), c.model.resolution
   images = random.integers(0, 256, (size, side, side, 3), np.uint8)
   labels = random.integers(0, experiment.num_classes(c), size, np.int32)
-  (batch,) = sharding.to_device([{'image': images, 'label': labels}], mesh)
+  batch = {'image': images, 'label': labels, 'mask': np.ones(size, np.float32)}
+  (batch,) = sharding.to_device([batch], mesh)
   seconds, losses = [], []
   for _ in range(1 + _STEPS):
     began = time.monotonic()
