@@ -12,3 +12,11 @@ if 'xla_force_host_platform_device_count' not in os.environ.get('XLA_FLAGS', '')
   os.environ['XLA_FLAGS'] = (
     os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
   ).strip()
+
+import pytest  # noqa: E402
+
+
+@pytest.fixture(scope='module')
+def data_flag(tmp_path_factory):
+  """Where the data of a file's runs of the program go."""
+  return f'--config.data.data_dir={tmp_path_factory.mktemp("data")}'

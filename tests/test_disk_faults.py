@@ -21,11 +21,6 @@ def namespaces():
 
 
 @pytest.fixture(scope='module')
-def data_flag(tmp_path_factory):
-  return f'--config.data.data_dir={tmp_path_factory.mktemp("data")}'
-
-
-@pytest.fixture(scope='module')
 def whole(tmp_path_factory, data_flag):
   """The workdir of an undisturbed run."""
   workdir = tmp_path_factory.mktemp('whole')

@@ -86,11 +86,6 @@ def arrays(workdir, step):
 
 
 @pytest.fixture(scope='module')
-def data_flag(tmp_path_factory):
-  return f'--config.data.data_dir={tmp_path_factory.mktemp("data")}'
-
-
-@pytest.fixture(scope='module')
 def demo(tmp_path_factory, data_flag):
   """The demo trained, started again when finished, and evaluated from its workdir alone."""
   workdir = tmp_path_factory.mktemp('runs') / 'digits'

@@ -6,12 +6,7 @@ import signal
 
 import pytest
 import test_main
-from test_processes import assert_same_training, outcome, start, wait_for_a_checkpoint
-
-
-@pytest.fixture(scope='module')
-def data_flag(tmp_path_factory):
-  return f'--config.data.data_dir={tmp_path_factory.mktemp("data")}'
+from test_processes import STEPS, assert_same_training, outcome, start, wait_for_a_checkpoint
 
 
 @pytest.fixture(scope='module')
@@ -46,9 +41,10 @@ def test_all_killed_in_a_save_continue_and_a_damaged_checkpoint_is_passed_over_b
   outcome(two)
   step = test_main.checkpoints(tmp_path)[-1]
   # A newer one, of which something is gone.
-  newer = shutil.copytree(tmp_path / 'checkpoints' / str(step), tmp_path / 'checkpoints' / '99')
+  saved, newest = tmp_path / 'checkpoints', str(STEPS - 1)
+  newer = shutil.copytree(saved / str(step), saved / newest)
   (newer / 'state' / 'manifest.ocdbt').unlink()
   for code, text in outcome(start(2, *flags)).values():
     assert code == 0, text
-  assert (tmp_path / 'checkpoints' / '99.damaged').is_dir()
+  assert (saved / f'{newest}.damaged').is_dir()
   assert_same_training(tmp_path, alone)

@@ -79,11 +79,6 @@ def wait_for_a_checkpoint(workdir):
 
 
 @pytest.fixture(scope='module')
-def data_flag(tmp_path_factory):
-  return f'--config.data.data_dir={tmp_path_factory.mktemp("data")}'
-
-
-@pytest.fixture(scope='module')
 def alone(tmp_path_factory, data_flag):
   """The workdir of one process with eight devices, undisturbed."""
   workdir = tmp_path_factory.mktemp('alone')

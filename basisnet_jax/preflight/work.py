@@ -14,7 +14,6 @@ from basisnet_jax.errors import UserError
 from basisnet_jax.preflight.job import Check
 from basisnet_jax.training import experiment
 from basisnet_jax.training import state as train_state
-from basisnet_jax.training import step as step_lib
 
 _INPUT_SECONDS = 3.0  # So long the input is measured.
 _STEPS = 5  # So many steps are measured.
@@ -86,22 +85,7 @@ def _take_steps(job):
   shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
   state = train_state.initialize(experiment.state_factory(c, model, optimizer), shardings)
   state = experiment.with_trained_weights(c, model, state)
-  step = step_lib.jit_train_step(
-    step_lib.make_train_step(
-      model,
-      optimizer,
-      rate,
-      seed=c.seed,
-      label_smoothing=c.loss.label_smoothing,
-      lightweight_weight=c.loss.lightweight_weight,
-      uniform_mix=experiment.uniform_mix(c, schedule),
-      ema_decay=c.ema_decay,
-      accumulation=c.training.accumulation,
-      gather=sharding.gather(mesh),
-    ),
-    mesh,
-    shardings,
-  )
+  step = experiment.train_step(c, model, optimizer, schedule, mesh, shardings)
   random = np.random.default_rng(job.process)
   size, side = c.training.batch_size // jax.process_count(), c.model.resolution
   images = random.integers(0, 256, (size, side, side, 3), np.uint8)

@@ -17,7 +17,6 @@ from basisnet_jax.models import cost as cost_lib
 from basisnet_jax.training import checkpoints, diagnosis, experiment, workdir_lock
 from basisnet_jax.training import evaluator as evaluator_lib
 from basisnet_jax.training import state as train_state
-from basisnet_jax.training import step as step_lib
 from basisnet_jax.training.progress import Progress
 from basisnet_jax.training.telemetry import Telemetry
 from basisnet_jax.training.watchdog import Watchdog
@@ -88,22 +87,14 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
       state = experiment.with_trained_weights(config, model, state)
       telemetry.text(0, {'config': json.dumps(config.to_dict(), indent=2)})
       telemetry.hparams(config)
-    train_step = step_lib.jit_train_step(
-      step_lib.make_train_step(
-        model,
-        optimizer,
-        rate,
-        seed=config.seed,
-        label_smoothing=config.loss.label_smoothing,
-        lightweight_weight=config.loss.lightweight_weight,
-        uniform_mix=experiment.uniform_mix(config, schedule),
-        ema_decay=config.ema_decay,
-        accumulation=config.training.accumulation,
-        skip_nonfinite=config.training.nonfinite == 'skip',
-        gather=sharding.gather(mesh),
-      ),
+    train_step = experiment.train_step(
+      config,
+      model,
+      optimizer,
+      schedule,
       mesh,
       shardings,
+      skip_nonfinite=config.training.nonfinite == 'skip',
     )
 
     start, total = int(state.step), schedule.total_steps

@@ -29,11 +29,6 @@ RECIPE = [
 PICTURE = pathlib.Path(__file__).parents[2] / 'runs' / 'soak.png'
 
 
-@pytest.fixture(scope='module')
-def data_flag(tmp_path_factory):
-  return f'--config.data.data_dir={tmp_path_factory.mktemp("data")}'
-
-
 def sample(process, workdir, samples):
   """Appends (seconds since the epoch, MB of memory, files) until the process ends."""
   while process.poll() is None:
