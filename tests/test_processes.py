@@ -1,8 +1,12 @@
-"""Several real processes, found by an address: equal to one, ended, killed, started again."""
+"""Several real processes, found by an address: equal to one, ended, killed, started again.
+
+Each run shows several things at once: starting a process takes ten times its training.
+"""
 
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,18 +20,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.util import tensor_util
 import test_main
 
-from basisnet_jax import distributed
-from basisnet_jax.errors import MissingProcess, UserError
-
 ROOT = pathlib.Path(__file__).parents[1]
 # Enough that a signal after the first checkpoint, which JAX passes on after a while, comes in time.
-STEPS = 240
+STEPS = 120
 RECIPE = [
   '--config=tests/tiny.py',
   '--config.training.batch_size=24',
   f'--config.training.steps={STEPS}',
   '--config.evaluation.every_epochs=100.0',
   '--config.checkpoint.every_steps=20',
+  '--config.checkpoint.keep=10',  # All.
 ]
 
 
@@ -37,10 +39,9 @@ def free_port():
     return probe.getsockname()[1]
 
 
-def start(count, *flags, devices=1, absent=(), supervised=False):
+def start(count, *flags, devices=1, absent=()):
   """The processes of one training, by number; output and errors go together."""
   port = free_port()
-  supervision = ['--restarts=2'] if supervised else []
   return {
     number: test_main.start(
       *RECIPE,
@@ -48,7 +49,6 @@ def start(count, *flags, devices=1, absent=(), supervised=False):
       f'--coordinator_address=127.0.0.1:{port}',
       f'--num_processes={count}',
       f'--process_id={number}',
-      *supervision,
       devices=devices,
       stderr=subprocess.STDOUT,
     )
@@ -71,9 +71,9 @@ def outcome(processes, timeout=240):
   return {number: (processes[number].returncode, text) for number, text in found.items()}
 
 
-def wait_for_a_checkpoint(workdir):
+def wait_for_a_checkpoint(workdir, after=0):
   deadline = time.monotonic() + 200
-  while not test_main.checkpoints(workdir):
+  while not any(step > after for step in test_main.checkpoints(workdir)):
     assert time.monotonic() < deadline
     time.sleep(0.02)
 
@@ -125,17 +125,64 @@ def test_asked_to_end_all_save_the_same_step_and_another_number_continues(
   assert_same_training(tmp_path, alone)
 
 
-def test_killed_process_ends_the_others_and_all_start_again(tmp_path, data_flag, alone):
-  flags = (data_flag, f'--workdir={tmp_path}')
-  two = start(2, *flags, devices=4, supervised=True)
-  wait_for_a_checkpoint(tmp_path)
-  (child,) = subprocess.check_output(['pgrep', '-P', str(two[1].pid)], text=True).split()
+def test_one_becomes_two_whose_first_is_killed_and_both_start_again(tmp_path, data_flag, alone):
+  # One process with eight devices, killed after step 20.
+  for part in ('config.json', 'checkpoints/20'):
+    (tmp_path / part).parent.mkdir(exist_ok=True)
+    copy = shutil.copytree if (alone / part).is_dir() else shutil.copy
+    copy(alone / part, tmp_path / part)
+  two = start(2, data_flag, f'--workdir={tmp_path}', '--restarts=1', devices=4)
+  wait_for_a_checkpoint(tmp_path, after=20)
+  (child,) = subprocess.check_output(['pgrep', '-P', str(two[0].pid)], text=True).split()
   os.kill(int(child), signal.SIGKILL)
   ended = outcome(two)
   assert [code for code, _ in ended.values()] == [0, 0], ended
-  assert re.search(r'Ended with code 137 \(killed, .*\); starting again', ended[1][1])
-  assert re.search('Ended with code (3|134); starting again', ended[0][1])
+  assert f'20/{STEPS}' in ended[0][1]
+  assert re.search(r'Ended with code 137 \(killed, .*\); starting again', ended[0][1])
+  assert re.search('Ended with code (3|134); starting again', ended[1][1])
   assert_same_training(tmp_path, alone)
+
+
+def kill_all_in_a_save(processes, workdir):
+  """Kills all while the folder of a save, after the first checkpoint, is unfinished."""
+  wait_for_a_checkpoint(workdir)
+  unfinished = []
+  while not unfinished:
+    while not list(workdir.glob('checkpoints/*-tmp')):
+      assert processes[0].poll() is None, 'It ended before.'
+    for process in processes.values():
+      process.send_signal(signal.SIGSTOP)
+    unfinished = list(workdir.glob('checkpoints/*-tmp'))
+    for process in processes.values():  # It may have been done just then.
+      process.send_signal(signal.SIGKILL if unfinished else signal.SIGCONT)
+  assert list(workdir.glob('checkpoints/*-tmp')) == unfinished
+
+
+def test_all_killed_in_a_save_continue_and_a_damaged_checkpoint_is_passed_over_by_all(
+  tmp_path, data_flag, alone
+):
+  flags = (data_flag, f'--workdir={tmp_path}')
+  two = start(2, *flags)
+  kill_all_in_a_save(two, tmp_path)
+  outcome(two)
+  step = test_main.checkpoints(tmp_path)[-1]
+  # A newer one, of which something is gone.
+  saved, newest = tmp_path / 'checkpoints', str(STEPS - 1)
+  newer = shutil.copytree(saved / str(step), saved / newest)
+  (newer / 'state' / 'manifest.ocdbt').unlink()
+  for code, text in outcome(start(2, *flags)).values():
+    assert code == 0, text
+  assert (saved / f'{newest}.damaged').is_dir()
+  assert_same_training(tmp_path, alone)
+
+
+def test_one_killed_of_three_ends_the_others_with_a_message(tmp_path, data_flag):
+  three = start(3, data_flag, f'--workdir={tmp_path}', '--config.training.steps=4000')
+  wait_for_a_checkpoint(tmp_path)
+  three[2].kill()
+  for number, (code, text) in outcome(three, timeout=60).items():
+    assert code == -signal.SIGKILL if number == 2 else code not in (0, None), text
+    assert number == 2 or text.strip()
 
 
 def test_stopped_process_is_waited_for_with_notices_and_no_longer_than_is_said(tmp_path, data_flag):
@@ -163,78 +210,6 @@ def test_process_that_does_not_come_is_named(tmp_path, data_flag):
     assert code == 3
     assert text.strip().startswith('Of 4 processes these did not come in time: 1, 3; ')
     assert '\n' not in text.strip()
-
-
-def roll_call(*processes, timeout=10.0, port=None):
-  """What each of (number, count) is told; '' is well."""
-  port, told = port or free_port(), {}
-
-  def call(number, count):
-    try:
-      distributed.call_roll(f'127.0.0.1:{port}', count, number, timeout)
-      told[number] = ''
-    except (UserError, MissingProcess) as error:
-      told[number] = str(error)
-
-  threads = [threading.Thread(target=call, args=process) for process in processes]
-  for thread in reversed(threads):  # The first is the last to come.
-    thread.start()
-    time.sleep(0.1)
-  for thread in threads:
-    thread.join()
-  return told
-
-
-def test_roll_call_is_over_when_all_are_there():
-  assert roll_call((0, 3), (1, 3), (2, 3)) == {0: '', 1: '', 2: ''}
-
-
-def test_other_count_is_told_to_all():
-  told = roll_call((0, 3), (1, 3), (2, 4))
-  assert told[0] == told[2] and 'Process 2 of 4 at 127.0.0.1 called' in told[0]
-
-
-def test_missing_process_zero_is_named_with_its_address():
-  told = roll_call((1, 2), timeout=1.0, port=free_port())
-  assert re.match(r'Process 1 cannot reach process 0 at 127.0.0.1:\d+ \(.*refused\)', told[1])
-
-
-def test_strangers_do_not_count():
-  port = free_port()
-
-  def knock():
-    for text in (b'GET / HTTP/1.1\r\n\r\n', b'{"process": 1}\n', b'\xff\n', b'[]\n'):
-      time.sleep(0.1)
-      with socket.create_connection(('127.0.0.1', port)) as connection:
-        connection.sendall(text)
-
-  thread = threading.Timer(0.5, knock)
-  thread.start()
-  told = roll_call((0, 2), timeout=3.0, port=port)
-  thread.join()
-  assert told[0].startswith('Of 2 processes these did not come in time: 1;')
-
-
-def test_taken_port_is_one_clear_sentence():
-  with socket.create_server(('', 0)) as taken:
-    port = taken.getsockname()[1]
-    told = roll_call((0, 2), timeout=1.0, port=port)
-  assert told[0].startswith(f'Process 0 cannot listen at port {port} (Address already in use')
-
-
-@pytest.mark.parametrize(
-  ('arguments', 'sentence'),
-  [
-    (('a:1', None, 0), '--num_processes must be given, too'),
-    ((None, 2, None), '--coordinator_address and --process_id must be given, too'),
-    (('a:1', 2, 2), '--process_id=2 is not one of 2 processes; they count from 0'),
-    (('a', 2, 1), "--coordinator_address='a' is not HOST:PORT"),
-  ],
-  ids=str,
-)
-def test_flags_that_do_not_fit_are_one_clear_sentence(arguments, sentence):
-  with pytest.raises(UserError, match=re.escape(sentence)):
-    distributed.initialize(*arguments, timeout=1.0)
 
 
 def test_local_launcher_needs_a_number_and_passes_on_the_exit_code(tmp_path):

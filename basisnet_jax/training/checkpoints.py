@@ -80,6 +80,7 @@ class Checkpoints:
         'metrics': metrics or {},
         'checksums': checksums.of_tree(state),
       }
+      about['checksum'] = checksums.of_json(about)  # Formats to come keep this one.
       self._manager.save(
         step,
         args=ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)),
@@ -157,12 +158,17 @@ class Checkpoints:
     version = about.get('format_version') if isinstance(about, dict) else None
     if type(version) is not int:
       raise _DamagedError('it does not say its format')
+    checksum = about.pop('checksum', None)  # Older ones have none.
+    if checksum not in (None, checksums.of_json(about)):
+      raise _DamagedError('what it says of itself is not what was saved')
     if version > FORMAT_VERSION:
+      if checksum is None:
+        raise _DamagedError(f'it says format {version}, which would have a checksum')
       raise UserError(
         f'The checkpoint {self._folder}/{step} has format {version}, and this version of '
         f'basisnet_jax reads up to {FORMAT_VERSION}; install a newer one.'
       )
-    about = {'metrics': {}, 'checksums': {}} | about  # Older ones have no checksums.
+    about = {'metrics': {}, 'checksums': {}} | about
     for name in ('metrics', 'checksums'):
       entries = about[name]
       numeric = lambda value: isinstance(value, numbers.Real)  # noqa: E731
@@ -210,7 +216,11 @@ class Checkpoints:
         raise NotADirectoryError('it is a file')
       return ocp.CheckpointManager(
         self._folder,
-        options=ocp.CheckpointManagerOptions(max_to_keep=self._keep, create=True),
+        # Without the times of the saves: one that cannot be read would close the folder, and no
+        # clock decides which is the newest.
+        options=ocp.CheckpointManagerOptions(
+          max_to_keep=self._keep, create=True, lightweight_initialize=True
+        ),
         item_names=('state', 'about'),
       )
     except (OSError, ValueError) as error:

@@ -10,8 +10,6 @@ import sys
 import threading
 import time
 
-import pytest
-
 from basisnet_jax.errors import UserError
 from basisnet_jax.preflight import hosts
 from basisnet_jax.preflight.exchange import Exchange
@@ -121,71 +119,55 @@ def clock_ahead(folder):
   )
 
 
-@pytest.mark.parametrize(
-  'of_one, fake, row, sentence',
-  [
-    (
-      ['--config.optimizer.learning_rate=0.5', '--config.data.name=other'],
-      None,
-      'recipe',
-      f"recipe: process 1 ({HOST}) has config.data.name = 'other', process 0 ({HOST}) has 'digits';"
-      f' process 1 ({HOST}) has config.optimizer.learning_rate = 0.5, process 0 ({HOST}) has 0.02',
-    ),
-    (
-      [],
-      version_of_optax,
-      'versions',
-      f'versions: process 1 ({HOST}) has optax = 0.0.1, process 0 ({HOST}) has ',
-    ),
-    ([], clock_ahead, 'clocks', f'clocks: the clock of process 1 ({HOST}) differs by +3,600'),
-  ],
-  ids=['recipe', 'version', 'clock'],
-)
-def test_host_that_differs_is_named_with_the_difference(tmp_path, of_one, fake, row, sentence):
-  if fake:
-    fake(tmp_path)
+def test_host_that_differs_is_named_with_each_difference(tmp_path):
+  version_of_optax(tmp_path)
+  clock_ahead(tmp_path)
+  (tmp_path / 'file').write_text('')
   codes, verdicts, _, sentences = outcome(
-    start(f'--workdir={tmp_path}/run', of_one=of_one, path_of_one=str(tmp_path) if fake else '')
+    start(
+      f'--workdir={tmp_path}/file',
+      of_one=['--config.optimizer.learning_rate=0.5', '--config.data.name=other'],
+      path_of_one=str(tmp_path),
+    )
   )
   assert codes == [2, 2]
-  assert [name for name, verdict in verdicts.items() if verdict == 'FAILED'] == [row]
-  assert 'devices' not in verdicts  # Hosts that differ do not work together.
-  for said in map(one, sentences):
-    assert said.startswith(sentence)
+  assert verdicts == {'processes': 'ok'} | dict.fromkeys(
+    ['versions', 'recipe', 'clocks', 'workdir'], 'FAILED'
+  )  # Hosts that differ do not work together.
+  zero, one = f'process 0 ({HOST})', f'process 1 ({HOST})'
+  starts = [
+    f'versions: {one} has optax = 0.0.1, {zero} has ',
+    f"recipe: {one} has config.data.name = 'other', {zero} has 'digits';"
+    f' {one} has config.optimizer.learning_rate = 0.5, {zero} has 0.02',
+    f'clocks: the clock of {one} differs by +3,600',
+    f'workdir: {zero}: the workdir {tmp_path}/file cannot be wri',
+  ]
+  for said in sentences:
+    assert len(said) == len(starts) and all(map(str.startswith, said, starts)), said
 
 
-def test_host_that_lacks_a_device_is_named(tmp_path):
-  # The batch of 16 does not fit three devices either, but that is not what is wrong.
-  codes, verdicts, _, sentences = outcome(start(f'--workdir={tmp_path}/run', devices=(2, 1)))
-  assert codes == [2, 2]
-  assert verdicts['devices'] == 'FAILED' and 'data' not in verdicts
-  for said in map(one, sentences):
-    assert said == (
-      f'devices: process 1 ({HOST}) has number of devices = 1, process 0 ({HOST}) has 2'
-    )
-
-
-def test_workdir_that_cannot_be_written_is_one_sentence(tmp_path):
-  (tmp_path / 'file').write_text('')
-  codes, verdicts, _, sentences = outcome(start(f'--workdir={tmp_path}/file'))
-  assert codes == [2, 2]
-  assert verdicts['workdir'] == 'FAILED'
-  for said in map(one, sentences):
-    assert said.startswith(
-      f'workdir: process 0 ({HOST}): the workdir {tmp_path}/file cannot be wri'
-    )
-
-
-def test_workdir_that_is_another_folder_elsewhere_is_one_sentence(tmp_path):
+def test_host_that_lacks_a_device_or_sees_another_workdir_is_named(tmp_path):
   # The same flag, but each in its own directory: as on disks that hosts do not share.
   elsewhere = tmp_path / 'elsewhere'
   elsewhere.mkdir()
-  folder = os.path.relpath(tmp_path / 'run', ROOT)
-  codes, verdicts, _, sentences = outcome(start(f'--workdir={folder}', cwd_of_one=elsewhere))
+  # The batch of 16 does not fit three devices either, but that is not what is wrong.
+  codes, verdicts, _, sentences = outcome(
+    start(
+      f'--workdir={os.path.relpath(tmp_path / "run", ROOT)}',
+      cwd_of_one=elsewhere,
+      devices=(2, 1),
+    )
+  )
   assert codes == [2, 2]
-  assert verdicts['workdir'] == 'ok' and verdicts['workdir shared'] == 'FAILED'
-  for said in map(one, sentences):
-    assert said.startswith(f'workdir shared: process 1 ({HOST}): what process 0 has written to the')
+  failed = [name for name, verdict in verdicts.items() if verdict == 'FAILED']
+  assert failed == ['workdir shared', 'devices'] and 'data' not in verdicts
+  for workdir, devices in sentences:
+    assert workdir.startswith(
+      f'workdir shared: process 1 ({HOST}): what process 0 has written to the'
+    )
+    assert devices == (
+      f'devices: process 1 ({HOST}) has number of devices = 1, process 0 ({HOST}) has 2'
+    )
   assert list((tmp_path / 'run').iterdir()) == []
 
 

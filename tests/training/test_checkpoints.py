@@ -15,7 +15,7 @@ import tiny
 
 from basisnet_jax import sharding
 from basisnet_jax.errors import UserError
-from basisnet_jax.training import checkpoints
+from basisnet_jax.training import checkpoints, checksums
 from basisnet_jax.training.checkpoints import Checkpoints
 from basisnet_jax.training.state import TrainState
 
@@ -225,10 +225,16 @@ def test_another_recipe_is_not_taken_for_damage(folder):
   assert sorted(os.listdir(folder)) == ['10', '15', '5']
 
 
+def say_format(step, version):
+  """Makes a checkpoint say so of itself, and prove it by its checksum."""
+  path = step / 'about' / 'metadata'
+  about = json.loads(path.read_text()) | {'format_version': version}
+  del about['checksum']
+  path.write_text(json.dumps({**about, 'checksum': checksums.of_json(about)}))
+
+
 def test_newer_format_is_refused_whatever_it_holds(folder):
-  about = folder / '15' / 'about' / 'metadata'
-  newer = json.loads(about.read_text()) | {'format_version': checkpoints.FORMAT_VERSION + 1}
-  about.write_text(json.dumps(newer))
+  say_format(folder / '15', checkpoints.FORMAT_VERSION + 1)
   shutil.rmtree(folder / '15' / 'state')
   with pytest.raises(UserError, match=r'15 has format 2, .* reads up to 1; install a newer one'):
     restore(folder)
