@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import io
+import math
 import os
 import pathlib
 import pickle
@@ -73,6 +74,9 @@ def _read_torch(path) -> dict[str, np.ndarray]:
     raise UserError(
       f"'{path}' needs PyTorch to be read: 'pip install torch', or convert it to .safetensors."
     ) from error
+  if zipfile.is_zipfile(path):  # Not those of before PyTorch 1.6.
+    with zipfile.ZipFile(path) as archive:
+      _check_size(path, sum(entry.file_size for entry in archive.infolist()))
   try:
     loaded = torch.load(path, weights_only=True, map_location='cpu')
   except pickle.UnpicklingError as error:
@@ -85,6 +89,8 @@ def _read_torch(path) -> dict[str, np.ndarray]:
       loaded = loaded[key]
   if not (isinstance(loaded, dict) and all(map(torch.is_tensor, loaded.values()))):
     raise UserError(f"'{path}' holds no state dict; save the model's state_dict() alone.")
+  # A view can be of any size, such as one number repeated.
+  _check_size(path, sum(tensor.numel() * tensor.element_size() for tensor in loaded.values()))
   tensors = {}
   for name, tensor in loaded.items():
     if tensor.is_floating_point():  # numpy() knows no bfloat16.
@@ -99,9 +105,28 @@ def _read_npz(path) -> dict[str, np.ndarray]:
   with open(path, 'rb') as stream:
     with zipfile.ZipFile(stream) as archive:
       _check_size(path, sum(entry.file_size for entry in archive.infolist()))
+      for entry in archive.infolist():
+        _check_npy(path, archive, entry)
     stream.seek(0)
     with np.load(stream, allow_pickle=False) as file:
       return dict(file)
+
+
+def _check_npy(path, archive, entry):
+  """Refuses an array that is larger than what is stored of it: numpy makes room for it first."""
+  with archive.open(entry) as member:
+    version = np.lib.format.read_magic(member)
+    headers = {(1, 0): np.lib.format.read_array_header_1_0}
+    shape, _, dtype = headers.get(version, np.lib.format.read_array_header_2_0)(member)
+    _check_stored(path, entry.filename, shape, dtype, entry.file_size - member.tell())
+
+
+def _check_stored(path, name, shape, dtype, stored):
+  if math.prod(shape) * dtype.itemsize > stored:
+    raise UserError(
+      f"'{path}' says that {name} has the shape {shape}, of which it holds {stored:,} bytes: it is "
+      'damaged or meant to do harm.'
+    )
 
 
 def _check_size(path, unpacked):
@@ -116,26 +141,35 @@ def _check_size(path, unpacked):
 def _read_keras(path) -> dict[str, np.ndarray]:
   with zipfile.ZipFile(path) as archive:
     _check_size(path, archive.getinfo('model.weights.h5').file_size)
-    return _read_h5(io.BytesIO(archive.read('model.weights.h5')))
+    return _read_h5(path, io.BytesIO(archive.read('model.weights.h5')))
 
 
-def _read_h5(path) -> dict[str, np.ndarray]:
-  with h5py.File(path, 'r') as file:
+def _read_h5(path, stream=None) -> dict[str, np.ndarray]:
+  with h5py.File(stream or path, 'r') as file:
     root = file.get('model_weights', file)  # A whole model of Keras 2 keeps them there.
-    layers = _by_layer(root) if 'layer_names' in root.attrs else _by_class(root)
-    return dict(layers)
+    datasets = dict(_by_layer(root) if 'layer_names' in root.attrs else _by_class(root))
+    for dataset in datasets.values():
+      elsewhere = dataset.external or dataset.is_virtual or dataset.file.filename != file.filename
+      if elsewhere or dataset.dtype.hasobject:
+        raise UserError(
+          f"'{path}' has weights that are no numbers or lie in another file, which is not read; "
+          'save them again.'
+        )
+    # Of some nothing is stored but a shape.
+    _check_size(path, sum(dataset.nbytes for dataset in datasets.values()))
+    return {name: _array(dataset) for name, dataset in datasets.items()}
 
 
-def _by_layer(root) -> Iterator[tuple[str, np.ndarray]]:
+def _by_layer(root) -> Iterator[tuple[str, h5py.Dataset]]:
   """Keras 2's form: lists of the layers' and their weights' names, in order."""
   text = lambda name: name.decode() if isinstance(name, bytes) else name  # noqa: E731
   for layer in map(text, root.attrs['layer_names']):
     for weight in map(text, root[layer].attrs['weight_names']):
       variable = weight.rsplit('/', 1)[-1].removesuffix(':0')
-      yield f'{layer}/{variable}', root[layer][weight][()]
+      yield f'{layer}/{variable}', root[layer][weight]
 
 
-def _by_class(root) -> Iterator[tuple[str, np.ndarray]]:
+def _by_class(root) -> Iterator[tuple[str, h5py.Dataset]]:
   """Keras 3's form: groups named by class and counter, whose datasets are 0, 1, ..."""
   found = {}
   root.visititems(
@@ -143,10 +177,13 @@ def _by_class(root) -> Iterator[tuple[str, np.ndarray]]:
   )
   for name in sorted(found, key=_natural):
     if not name.startswith('optimizer/'):
-      array = found[name][()]
-      # Keras writes bfloat16 as two opaque bytes and says so beside them.
-      is_bfloat16 = found[name].attrs.get('dtype') == 'bfloat16'
-      yield name, array.view('bfloat16') if is_bfloat16 else array
+      yield name, found[name]
+
+
+def _array(dataset: h5py.Dataset) -> np.ndarray:
+  # Keras writes bfloat16 as two opaque bytes and says so beside them.
+  array = dataset[()]
+  return array.view('bfloat16') if dataset.attrs.get('dtype') == 'bfloat16' else array
 
 
 def _natural(name: str) -> list:
