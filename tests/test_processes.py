@@ -57,7 +57,7 @@ def start(count, *flags, devices=1, absent=()):
   }
 
 
-def outcome(processes, timeout=240):
+def outcome(processes, timeout=500):
   """{number: (exit code, what it said)}"""
   found = {}
   readers = [
