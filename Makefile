@@ -7,8 +7,9 @@ DEMO ?=
 TESTS ?= tests
 VENV := .venv
 RUN := $(VENV)/bin/python
-# A file's tests stay together, for what they share.
-PYTEST := $(RUN) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
+# A file's tests stay together, for what they share; the longest files come first (tests/conftest.py).
+PYTEST := $(RUN) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile \
+  --no-loadscope-reorder
 
 .PHONY: help demo test test-extras soak lint format clean
 

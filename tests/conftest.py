@@ -20,3 +20,8 @@ import pytest  # noqa: E402
 def data_flag(tmp_path_factory):
   """Where the data of a file's runs of the program go."""
   return f'--config.data.data_dir={tmp_path_factory.mktemp("data")}'
+
+
+def pytest_collection_modifyitems(items):
+  """Files that start processes come first: a long one at the end would leave cores idle."""
+  items.sort(key=lambda item: {'subprocess', 'test_main'}.isdisjoint(vars(item.module)))

@@ -8,6 +8,7 @@ image, one that replaces such images.
 from collections.abc import Callable, Iterator
 import re
 import time
+import weakref
 
 from absl import logging
 import numpy as np
@@ -22,9 +23,11 @@ POLICIES = ('skip', 'stop')
 RETRIES = (1, 5, 25, 125)
 # More broken images than this share, and than so many, is a broken dataset.
 MOST_BROKEN, FEW_BROKEN = 0.01, 10
-_NAMED = 5  # So many broken images are named one by one.
+_MOST_NAMED = 5  # So many broken images of a dataset are named one by one, once each.
 FILLER_ID = -1  # Of what fills up the last batches of an evaluation.
 _BATCHES_AHEAD = 2
+# {builder: the broken images that were named}; an evaluation meets them again and again.
+_named = weakref.WeakKeyDictionary()
 
 
 def or_replacement(example: Callable, replacement: Callable) -> Callable:
@@ -56,8 +59,8 @@ def batches(
       `FILLER_ID` and, if careful, on broken images; if not, these raise an error.
     start: number of the first batch.
     dataset: what they are of.
-    policy: 'skip' leaves broken images to the mask and names the first ones in a warning, until
-      they are too many; 'stop' raises an error at the first.
+    policy: 'skip' leaves broken images to the mask and names the first ones of a dataset in a
+      warning, once each, until they are too many; 'stop' raises an error at the first.
 
   Returns:
     Iterator of the same dicts without 'id'.
@@ -67,7 +70,8 @@ def batches(
       read, after some attempts.
   """
   seen = broken = failures = 0
-  number, careful, known = start, False, set()
+  number, careful = start, False
+  named = _named.setdefault(dataset.builder, set())
   while True:
     try:
       for batch in make(number, careful).prefetch(_BATCHES_AHEAD).as_numpy_iterator():
@@ -76,7 +80,7 @@ def batches(
         lost = ids[(batch['mask'] == 0) & (ids != FILLER_ID)]
         seen, broken = seen + len(ids), broken + len(lost)
         if len(lost):
-          _tell(lost, known, seen, broken, dataset, policy)
+          _tell(lost, named, seen, broken, dataset, policy)
         yield batch
         number, failures = number + 1, 0
       return
@@ -106,7 +110,7 @@ def _check_labels(labels, ids, dataset):
     )
 
 
-def _tell(lost, known, seen, broken, dataset, policy):
+def _tell(lost, named, seen, broken, dataset, policy):
   names = {record_id: records.describe(dataset, record_id) for record_id in lost}
   first = names[lost[0]]
   if policy == 'stop':
@@ -120,6 +124,6 @@ def _tell(lost, known, seen, broken, dataset, policy):
       f'{first}: that is more than {MOST_BROKEN:.0%}; prepare it again.'
     )
   for record_id, name in names.items():
-    if record_id not in known and len(known) < _NAMED:
-      known.add(record_id)
+    if record_id not in named and len(named) < _MOST_NAMED:
+      named.add(record_id)
       logging.warning('%s is no readable image and is left out.', name)

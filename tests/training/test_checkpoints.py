@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import shutil
+import time
 
 import jax
 import jax.numpy as jnp
@@ -105,6 +106,22 @@ def test_empty_folder_restores_to_nothing(tmp_path):
 def test_the_latest_few_are_kept(folder):
   save(folder, 20, 25)
   assert sorted(os.listdir(folder)) == ['15', '20', '25']
+
+
+def test_no_clock_decides_which_is_the_newest(tmp_path, monkeypatch):
+  now, now_ns = time.time, time.time_ns
+  for number, step in enumerate((5, 10, 15, 20)):  # Each is saved a day before the one before it.
+    back = 86_400 * number
+    monkeypatch.setattr(time, 'time', lambda back=back: now() - back)
+    monkeypatch.setattr(time, 'time_ns', lambda back=back: now_ns() - back * 10**9)
+    save(tmp_path, step)
+    for path in (tmp_path / str(step), *(tmp_path / str(step)).rglob('*')):
+      os.utime(path, (now() - back + 10**9,) * 2)  # Of a disk whose clock is another one.
+  monkeypatch.undo()
+  assert sorted(os.listdir(tmp_path)) == ['10', '15', '20']
+  state, warnings = restore(tmp_path)
+  assert_is(state, 20)
+  assert not warnings
 
 
 def test_best_folder_holds_the_last_one_saved_with_its_metrics(tmp_path):
