@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
+sys.path.append(str(ROOT / 'launch'))  # Its scripts are modules, too.
 CLIS = ['gcloud', 'kubectl', 'docker', 'sky', 'curl']
 CLIS += ['sbatch', 'srun', 'squeue', 'scontrol', 'scancel']
 
