@@ -7,6 +7,7 @@ that they go the way of every dataset. The originals are only read.
 import contextlib
 import hashlib
 import io
+import itertools
 import pathlib
 
 from PIL import Image, ImageOps
@@ -26,8 +27,10 @@ class ImageFolder(tfds.core.GeneratorBasedBuilder):
 
   VERSION = tfds.core.Version('1.0.0')
 
-  def __init__(self, root: pathlib.Path, classes: tuple[str, ...], **options):
-    self._root, self._classes, self.unreadable = root, classes, []
+  def __init__(self, root: pathlib.Path, photos: dict[str, list[pathlib.Path]], **options):
+    """`photos` are those of each split."""
+    self._root, self._photos, self.unreadable = root, photos, []
+    self._classes = _classes(root, photos)
     super().__init__(**options)
 
   def _info(self) -> tfds.core.DatasetInfo:
@@ -45,10 +48,10 @@ class ImageFolder(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager) -> dict:
     del dl_manager  # Nothing to fetch.
-    return {name: self._generate_examples(name) for name in _splits(self._root)}
+    return {split: self._generate_examples(photos) for split, photos in self._photos.items()}
 
-  def _generate_examples(self, split: str):
-    for path in _photos(self._root / split):
+  def _generate_examples(self, photos: list[pathlib.Path]):
+    for path in photos:
       try:
         image = io.BytesIO(encode(path))
       except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -64,14 +67,13 @@ def prepare(root: pathlib.Path, data_dir: str) -> ImageFolder:
     UserError: there is no train/ in it with photos of two classes, a split has a class that
       train/ has not, or no photo can be read.
   """
-  classes = _classes(root)
+  photos = {split: _photos(root / split) for split in _splits(root)}
   digest = hashlib.sha256()
-  for split in _splits(root):
-    for path in _photos(root / split):
-      about = path.stat()
-      digest.update(f'{path.relative_to(root)} {about.st_size} {about.st_mtime_ns}\n'.encode())
+  for path in itertools.chain.from_iterable(photos.values()):
+    about = path.stat()
+    digest.update(f'{path.relative_to(root)} {about.st_size} {about.st_mtime_ns}\n'.encode())
   folder = pathlib.Path(data_dir).expanduser() / f'{root.name}-{digest.hexdigest()[:12]}'
-  builder = ImageFolder(root, classes, data_dir=str(folder))
+  builder = ImageFolder(root, photos, data_dir=str(folder))
   with contextlib.redirect_stdout(io.StringIO()):
     builder.download_and_prepare(
       download_config=tfds.download.DownloadConfig(try_download_gcs=False)
@@ -128,10 +130,8 @@ def _photos(folder):
   )
 
 
-def _classes(root):
-  found = {
-    split: sorted({path.parent.name for path in _photos(root / split)}) for split in _splits(root)
-  }
+def _classes(root, photos):
+  found = {split: sorted({path.parent.name for path in paths}) for split, paths in photos.items()}
   classes = found['train']
   if len(classes) < 2:
     raise UserError(
