@@ -36,8 +36,8 @@ class Terms(NamedTuple):
   batch_stats: Any
 
 
-# (params, batch_stats, batch, key, step) -> Terms
-Objective = Callable[[Any, Any, Batch, jax.Array, jax.Array], Terms]
+# (params, batch_stats, batch, key, step, the teacher's variables or None) -> Terms
+Objective = Callable[[Any, Any, Batch, jax.Array, jax.Array, Any], Terms]
 
 
 def make_objective(
@@ -46,30 +46,48 @@ def make_objective(
   label_smoothing: float,
   lightweight_weight: float,
   uniform_mix: optax.Schedule,
+  distill: Callable | None = None,
+  exit_weight: Callable[[jax.Array], jax.Array] | None = None,
 ) -> Objective:
-  """Returns `objective(params, batch_stats, batch, key, step) -> Terms`.
+  """Returns `objective(params, batch_stats, batch, key, step, teacher=None) -> Terms`.
 
-  `batch` has 'image', uint8 `[b, h, w, 3]`, and 'label', int32 `[b]`; its 'mask' is the step's
-  affair. `key` is for what is random in the step, whose number `step` the schedules see. The
-  values are loss (without smoothing), top-1 and top-5 of each stage.
+  `batch` has 'image', pixel values `[b, h, w, 3]`, 'label', int32 `[b]`, and, where an image is
+  of several classes, 'target' (`mixing.make_mixer`); its 'mask' is the step's affair. `key` is
+  for what is random in the step, whose number `step` the schedules see. The values are loss
+  (without smoothing), top-1 and top-5 of each stage, by the labels.
+
+  Args:
+    label_smoothing: see `losses.cross_entropy`.
+    lightweight_weight: of the lightweight stage's loss; the specialist's is 1.
+    uniform_mix: share of uniform coefficients, by step.
+    distill: of `distillation.make_distill`.
+    exit_weight: what an image counts for the specialist, `[b]`, from the lightweight logits.
   """
   two_stage = isinstance(model, basisnet.BasisNet)
 
-  def objective(params, batch_stats, batch, key, step):
+  def objective(params, batch_stats, batch, key, step, teacher=None):
+    images, targets = preprocessing.normalize(batch['image']), batch.get('target', batch['label'])
     outputs, updates = model.apply(
       {'params': params, 'batch_stats': batch_stats},
-      preprocessing.normalize(batch['image']),
+      images,
       train=True,
       rngs={'dropout': key},
       mutable=['batch_stats'],
       **({'uniform_mix': uniform_mix(step)} if two_stage else {}),
     )
-    by_stage, weights, values = {}, {}, {}
-    for stage, logits in metrics.stage_logits(outputs).items():
+    losses_of, weights, values = {}, {}, {}
+    logits_of = metrics.stage_logits(outputs)
+    for stage, logits in logits_of.items():
       weights[stage] = lightweight_weight if stage == 'lightweight' else 1.0
-      by_stage[stage] = losses.cross_entropy(logits, batch['label'], label_smoothing)
+      losses_of[stage] = losses.cross_entropy(logits, targets, label_smoothing)
       for name, value in metrics.per_image(logits, batch['label']).items():
         values[f'{stage}_{name}'] = value
-    return Terms(by_stage, weights, values, {}, {}, updates.get('batch_stats', {}))
+    if distill is not None:
+      losses_of, reported = distill(losses_of, logits_of, images, batch['label'], teacher)
+      values |= reported
+    if exit_weight is not None:
+      values['specialist_weight'] = exit_weight(logits_of['lightweight'])
+      losses_of['specialist'] *= values['specialist_weight']
+    return Terms(losses_of, weights, values, {}, {}, updates.get('batch_stats', {}))
 
   return objective
