@@ -17,7 +17,6 @@ from basisnet_jax.errors import UserError
 from basisnet_jax.models import once_for_all, pretrained, upcycling
 from basisnet_jax.training import optimizers
 from basisnet_jax.training import state as train_state
-from basisnet_jax.training import step as step_lib
 
 # Known without the data, so that costs can be counted anywhere.
 _NUM_CLASSES = {'imagenet2012': 1000, 'cifar10': 10, 'cifar100': 100, 'digits': 10}
@@ -213,17 +212,27 @@ def optimizer(
   config: ml_collections.ConfigDict, model: nn.Module, rate: optax.Schedule
 ) -> optax.GradientTransformation:
   """The optimizer of the recipe."""
-  o = config.optimizer
-  update = optimizers.create(
-    o.name,
-    rate,
-    momentum=o.momentum,
-    rmsprop_decay=o.rmsprop_decay,
-    epsilon=o.epsilon,
-    beta1=o.beta1,
-    beta2=o.beta2,
-    weight_decay=o.weight_decay,
-  )
+  o, turn = config.optimizer, config.training.alternate_steps
+
+  def create(rate):
+    update = optimizers.create(
+      o.name,
+      rate,
+      momentum=o.momentum,
+      rmsprop_decay=o.rmsprop_decay,
+      epsilon=o.epsilon,
+      beta1=o.beta1,
+      beta2=o.beta2,
+      weight_decay=o.weight_decay,
+    )
+    return optax.chain(optax.clip_by_global_norm(o.clip_norm), update) if o.clip_norm else update
+
+  if turn and not isinstance(model, models.BasisNet):
+    raise UserError(
+      f'config.training.alternate_steps={turn} is for two stages, and {config.model.name!r} has '
+      'one; set it to 0.'
+    )
+  update = optimizers.alternating(create, rate, turn) if turn else create(rate)
   if not o.learning_rate_factors:
     return update
   params = jax.eval_shape(state_factory(config, model, optax.identity())).params
@@ -290,36 +299,3 @@ def with_trained_weights(
   batch_stats = place(variables.get('batch_stats', {}), state.batch_stats)
   ema = state.ema and jax.tree.map(jnp.copy, {'params': params, 'batch_stats': batch_stats})
   return dataclasses.replace(state, params=params, batch_stats=batch_stats, ema=ema)
-
-
-def uniform_mix(config: ml_collections.ConfigDict, schedule: Schedule) -> optax.Schedule:
-  """The share of uniform coefficients by step: linear from its start to 0."""
-  k = config.model.coefficients
-  return optax.linear_schedule(k.uniform_mix, 0.0, max(1, schedule.steps(k.uniform_mix_epochs)))
-
-
-def train_step(
-  config: ml_collections.ConfigDict,
-  model: nn.Module,
-  update: optax.GradientTransformation,
-  schedule: Schedule,
-  mesh: jax.sharding.Mesh,
-  shardings: train_state.TrainState,
-  *,
-  skip_nonfinite: bool = False,
-):
-  """The recipe's compiled step; `shardings` are the state's, and see `step.make_train_step`."""
-  step = step_lib.make_train_step(
-    model,
-    update,
-    learning_rate(config, schedule),
-    seed=config.seed,
-    label_smoothing=config.loss.label_smoothing,
-    lightweight_weight=config.loss.lightweight_weight,
-    uniform_mix=uniform_mix(config, schedule),
-    ema_decay=config.ema_decay,
-    accumulation=config.training.accumulation,
-    skip_nonfinite=skip_nonfinite,
-    gather=sharding.gather(mesh),
-  )
-  return step_lib.jit_train_step(step, mesh, shardings)

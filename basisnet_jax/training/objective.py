@@ -1,0 +1,93 @@
+"""What a step makes small: from parameters and a batch to the loss of each image."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from flax import linen as nn
+import jax
+import optax
+
+from basisnet_jax.evaluation import metrics
+from basisnet_jax.models import basisnet, preprocessing
+from basisnet_jax.training import losses
+
+Batch = dict[str, jax.Array]
+
+
+class Terms(NamedTuple):
+  """The parts of the loss and what is reported beside them.
+
+  The loss is the weighted sum of `losses`, as means over the images that count, and `penalties`.
+
+  Attributes:
+    losses: {stage: float32 `[b]`}.
+    weights: {stage: number}.
+    values: {metric: float32 `[b]`}, reported as their means over the images that count.
+    penalties: {metric: float32 scalar}, weighted terms of a batch as a whole; reported, too.
+    scalars: {metric: float32 scalar} of a batch as a whole that are reported alone.
+    batch_stats: of the batch normalisation, after the batch.
+  """
+
+  losses: dict[str, jax.Array]
+  weights: dict[str, float]
+  values: dict[str, jax.Array]
+  penalties: dict[str, jax.Array]
+  scalars: dict[str, jax.Array]
+  batch_stats: Any
+
+
+# (params, batch_stats, batch, key, step, the teacher's variables or None) -> Terms
+Objective = Callable[[Any, Any, Batch, jax.Array, jax.Array, Any], Terms]
+
+
+def make_objective(
+  model: nn.Module,
+  *,
+  label_smoothing: float,
+  lightweight_weight: float,
+  uniform_mix: optax.Schedule,
+  distill: Callable | None = None,
+  exit_weight: Callable[[jax.Array], jax.Array] | None = None,
+) -> Objective:
+  """Returns `objective(params, batch_stats, batch, key, step, teacher=None) -> Terms`.
+
+  `batch` has 'image', pixel values `[b, h, w, 3]`, 'label', int32 `[b]`, and, where an image is
+  of several classes, 'target' (`mixing.make_mixer`); its 'mask' is the step's affair. `key` is
+  for what is random in the step, whose number `step` the schedules see. The values are loss
+  (without smoothing), top-1 and top-5 of each stage, by the labels.
+
+  Args:
+    label_smoothing: see `losses.cross_entropy`.
+    lightweight_weight: of the lightweight stage's loss; the specialist's is 1.
+    uniform_mix: share of uniform coefficients, by step.
+    distill: of `distillation.make_distill`.
+    exit_weight: what an image counts for the specialist, `[b]`, from the lightweight logits.
+  """
+  two_stage = isinstance(model, basisnet.BasisNet)
+
+  def objective(params, batch_stats, batch, key, step, teacher=None):
+    images, targets = preprocessing.normalize(batch['image']), batch.get('target', batch['label'])
+    outputs, updates = model.apply(
+      {'params': params, 'batch_stats': batch_stats},
+      images,
+      train=True,
+      rngs={'dropout': key},
+      mutable=['batch_stats'],
+      **({'uniform_mix': uniform_mix(step)} if two_stage else {}),
+    )
+    losses_of, weights, values = {}, {}, {}
+    logits_of = metrics.stage_logits(outputs)
+    for stage, logits in logits_of.items():
+      weights[stage] = lightweight_weight if stage == 'lightweight' else 1.0
+      losses_of[stage] = losses.cross_entropy(logits, targets, label_smoothing)
+      for name, value in metrics.per_image(logits, batch['label']).items():
+        values[f'{stage}_{name}'] = value
+    if distill is not None:
+      losses_of, reported = distill(losses_of, logits_of, images, batch['label'], teacher)
+      values |= reported
+    if exit_weight is not None:
+      values['specialist_weight'] = exit_weight(logits_of['lightweight'])
+      losses_of['specialist'] *= values['specialist_weight']
+    return Terms(losses_of, weights, values, {}, {}, updates.get('batch_stats', {}))
+
+  return objective
