@@ -1,0 +1,148 @@
+"""Choosing the threshold of early termination on held-out images."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from basisnet_jax.errors import UserError
+from basisnet_jax.evaluation import confidence, early_exit, risk_control
+
+NOBODY = 2.0  # A threshold above every confidence.
+WAYS = ('accuracy_loss', 'guarantee', 'average_madds', 'exit_rate')
+_STEP = 0.02  # Of the exit rates that the guarantee's test tries one after another.
+
+
+class Goal(NamedTuple):
+  """What a threshold is to reach.
+
+  Attributes:
+    by: of `WAYS`: which of the others counts ('guarantee': two of them).
+    accuracy_loss: points of top-1 against always running the specialist.
+    delta: the chance that a guaranteed loss is exceeded.
+    average_madds: millions per image.
+    exit_rate: a fraction.
+  """
+
+  by: str
+  accuracy_loss: float = 0.3
+  delta: float = 0.1
+  average_madds: float = 198.0
+  exit_rate: float = 0.35
+
+
+class Heldout(NamedTuple):
+  """Held-out images as the rule and the two stages see them, `[images]` each."""
+
+  confidence: np.ndarray
+  lightweight_correct: np.ndarray
+  specialist_correct: np.ndarray
+
+
+def check(goal: Goal) -> None:
+  """Raises a UserError for a way of choosing that there is not."""
+  if goal.by not in WAYS:
+    raise UserError(
+      f'config.early_exit.choose.by is {goal.by!r}: use {", ".join(map(repr, WAYS))}.'
+    )
+
+
+def choose(
+  goal: Goal, heldout: Heldout, *, lightweight_madds: float, total_madds: float
+) -> tuple[float, str]:
+  """The threshold that reaches a goal other than 'guarantee' on the held-out images.
+
+  'accuracy_loss': the lowest that loses at most so much. 'average_madds': of those that cost at
+  most so much the most accurate one, and of equal ones the cheapest. 'exit_rate': the highest at
+  which so many exit.
+
+  Returns:
+    The threshold, `NOBODY` where nobody may exit, and how it was found, a sentence.
+
+  Raises:
+    UserError: the average cost cannot be reached.
+  """
+  curve = early_exit.cost_accuracy_curve(
+    *heldout, lightweight_madds=lightweight_madds, total_madds=total_madds
+  )
+  exit_rate, top1 = np.array(curve['exit_rate']), np.array(curve['top1'])
+  madds = np.array(curve['average_madds']) / 1e6
+  if goal.by == 'accuracy_loss':
+    # Counts: a difference of two fractions may be off by a bit.
+    lost = np.round((top1[0] - top1) * len(heldout.confidence))
+    allowed = np.flatnonzero(lost <= goal.accuracy_loss / 100 * len(heldout.confidence) + 1e-9)
+    index = allowed[-1]
+    reason = f'the lowest that loses at most {goal.accuracy_loss:g} points on held-out images'
+  elif goal.by == 'average_madds':
+    allowed = np.flatnonzero(madds <= goal.average_madds * (1 + 1e-12))
+    if not allowed.size:
+      raise UserError(
+        f'config.early_exit.choose.average_madds={goal.average_madds:g} million cannot be reached: '
+        f'if all images exit, one still costs {madds[-1]:.4g} million.'
+      )
+    index = allowed[np.flatnonzero(top1[allowed] == top1[allowed].max())[-1]]
+    reason = f'the most accurate for at most {goal.average_madds:g} million MAdds on average'
+  else:
+    enough = np.flatnonzero(exit_rate >= goal.exit_rate)
+    index = enough[0] if enough.size else -1
+    reason = f'the highest at which {100 * goal.exit_rate:g}% of the held-out images exit'
+  threshold = NOBODY if exit_rate[index] == 0 else curve['threshold'][index]
+  return threshold, reason
+
+
+def parts(goal: Goal, images: int) -> tuple[np.ndarray, np.ndarray]:
+  """Which held-out images to fit temperatures on, and which to choose the threshold on.
+
+  All for both, but for the guarantee: its test may not have seen how the confidence that it tests
+  was made, so every fifth image is for that.
+
+  Returns:
+    Two bool arrays `[images]`.
+  """
+  if goal.by != 'guarantee':
+    return np.ones(images, bool), np.ones(images, bool)
+  fifth = np.arange(images) % 5 == 0
+  return fifth, ~fifth
+
+
+def guarantee(goal: Goal, fitted_on: np.ndarray, heldout: Heldout) -> tuple[float, str]:
+  """A threshold that loses at most `goal.accuracy_loss`, with a chance of 1 - `goal.delta`.
+
+  The chance is over the held-out images: of all sets of them, at most delta lead to a threshold
+  whose loss, on all images of that kind, is as large (`risk_control`).
+
+  Args:
+    goal: its accuracy_loss and delta.
+    fitted_on: the confidences of other images, those that temperatures were fitted on; the
+      thresholds that are tried are their quantiles.
+    heldout: those to choose on.
+
+  Returns:
+    As `choose`.
+  """
+  images, epsilon = len(heldout.confidence), goal.accuracy_loss / 100
+  shares = np.arange(_STEP, 1 + _STEP / 2, _STEP)
+  candidates = np.quantile(fitted_on[~np.isnan(fitted_on)], 1 - np.minimum(shares, 1), method='lower')
+  candidates = np.unique(candidates)[::-1]
+  light, special = (np.asarray(c).astype(bool) for c in heldout[1:])
+
+  def p_values():
+    for threshold in candidates:
+      exits = heldout.confidence >= threshold
+      lost, gained = (np.count_nonzero(exits & c) for c in (special & ~light, light & ~special))
+      yield risk_control.p_value(lost, gained, images, epsilon)
+
+  index = risk_control.last_safe(p_values(), goal.delta)
+  promise = (
+    f'loses at most {goal.accuracy_loss:g} points with a chance of {100 * (1 - goal.delta):g}%'
+  )
+  if index is not None:
+    return float(candidates[index]), f'the lowest that, by its test on held-out images, {promise}'
+  reason = f'nobody exits: of no threshold can it be said that it {promise}'
+  if images < (least := risk_control.least_images(epsilon, goal.delta)):
+    reason += f'; that takes at least {least:,} images to choose on, and there are {images:,}'
+  return NOBODY, reason
+
+
+def confidences(logits: np.ndarray, rule: str, temperature: float) -> np.ndarray:
+  """`confidence.of` for logits on the host, in float32 as on the devices."""
+  return np.asarray(confidence.of(logits, rule, temperature))
