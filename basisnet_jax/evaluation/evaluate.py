@@ -9,6 +9,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from basisnet_jax import sharding
+from basisnet_jax.evaluation import coefficients as coefficients_lib
 from basisnet_jax.evaluation import early_exit, metrics
 from basisnet_jax.models import basisnet, preprocessing
 from basisnet_jax.models import cost as cost_lib
@@ -16,34 +17,41 @@ from basisnet_jax.models import cost as cost_lib
 
 def make_eval_step(
   model: nn.Module, mesh: jax.sharding.Mesh, shardings=None
-) -> Callable[..., dict[str, Any]]:
-  """Returns the compiled `step(variables, batch) -> outputs`, all per image.
+) -> Callable[..., tuple[dict[str, jax.Array], coefficients_lib.Sums | None]]:
+  """Returns the compiled `step(variables, batch) -> (values, sums)`.
 
-  For each stage loss, top1 and top5 (`specialist_top1`, ...), float32 `[b]`; for a BasisNet
-  also 'confidence' `[b]`, the largest softmax of the lightweight model, and 'coefficients'
-  `[b, layers, K]`. `shardings` are those of the variables; None: replicated.
+  The values are per image. For each stage loss, top1 and top5 (`specialist_top1`, ...), float32
+  `[b]`; for a BasisNet also 'confidence' `[b]`, the largest softmax of the lightweight model,
+  and 'coefficients' `[b, layers, K]`. The sums are those of the coefficients over the batch's
+  real images, None where no layer has any. `shardings` are those of the variables; None:
+  replicated.
   """
 
   def step(variables, batch):
     variables = sharding.gather(mesh)(variables)
     outputs = model.apply(variables, preprocessing.normalize(batch['image']), train=False)
-    values = {'mask': batch['mask']}
+    values, sums = {'mask': batch['mask']}, None
     for stage, logits in metrics.stage_logits(outputs).items():
       for name, value in metrics.per_image(logits, batch['label']).items():
         values[f'{stage}_{name}'] = value
     if isinstance(outputs, basisnet.Outputs):
       values['confidence'] = jax.nn.softmax(outputs.lightweight).max(axis=-1)
       values['coefficients'] = outputs.coefficients
-    return values
+      if outputs.coefficients.shape[1]:
+        num_classes = outputs.specialist.shape[-1]
+        sums = coefficients_lib.sums(
+          outputs.coefficients, batch['label'], batch['mask'], num_classes
+        )
+    return values, sums
 
   whole, split = sharding.replicated(mesh), sharding.over_data(mesh)
   held = whole if shardings is None else shardings
-  return jax.jit(step, in_shardings=(held, split), out_shardings=split)
+  return jax.jit(step, in_shardings=(held, split), out_shardings=(split, whole))
 
 
 def run(
   eval_step, variables, batches: Iterable[dict[str, jax.Array]], on_batch=lambda done: None
-) -> dict[str, np.ndarray]:
+) -> dict[str, Any]:
   """Evaluates all batches.
 
   Args:
@@ -54,15 +62,18 @@ def run(
 
   Returns:
     What `make_eval_step` gives, for the real images of all hosts, `[images, ...]`;
-    coefficients of the first batch only, since all of them could fill the memory.
+    coefficients of the first batch only, since all of them could fill the memory. What all of
+    them say is in 'coefficient_statistics' (`coefficients.Statistics`), where there are any.
   """
-  results = []
+  results, total = [], None
   for i, batch in enumerate(batches):
-    values = eval_step(variables, batch)
+    values, sums = eval_step(variables, batch)
     first = values.pop('coefficients', None)
     if i == 0 and first is not None:
       coefficients = _fetch(first)
     results.append(_fetch(values))
+    if sums is not None:
+      total = coefficients_lib.add(total, jax.device_get(sums))
     on_batch(i + 1)
   real = [r.pop('mask') > 0 for r in results]
   merged = {
@@ -71,11 +82,13 @@ def run(
   }
   if 'confidence' in merged:
     merged['coefficients'] = coefficients[real[0]]
+  if total is not None:
+    merged['coefficient_statistics'] = coefficients_lib.statistics(total)
   return merged
 
 
 def summarize(
-  results: dict[str, np.ndarray],
+  results: dict[str, Any],
   *,
   cost: cost_lib.Cost,
   thresholds: Iterable[float],
@@ -91,7 +104,8 @@ def summarize(
 
   Returns:
     {'step', 'images', 'total_madds', stage: {'loss', 'top1', 'top5'}} and, for a BasisNet,
-    'lightweight_madds' and 'early_exit': [{'threshold', 'exit_rate', 'average_madds', 'top1'}].
+    'lightweight_madds' and 'early_exit': [{'threshold', 'exit_rate', 'average_madds', 'top1'}],
+    and 'coefficients': `Statistics.summary`.
     Accuracies are fractions, costs multiply-adds of one image.
   """
   stages = [key.removesuffix('_top1') for key in results if key.endswith('_top1')]
@@ -106,6 +120,8 @@ def summarize(
     summary['early_exit'] = early_exit.operating_points(
       thresholds, *answers(results), **madds(cost)
     )
+  if 'coefficient_statistics' in results:
+    summary['coefficients'] = results['coefficient_statistics'].summary()
   return summary
 
 

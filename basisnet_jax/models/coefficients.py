@@ -1,5 +1,7 @@
 """The coefficient head: from the lightweight model's features to K weights per layer."""
 
+import math
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -44,3 +46,18 @@ class CoefficientHead(nn.Module):
     coefficients = (1 - uniform_mix) * coefficients + uniform_mix / self.num_bases
     # `shape[0]`, not `len`: the batch may be symbolic (export).
     return jnp.broadcast_to(coefficients, (features.shape[0], self.num_layers, self.num_bases))
+
+
+def entropy(coefficients):
+  """Of each layer's coefficients as shares of their sum, by its largest value, log K.
+
+  Args:
+    coefficients: at least 0, `[..., K]`.
+
+  Returns:
+    `[...]`, from 0, one basis has it all (or K is 1), to 1, all have the same.
+  """
+  shares = coefficients / coefficients.sum(-1, keepdims=True)
+  # Not `log(shares)`: its gradient at 0 is infinite, and softmax underflows.
+  logs = jnp.log(jnp.maximum(shares, jnp.finfo(shares.dtype).tiny))
+  return -(shares * logs).sum(-1) / math.log(max(2, coefficients.shape[-1]))

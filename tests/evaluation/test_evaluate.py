@@ -82,7 +82,12 @@ def test_every_image_counts_once_whatever_the_batches(network, images, one_by_on
     on_batch=done.append,
   )
   expected = dict(one_by_one)
-  if 'coefficients' in expected:  # Of the first batch's real images.
+  if 'coefficients' in expected:
+    found, of_all = results.pop('coefficient_statistics'), expected['coefficients']
+    np.testing.assert_allclose(found.mean, of_all.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(found.deviation, of_all.std(0), rtol=1e-2, atol=1e-5)
+    np.testing.assert_array_equal(found.images, np.bincount(images['label'], minlength=10))
+    # Of the first batch's real images.
     expected['coefficients'] = expected['coefficients'][:size]
   assert results.keys() == expected.keys()
   for key, value in expected.items():
