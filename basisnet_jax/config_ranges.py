@@ -22,7 +22,8 @@ _RANGES = (
     lambda v: 0 < v < math.inf,
     'model.width model.lightweight.width model.coefficients.temperature model.norm_epsilon '
     'model.lightweight.norm_epsilon training.epochs optimizer.decay_rate optimizer.decay_epochs '
-    'optimizer.epsilon evaluation.every_epochs training.stall_timeout',
+    'optimizer.epsilon evaluation.every_epochs training.stall_timeout '
+    'early_exit.choose.average_madds',
   ),
   (
     'a number of at least 0',
@@ -37,7 +38,13 @@ _RANGES = (
     'model.dropout model.lightweight.dropout model.norm_momentum loss.label_smoothing '
     'optimizer.momentum optimizer.rmsprop_decay optimizer.beta1 optimizer.beta2 ema_decay',
   ),
-  ('from 0 to 1', lambda v: 0 <= v <= 1, 'model.coefficients.uniform_mix evaluation.threshold'),
+  (
+    'from 0 to 1',
+    lambda v: 0 <= v <= 1,
+    'model.coefficients.uniform_mix evaluation.threshold early_exit.choose.exit_rate',
+  ),
+  ('points from 0.01 to 99', lambda v: 0.01 <= v <= 99, 'early_exit.choose.accuracy_loss'),
+  ('a chance from 0.001 to 0.999', lambda v: 0.001 <= v <= 0.999, 'early_exit.choose.delta'),
   ('above 0 and at most 1', lambda v: 0 < v <= 1, 'data.crop_min_area data.eval_crop'),
   (
     'numbers from 0 to 1, at least one',

@@ -73,8 +73,9 @@ def last_safe(p_values: Iterable[float], delta: float) -> int | None:
 
 
 def least_images(epsilon: float, delta: float) -> int:
-  """With fewer images no threshold can pass, even if nothing is lost on any of them."""
-  return math.ceil(math.log(delta) / math.log1p(-epsilon))
+  """With fewer images no threshold can pass, even if nothing is lost; delta is above 0.0002."""
+  chance = delta - _MISS - 2 * _TAIL
+  return math.ceil(math.log(chance) / math.log1p(-epsilon))
 
 
 def _log_ratio(lost, gained, images, epsilon):
@@ -88,9 +89,7 @@ def _log_ratio(lost, gained, images, epsilon):
   down, up, others = 1 - epsilon, 1 + epsilon, images - lost - gained
   square = down * up * epsilon * images
   linear = (
-    -lost * down * (up + epsilon)
-    + gained * up * (epsilon - down)
-    + others * epsilon * (up - down)
+    -lost * down * (up + epsilon) + gained * up * (epsilon - down) + others * epsilon * (up - down)
   )
   constant = np.maximum(0.0, images * epsilon - lost + gained)
   root = np.sqrt(linear**2 + 4 * square * constant)

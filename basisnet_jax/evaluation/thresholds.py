@@ -1,11 +1,12 @@
 """Choosing the threshold of early termination on held-out images."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from basisnet_jax.errors import UserError
-from basisnet_jax.evaluation import confidence, early_exit, risk_control
+from basisnet_jax.evaluation import calibration, confidence, early_exit, risk_control
 
 NOBODY = 2.0  # A threshold above every confidence.
 WAYS = ('accuracy_loss', 'guarantee', 'average_madds', 'exit_rate')
@@ -28,6 +29,11 @@ class Goal(NamedTuple):
   delta: float = 0.1
   average_madds: float = 198.0
   exit_rate: float = 0.35
+
+  def as_dict(self) -> dict[str, Any]:
+    """`by` and what counts with it."""
+    names = ('accuracy_loss', 'delta') if self.by == 'guarantee' else (self.by,)
+    return {'by': self.by, **{name: getattr(self, name) for name in names}}
 
 
 class Heldout(NamedTuple):
@@ -121,7 +127,10 @@ def guarantee(goal: Goal, fitted_on: np.ndarray, heldout: Heldout) -> tuple[floa
   """
   images, epsilon = len(heldout.confidence), goal.accuracy_loss / 100
   shares = np.arange(_STEP, 1 + _STEP / 2, _STEP)
-  candidates = np.quantile(fitted_on[~np.isnan(fitted_on)], 1 - np.minimum(shares, 1), method='lower')
+  known = fitted_on[~np.isnan(fitted_on)]
+  candidates = (
+    np.quantile(known, 1 - np.minimum(shares, 1), method='lower') if known.size else known
+  )
   candidates = np.unique(candidates)[::-1]
   light, special = (np.asarray(c).astype(bool) for c in heldout[1:])
 
@@ -143,6 +152,62 @@ def guarantee(goal: Goal, fitted_on: np.ndarray, heldout: Heldout) -> tuple[floa
   return NOBODY, reason
 
 
-def confidences(logits: np.ndarray, rule: str, temperature: float) -> np.ndarray:
-  """`confidence.of` for logits on the host, in float32 as on the devices."""
-  return np.asarray(confidence.of(logits, rule, temperature))
+class Fit(NamedTuple):
+  """What held-out images say.
+
+  Attributes:
+    temperatures: {stage: T}.
+    threshold: of early termination; None for a single network.
+    reason: how it was found.
+    expected: `early_exit.operating_point` of the images that it was chosen on, with
+      'specialist_top1', always running the specialist; None for a single network.
+  """
+
+  temperatures: dict[str, float]
+  threshold: float | None = None
+  reason: str = ''
+  expected: dict[str, float] | None = None
+
+
+def fit(
+  results: Mapping[str, np.ndarray],
+  *,
+  rule: str,
+  goal: Goal,
+  lightweight_madds: float | None,
+  total_madds: float,
+) -> Fit:
+  """Temperatures of all stages and, for two, the threshold that reaches a goal.
+
+  Args:
+    results: of held-out images: 'label' `[images]`, and of each stage 'logits'
+      `[images, classes]` and 'top1' `[images]` (`specialist_top1`, ...).
+    rule: of `confidence.RULES`.
+    goal: what to reach.
+    lightweight_madds, total_madds: see `early_exit.operating_point`.
+
+  Raises:
+    UserError: the goal cannot be reached.
+  """
+  stages = [key.removesuffix('_logits') for key in results if key.endswith('_logits')]
+  for_fit, for_choice = parts(goal, len(results['label']))
+  temperatures = {
+    stage: calibration.fit_temperature(
+      results[f'{stage}_logits'][for_fit], results['label'][for_fit]
+    )
+    for stage in stages
+  }
+  if lightweight_madds is None:
+    return Fit(temperatures)
+  # On a device and in float32, as where it will be compared with the threshold.
+  sure = np.asarray(confidence.of(results['lightweight_logits'], rule, temperatures['lightweight']))
+  heldout = Heldout(sure, results['lightweight_top1'], results['specialist_top1'])
+  heldout = Heldout(*(values[for_choice] for values in heldout))
+  costs = {'lightweight_madds': lightweight_madds, 'total_madds': total_madds}
+  if goal.by == 'guarantee':
+    threshold, reason = guarantee(goal, sure[for_fit], heldout)
+  else:
+    threshold, reason = choose(goal, heldout, **costs)
+  expected = early_exit.operating_point(threshold, *heldout, **costs)
+  expected['specialist_top1'] = float(heldout.specialist_correct.mean())
+  return Fit(temperatures, threshold, reason, expected)

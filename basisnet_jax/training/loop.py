@@ -151,16 +151,22 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
         raise Preempted(
           f'Asked to end (SIGTERM): step {step:,} is saved, and the same command continues from it.'
         )
-    summary, results = _evaluate(evaluator, state, telemetry, best, progress, watchdog)
+    chosen = evaluator.choose(
+      state, workdir, 'checkpoints', lambda: watchdog.beat('the held-out images')
+    )
+    summary, results = _evaluate(evaluator, state, telemetry, best, progress, watchdog, chosen)
     latest.wait()
   if first_host:
-    print(evaluator.write_report(workdir, summary, results))
+    names = evaluator.write(workdir, summary, results, chosen)
+    print(f'\nWritten: {", ".join(os.path.join(workdir, name) for name in names)}')
   return summary
 
 
-def _evaluate(evaluator, state, telemetry, best, progress, watchdog):
+def _evaluate(evaluator, state, telemetry, best, progress, watchdog, chosen=None):
   """Evaluates, writes the dashboards, keeps the state if it is the best so far."""
-  summary, results = evaluator(state, on_batch=lambda: watchdog.beat('the evaluation'))
+  summary, results = evaluator(
+    state, on_batch=lambda: watchdog.beat('the evaluation'), chosen=chosen
+  )
   scalars, step = evaluator.scalars(summary, results), int(state.step)
   telemetry.scalars(step, scalars)
   telemetry.histograms(
@@ -200,10 +206,12 @@ _FREE = (
   'name',
   'data.data_dir',
   'data.broken_images',
+  'data.heldout_split',
   'training.accumulation',
   'training.nonfinite',
   'training.stall_timeout',
   'evaluation.',
+  'early_exit.',
   'checkpoint.',
   'logging.',
   'sharding.',
