@@ -1,125 +1,170 @@
 """What a report shows of an evaluation, as numbers: bounds, groups, classes, calibration, bases."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+import dataclasses
+import functools
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from basisnet_jax.evaluation import calibration, early_exit
+from basisnet_jax.evaluation import calibration, early_exit, evaluate
+from basisnet_jax.evaluation.chosen import Chosen
+from basisnet_jax.evaluation.examples import Example
 
 
-def stages_of(results: Mapping[str, Any]) -> list[str]:
-  """['lightweight', 'specialist'], or ['network']."""
-  return [key.removesuffix('_top1') for key in results if key.endswith('_top1')]
+class Subject(NamedTuple):
+  """What was evaluated.
 
-
-def curve(
-  results: Mapping[str, np.ndarray], lightweight_madds: float, total_madds: float
-) -> dict[str, list[float]]:
-  """`early_exit.cost_accuracy_curve` of an evaluation."""
-  return early_exit.cost_accuracy_curve(
-    results['confidence'],
-    results['lightweight_top1'],
-    results['specialist_top1'],
-    lightweight_madds=lightweight_madds,
-    total_madds=total_madds,
-  )
-
-
-def groups(results: Mapping[str, np.ndarray], threshold: float) -> dict[str, dict[str, float]]:
-  """{'exited', 'kept'}: how many 'images' and what each stage has right of them.
-
-  The accuracies ('lightweight_top1', 'specialist_top1') are NaN where a group is empty.
+  Attributes:
+    name: of the recipe.
+    data: the dataset's name.
+    split: that was evaluated.
+    label_names: by label.
+    layers: paths of the layers with bases; () where there are none.
+    lightweight_madds: multiply-adds per image of the first stage; None for a single network.
+    total_madds: of everything.
   """
-  exits = results['confidence'] >= threshold
-  return {
-    name: {'images': int(chosen.sum())}
-    | {f'{stage}_top1': _mean(results[f'{stage}_top1'][chosen]) for stage in stages_of(results)}
-    for name, chosen in (('exited', exits), ('kept', ~exits))
-  }
+
+  name: str
+  data: str
+  split: str
+  label_names: Sequence[str]
+  layers: Sequence[str]
+  lightweight_madds: float | None
+  total_madds: float
 
 
-def bounds(results: Mapping[str, np.ndarray], exit_rate: float) -> dict[str, float]:
-  """The accuracy of exits at random, 'random', and of the best ones, 'oracle', at an exit rate."""
-  light, special = (results[f'{stage}_top1'] for stage in ('lightweight', 'specialist'))
-  oracle = early_exit.oracle_curve(light, special, lightweight_madds=0, total_madds=1)
-  return {
-    'random': float(special.mean() + exit_rate * (light.mean() - special.mean())),
-    'oracle': float(np.interp(exit_rate, oracle['exit_rate'], oracle['top1'])),
-  }
+@dataclasses.dataclass(frozen=True)
+class Findings:
+  """An evaluation, and what follows from it. What is of early termination needs two stages.
 
-
-def classes(
-  results: Mapping[str, np.ndarray], label_names: Sequence[str], threshold: float | None
-) -> list[dict[str, Any]]:
-  """A row for each class that has images: 'name', 'images', the stages' 'top1' and, for two
-  stages, 'exit_rate' and 'top1' with early termination.
+  Attributes:
+    subject: what was evaluated.
+    summary: of `evaluate.summarize`.
+    results: of `evaluate.run`.
+    threshold: of early termination: the chosen one, or one to show.
+    chosen: how it was chosen, with the temperatures of `results`; None if it was not.
+    examples: of `Examples.best`.
   """
-  labels, count = results['label'], len(label_names)
-  images = np.bincount(labels, minlength=count)
-  columns = {f'{stage}_top1': results[f'{stage}_top1'] for stage in stages_of(results)}
-  if 'confidence' in results:
-    exits = results['confidence'] >= threshold
-    columns['exit_rate'] = exits
-    columns['top1'] = np.where(exits, results['lightweight_top1'], results['specialist_top1'])
-  sums = {name: np.bincount(labels, values, count) for name, values in columns.items()}
-  return [
-    {'name': label_names[c], 'images': int(images[c])}
-    | {name: float(sums[name][c] / images[c]) for name in columns}
-    for c in np.flatnonzero(images)
-  ]
 
+  subject: Subject
+  summary: Mapping[str, Any]
+  results: Mapping[str, Any]
+  threshold: float
+  chosen: Chosen | None
+  examples: Mapping[str, Sequence[Example]]
 
-def calibrations(
-  results: Mapping[str, np.ndarray], temperatures: Mapping[str, float] | None
-) -> dict[str, tuple[calibration.Reliability, calibration.Reliability | None]]:
-  """{stage: (before, after)} of the temperatures; after is None where there are none."""
-  found = {}
-  for stage in stages_of(results):
-    correct = results[f'{stage}_top1']
-    before = calibration.reliability(results[f'{stage}_probability'], correct)
-    after = calibration.reliability(results[f'{stage}_calibrated'], correct)
-    found[stage] = before, after if temperatures else None
-  return found
+  @property
+  def two_stages(self) -> bool:
+    """Whether there is early termination."""
+    return self.subject.lightweight_madds is not None
 
+  @property
+  def _madds(self):
+    subject = self.subject
+    return {'lightweight_madds': subject.lightweight_madds, 'total_madds': subject.total_madds}
 
-def as_dict(
-  results: Mapping[str, Any],
-  *,
-  label_names: Sequence[str],
-  layers: Sequence[str],
-  threshold: float | None,
-  temperatures: Mapping[str, float] | None,
-) -> dict[str, Any]:
-  """All of the above for JSON, with the use of the bases, layer by layer."""
-  found = {'classes': classes(results, label_names, threshold), 'calibration': {}}
-  for stage, (before, after) in calibrations(results, temperatures).items():
-    about = {'ece_before': before.ece, 'bins_before': _bins(before)}
-    if after is not None:
-      about |= {'temperature': temperatures[stage], 'ece_after': after.ece}
-      about['bins_after'] = _bins(after)
-    found['calibration'][stage] = about
-  if 'confidence' in results:
-    exits = results['confidence'] >= threshold
-    found |= {'threshold': threshold, 'groups': groups(results, threshold)}
-    found['bounds'] = bounds(results, float(exits.mean()))
-  if 'coefficient_statistics' in results:
-    s = results['coefficient_statistics']
-    found['bases'] = [
-      {
-        'layer': layer,
-        'mean': s.mean[i],
-        'deviation': s.deviation[i],
-        'effective_bases': s.effective_bases[i],
-        'input_dependence': s.input_dependence[i],
+  @functools.cached_property
+  def point(self) -> dict[str, float]:
+    """`early_exit.operating_point` at the threshold."""
+    return early_exit.operating_point(
+      self.threshold, *evaluate.answers(self.results), **self._madds
+    )
+
+  @functools.cached_property
+  def curve(self) -> dict[str, list[float]]:
+    """`early_exit.cost_accuracy_curve`."""
+    return early_exit.cost_accuracy_curve(*evaluate.answers(self.results), **self._madds)
+
+  @functools.cached_property
+  def oracle(self) -> dict[str, list[float]]:
+    """`early_exit.oracle_curve`."""
+    return early_exit.oracle_curve(*evaluate.answers(self.results)[1:], **self._madds)
+
+  @property
+  def bounds(self) -> dict[str, float]:
+    """The accuracy of exits at random, 'random', and of the best, 'oracle', at the exit rate."""
+    rate, (_, light, special) = self.point['exit_rate'], evaluate.answers(self.results)
+    return {
+      'random': float(special.mean() + rate * (light.mean() - special.mean())),
+      'oracle': float(np.interp(rate, self.oracle['exit_rate'], self.oracle['top1'])),
+    }
+
+  @property
+  def groups(self) -> dict[str, dict[str, float]]:
+    """{'exited', 'kept'}: how many 'images', and of them what each stage has right.
+
+    The accuracies ('lightweight_top1', 'specialist_top1') are NaN where a group is empty.
+    """
+    sure, light, special = evaluate.answers(self.results)
+    exits = sure >= self.threshold
+    return {
+      name: {
+        'images': int(group.sum()),
+        'lightweight_top1': _mean(light[group]),
+        'specialist_top1': _mean(special[group]),
       }
-      for i, layer in enumerate(layers)
+      for name, group in (('exited', exits), ('kept', ~exits))
+    }
+
+  @functools.cached_property
+  def classes(self) -> list[dict[str, Any]]:
+    """A row for each class that has images: 'name', 'images', each stage's accuracy.
+
+    For two stages also 'exit_rate' and 'top1', the accuracy with early termination.
+    """
+    labels, names = self.results['label'], self.subject.label_names
+    columns = {key: value for key, value in self.results.items() if key.endswith('_top1')}
+    if self.two_stages:
+      sure, light, special = evaluate.answers(self.results)
+      exits = sure >= self.threshold
+      columns |= {'exit_rate': exits, 'top1': np.where(exits, light, special)}
+    images = np.bincount(labels, minlength=len(names))
+    sums = {key: np.bincount(labels, values, len(names)) for key, values in columns.items()}
+    return [
+      {'name': names[c], 'images': int(images[c])}
+      | {key: float(sums[key][c] / images[c]) for key in columns}
+      for c in np.flatnonzero(images)
     ]
-  return found
 
+  @functools.cached_property
+  def calibration(
+    self,
+  ) -> dict[str, tuple[calibration.Reliability, calibration.Reliability | None]]:
+    """{stage: (before, after)} of the temperatures; after is None where there are none."""
+    found = {}
+    for key, correct in self.results.items():
+      stage = key.removesuffix('_top1')
+      if stage != key:
+        before, after = (
+          calibration.reliability(self.results[f'{stage}_{name}'], correct)
+          for name in ('probability', 'calibrated')
+        )
+        found[stage] = before, None if self.chosen is None else after
+    return found
 
-def _bins(reliability):
-  return reliability._asdict()
+  @functools.cached_property
+  def bases(self) -> list[dict[str, Any]]:
+    """The use of the bases, layer by layer (`coefficients.Statistics`); [] without any."""
+    statistics = self.results.get('coefficient_statistics')
+    names = ('mean', 'deviation', 'effective_bases', 'input_dependence')
+    return [
+      {'layer': layer} | {name: getattr(statistics, name)[i] for name in names}
+      for i, layer in enumerate(self.subject.layers if statistics else ())
+    ]
+
+  def as_dict(self) -> dict[str, Any]:
+    """All of it for JSON, but the curve."""
+    found = {'classes': self.classes, 'bases': self.bases, 'calibration': {}}
+    for stage, (before, after) in self.calibration.items():
+      about = {'ece_before': before.ece, 'bins_before': before._asdict()}
+      if after is not None:
+        about |= {'temperature': self.chosen.temperatures[stage], 'ece_after': after.ece}
+        about['bins_after'] = after._asdict()
+      found['calibration'][stage] = about
+    if self.two_stages:
+      found |= {'early_exit': self.point, 'bounds': self.bounds, 'groups': self.groups}
+    return found
 
 
 def _mean(values):

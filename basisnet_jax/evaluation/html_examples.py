@@ -34,8 +34,9 @@ def cards(examples: Mapping[str, Sequence[Example]], subject) -> list[str]:
     texts.append(f'<ul class="cards">{items}</ul>')
   if num_bases:
     about = (
-      f'Bars: the coefficients of the {layers} layers with bases, first layer on top, each cut '
-      f'into the shares of its {num_bases} bases.'
+      'First is the answer of the lightweight model, final that of the specialist, each with its '
+      f'confidence. Bars: the coefficients of the {layers} layers with bases, first layer on top, '
+      f'each cut into the shares of its {num_bases} bases.'
     )
     texts = [f'<p>{about}</p>', parts.basis_legend(num_bases), *texts]
   return texts
@@ -46,17 +47,23 @@ def _card(example, names):
   truth = names[values['label']]
   text = parts.thumbnail(example.image, f'An image of class {truth}')
   text += f'<span class="true">{parts.escape(truth)}</span>'
-  for stage, title in (('lightweight', 'first'), ('specialist', 'specialist'), ('network', 'says')):
+  entries = []
+  for stage, title in (('lightweight', 'first'), ('specialist', 'final'), ('network', 'answer')):
     if f'{stage}_prediction' in values:
-      answer = parts.escape(names[values[f'{stage}_prediction']])
-      mark = '\N{CHECK MARK}' if values[f'{stage}_top1'] else '\N{BALLOT X}'
-      word = 'right' if values[f'{stage}_top1'] else 'wrong'
-      text += (
-        f'<br>{title}: {answer} <span role="img" aria-label="{word}">{mark}</span> '
-        f'{100 * values[f"{stage}_calibrated"]:.0f}%'
-      )
-  if 'confidence' in values:
-    text += f'<br>confidence {values["confidence"]:.3f}'
+      right = values[f'{stage}_top1']
+      mark = '\N{CHECK MARK}' if right else '\N{BALLOT X}'
+      entries.append((
+        title,
+        f'<span role="img" aria-label="{"right" if right else "wrong"}">{mark}</span> '
+        f'{parts.escape(names[values[f"{stage}_prediction"]])} '
+        f'{100 * values[f"{stage}_calibrated"]:.0f}%',
+      ))  # fmt: skip
+  by_another_rule = (
+    abs(values.get('confidence', 0) - values.get('lightweight_calibrated', 0)) > 1e-5
+  )
+  if by_another_rule:
+    entries.append(('confidence', f'{values["confidence"]:.3f}'))
+  text += f'<dl>{"".join(f"<dt>{term}</dt><dd>{what}</dd>" for term, what in entries)}</dl>'
   if example.coefficients is not None and example.coefficients.shape[0]:
     shares = example.coefficients
     height = float(np.clip(4 * len(shares), 16, 140))

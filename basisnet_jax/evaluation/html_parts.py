@@ -9,6 +9,9 @@ import numpy as np
 from PIL import Image
 
 escape = html.escape
+_COLOURS = (
+  '#0072b2', '#e69f00', '#009e73', '#cc79a7', '#56b4e9', '#d55e00', '#f0e442', '#8a8a8a',
+)  # fmt: skip
 
 STYLE = """
 :root { --ink: #1c1c1c; --soft: #555; --line: #dcdcdc; --ground: #fff; --blue: #0072b2; }
@@ -43,7 +46,8 @@ th, td { padding: .28rem .5rem; border-bottom: 1px solid var(--line); text-align
 th { font-weight: 600; line-height: 1.25; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 td:last-child, th:last-child { padding-right: 0; }
-tbody th { font-weight: 400; overflow-wrap: anywhere; }
+.narrow { max-width: 46rem; }
+tbody th { font-weight: 400; }
 tr.marked > * { background: #e3f4ee; font-weight: 600; }
 .bar { display: block; height: .35rem; background: #e9e9e9; border-radius: .2rem;
   min-width: 2.6rem; }
@@ -56,6 +60,9 @@ tr.marked > * { background: #e3f4ee; font-weight: 600; }
   border-radius: .25rem; margin-bottom: .4rem; }
 .cards img.small { image-rendering: pixelated; }
 .cards .true { font-weight: 600; }
+.cards dl { display: grid; grid-template-columns: auto 1fr; gap: 0 .4rem; margin: .1rem 0 .4rem; }
+.cards dt { color: var(--soft); }
+.cards dd { margin: 0; }
 .stack { display: block; width: 100%; }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem .8rem; list-style: none; padding: 0;
   font-size: .85rem; color: var(--soft); }
@@ -92,6 +99,8 @@ def table(
   header: Sequence[str],
   rows: Iterable[Sequence[str]],
   marked: Iterable[int] = (),
+  *,
+  narrow: bool = False,
 ) -> str:
   """A table; the cells are HTML, a row's first one is its heading; `marked` rows stand out."""
   marked = set(marked)
@@ -101,7 +110,8 @@ def table(
     cells = f'<th scope="row">{first}</th>' + ''.join(f'<td>{cell}</td>' for cell in others)
     lines.append(f'<tr{" class=marked" if i in marked else ""}>{cells}</tr>')
   return (
-    f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table>\n'
+    f'<div class="scroll{" narrow" if narrow else ""}" tabindex="0" role="region" '
+    f'aria-label="{escape(caption)}"><table>\n'
     f'<caption>{escape(caption)}</caption>\n'
     f'<thead><tr>{head}</tr></thead>\n<tbody>\n' + '\n'.join(lines) + '\n</tbody>\n</table></div>'
   )
@@ -143,7 +153,9 @@ def thumbnail(image: np.ndarray, alt: str, largest: int = 160) -> str:
 
 
 def basis_colour(basis: int, num_bases: int) -> str:
-  """Colours around the circle, every second one darker, so that neighbours differ."""
+  """Of up to eight bases Okabe and Ito's; of more around the circle, every second one darker."""
+  if num_bases <= len(_COLOURS):
+    return _COLOURS[basis]
   return f'hsl({360 * basis / num_bases:.0f} 62% {44 if basis % 2 else 62}%)'
 
 

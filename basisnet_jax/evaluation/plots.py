@@ -20,7 +20,7 @@ _FAINT = '#8A8A8A'
 _CHOSEN = '#009E73'
 _SIZE = (7.2, 4.5)  # Inches.
 _LEFT = 0.11  # Where the axes begin, as a share of the width.
-_SMALL_SIZE = (5.6, 4.1)  # For a column of a page.
+_SMALL_SIZE = (5.0, 3.9)  # For a column of a page.
 _DPI = 200  # Twice the usual, for sharp screens.
 _SAME_POINT = 8.0  # Points of distance below which thresholds share one label.
 _LEAST_SPAN = 1.0  # Percent; a flatter curve is shown flat instead of its noise.
@@ -79,7 +79,7 @@ def svg(figure: Figure) -> bytes:
 def _cost_accuracy(size, curve, points, lightweight, specialist, title, chosen, oracle):
   figure = Figure(figsize=size, dpi=_DPI, facecolor='white')
   canvas = FigureCanvasAgg(figure)
-  inside = (_LEFT, 0.125, 0.975 - _LEFT, 0.715) if title else (0.13, 0.135, 0.845, 0.73)
+  inside = (_LEFT, 0.125, 0.975 - _LEFT, 0.715) if title else (0.14, 0.135, 0.835, 0.725)
   axes = figure.add_axes(inside)
   line = np.stack([np.divide(curve['average_madds'], 1e6), np.multiply(curve['top1'], 100)], 1)
   marks = np.array([(p['average_madds'] / 1e6, p['top1'] * 100) for p in points]).reshape(-1, 2)
@@ -90,9 +90,9 @@ def _cost_accuracy(size, curve, points, lightweight, specialist, title, chosen, 
   _frame(axes, np.concatenate([line, bound]), ends)
 
   axes.plot(*line.T, color=_CURVE, lw=2, zorder=3, label='early termination')
-  axes.plot(
-    *marks.T, 'o', color=_CURVE, ms=6.2, mec='white', mew=1, zorder=5, label='confidence threshold'
-  )
+  if len(marks):
+    style = dict(ms=6.2, mec='white', mew=1, zorder=5, label='confidence threshold')
+    axes.plot(*marks.T, 'o', color=_CURVE, **style)
   axes.plot(*ends.T, color=_FAINT, lw=1.2, ls=(0, (4, 3)), zorder=2, label='exit at random')
   if oracle is not None:
     axes.plot(*bound.T, color=_FAINT, lw=1.2, ls=':', zorder=2, label='oracle')
@@ -207,7 +207,7 @@ def _thresholds(axes, points, marks):
       groups.append([i])
   labels = []
   for group in groups:
-    first, last = (f'{points[i]["threshold"]:g}' for i in (group[0], group[-1]))
+    first, last = (f'{points[i]["threshold"]:.4g}' for i in (group[0], group[-1]))
     text = first if len(group) == 1 else f'{first}\N{EN DASH}{last}'
     labels.append((marks[group[len(group) // 2]], text))
   return labels

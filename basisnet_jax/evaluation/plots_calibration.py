@@ -21,10 +21,10 @@ def reliability(stages: Mapping[str, tuple[Reliability, Reliability | None]]) ->
   Args:
     stages: {name: (before calibration, after it, or None without any)}.
   """
-  figure = Figure(figsize=(3.7 * len(stages), 4.3), dpi=150, facecolor='white')
+  figure = Figure(figsize=(4.2 * len(stages), 4.3), dpi=150, facecolor='white')
   FigureCanvasAgg(figure)
   grid = figure.add_gridspec(
-    2, len(stages), height_ratios=(3.2, 1), hspace=0.12, wspace=0.28,
+    2, len(stages), height_ratios=(3.2, 1), hspace=0.12, wspace=0.3,
     left=0.56 / figure.get_figwidth(), right=1 - 0.12 / figure.get_figwidth(),
     bottom=0.13, top=0.86,
   )  # fmt: skip

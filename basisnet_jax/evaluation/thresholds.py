@@ -142,11 +142,14 @@ def guarantee(goal: Goal, fitted_on: np.ndarray, heldout: Heldout) -> tuple[floa
 
   index = risk_control.last_safe(p_values(), goal.delta)
   promise = (
-    f'loses at most {goal.accuracy_loss:g} points with a chance of {100 * (1 - goal.delta):g}%'
+    f'it loses at most {goal.accuracy_loss:g} points, with a confidence of '
+    f'{100 * (1 - goal.delta):g}%'
   )
   if index is not None:
-    return float(candidates[index]), f'the lowest that, by its test on held-out images, {promise}'
-  reason = f'nobody exits: of no threshold can it be said that it {promise}'
+    return float(
+      candidates[index]
+    ), f'the lowest that passed the test on held-out images: {promise}'
+  reason = f'nobody exits, since no threshold passed the test: {promise}'
   if images < (least := risk_control.least_images(epsilon, goal.delta)):
     reason += f'; that takes at least {least:,} images to choose on, and there are {images:,}'
   return NOBODY, reason

@@ -12,8 +12,8 @@ import optax
 
 from basisnet_jax import sharding
 from basisnet_jax.errors import UserError
-from basisnet_jax.evaluation import chosen as chosen_lib
 from basisnet_jax.evaluation import (
+  analysis,
   confidence,
   early_exit,
   evaluate,
@@ -22,6 +22,7 @@ from basisnet_jax.evaluation import (
   report,
   thresholds,
 )
+from basisnet_jax.evaluation import chosen as chosen_lib
 from basisnet_jax.evaluation import examples as examples_lib
 from basisnet_jax.models import cost as cost_lib
 from basisnet_jax.training import checkpoints, diagnosis, experiment
@@ -215,21 +216,18 @@ class Evaluator:
     To be called on one host.
     """
     config = self._config
+    subject = analysis.Subject(
+      name=config.name,
+      data=config.data.name,
+      split=config.data.eval_split,
+      label_names=self._dataset.label_names,
+      layers=getattr(self._model, 'layers', ()),
+      **evaluate.madds(self.cost),
+    )
+    threshold = self._threshold(chosen)
     return page.write(
       workdir,
-      page.Subject(
-        name=config.name,
-        data=config.data.name,
-        split=config.data.eval_split,
-        label_names=self._dataset.label_names,
-        layers=getattr(self._model, 'layers', ()),
-        **evaluate.madds(self.cost),
-      ),
-      summary,
-      results,
-      threshold=self._threshold(chosen),
-      chosen=chosen,
-      examples=examples.best(),
+      analysis.Findings(subject, summary, results, threshold, chosen, examples.best()),
     )
 
 
