@@ -159,8 +159,9 @@ def _name(threshold):
 
 
 def points(difference: float) -> str:
-  """A difference of two fractions: '−0.30'."""
-  return f'{100 * difference:+.2f}'.replace('-', '\N{MINUS SIGN}')
+  """A difference of two fractions in points: '+0.30', or '0.00' without a sign."""
+  text = f'{100 * difference:+.2f}'
+  return text[1:] if float(text) == 0 else text.replace('-', '\N{MINUS SIGN}')
 
 
 def percent(fraction: float) -> str:

@@ -63,11 +63,12 @@ tr.marked > * { background: #e3f4ee; font-weight: 600; }
 .cards dl { display: grid; grid-template-columns: auto 1fr; gap: 0 .4rem; margin: .1rem 0 .4rem; }
 .cards dt { color: var(--soft); }
 .cards dd { margin: 0; }
-.stack { display: block; width: 100%; }
+.stack { display: block; width: 100%; min-width: 5rem; }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem .8rem; list-style: none; padding: 0;
   font-size: .85rem; color: var(--soft); }
 .legend i { display: inline-block; width: .8em; height: .8em; border-radius: .15em;
   margin-right: .35em; }
+@media (min-width: 45rem) { tbody th code { white-space: nowrap; } }
 @media (max-width: 30rem) { th, td { padding: .28rem .3rem; } table { font-size: .84rem; }
   .cards { grid-template-columns: 1fr 1fr; gap: .5rem; } }
 @media print { body { max-width: none; } nav { display: none; }

@@ -59,7 +59,8 @@ def _diagram(axes, before, after):
     known = before.images > 0
     axes.plot(
       100 * before.confidence[known], 100 * before.accuracy[known], 'o-', color=_BEFORE,
-      ms=4.5, lw=1.4, mec='white', mew=0.8, zorder=4, label=f'before, {100 * before.ece:.1f}%',
+      ms=4.5, lw=1.4, mec='white', mew=0.8, zorder=4, clip_on=False,
+      label=f'before, {100 * before.ece:.1f}%',
     )  # fmt: skip
   axes.plot([0, 100], [0, 100], color=_INK, lw=1, ls=(0, (4, 3)), zorder=3)
   axes.set_xlim(0, 100)

@@ -162,7 +162,7 @@ class Fit(NamedTuple):
     temperatures: {stage: T}.
     threshold: of early termination; None for a single network.
     reason: how it was found.
-    expected: `early_exit.operating_point` of the images that it was chosen on, with
+    expected: 'exit_rate', 'average_madds' and 'top1' of the images that it was chosen on, and
       'specialist_top1', always running the specialist; None for a single network.
   """
 
@@ -212,5 +212,6 @@ def fit(
   else:
     threshold, reason = choose(goal, heldout, **costs)
   expected = early_exit.operating_point(threshold, *heldout, **costs)
-  expected['specialist_top1'] = float(heldout.specialist_correct.mean())
+  del expected['threshold']
+  expected['specialist_top1'] = float(np.mean(heldout.specialist_correct, dtype=np.float64))
   return Fit(temperatures, threshold, reason, expected)
