@@ -51,18 +51,6 @@ def test_run_returns_its_last_evaluation(finished):
   assert sorted(os.listdir(os.path.join(workdir, 'checkpoints'))) == ['4', '6']
 
 
-def test_best_checkpoint_can_be_evaluated(finished, config):
-  _, workdir, summary = finished
-  config.evaluation.checkpoint = 'best'
-  best = evaluator.evaluate_workdir(config, workdir)
-  (step,) = os.listdir(os.path.join(workdir, 'best'))
-  assert best['step'] == int(step)
-  assert best['specialist']['top1'] >= summary['specialist']['top1']
-  config.evaluation.checkpoint = 'newest'
-  with pytest.raises(UserError, match="'newest'; it can be 'latest' or 'best'"):
-    evaluator.evaluate_workdir(config, workdir)
-
-
 def test_threshold_is_chosen_on_held_out_images_and_kept_with_the_checkpoint(finished, config):
   _, workdir, summary = finished
   kept = chosen.load(workdir, 6)
@@ -79,17 +67,32 @@ def test_threshold_is_chosen_on_held_out_images_and_kept_with_the_checkpoint(fin
   assert evaluator.evaluate_workdir(config, workdir) == again
 
 
-def test_choice_of_another_step_or_rule_is_not_used_and_it_is_said(finished, tmp_path, capsys):
-  config, workdir, summary = finished
+def test_best_checkpoint_can_be_evaluated(finished, config):
+  _, workdir, summary = finished
+  config.evaluation.checkpoint = 'best'
+  best = evaluator.evaluate_workdir(config, workdir)
+  (step,) = os.listdir(os.path.join(workdir, 'best'))
+  assert best['step'] == int(step)
+  assert best['specialist']['top1'] >= summary['specialist']['top1']
+  config.evaluation.checkpoint = 'newest'
+  with pytest.raises(UserError, match="'newest'; it can be 'latest' or 'best'"):
+    evaluator.evaluate_workdir(config, workdir)
+
+
+def test_choice_of_another_step_or_rule_is_not_used_and_it_is_said(
+  finished, config, tmp_path, capsys
+):
+  _, workdir, _ = finished
   run = shutil.copytree(workdir, tmp_path / 'run')
-  config = config.copy_and_resolve_references()
+  evaluator.evaluate_workdir(config, run)
+  kept = chosen.load(run, 6)
   config.data.heldout_split = ''
-  chosen.save(run, dataclasses.replace(chosen.load(workdir, 6), step=4))
+  chosen.save(run, dataclasses.replace(kept, step=4))
   assert 'chosen' not in evaluator.evaluate_workdir(config, run)
   said = capsys.readouterr().out
   assert 'No threshold is used.' in said and 'of step 4, and this one is of step 6' in said
   assert "--config.data.heldout_split='train[95%:]'" in said  # How to get one.
-  chosen.save(run, dataclasses.replace(chosen.load(workdir, 6), rule='margin'))
+  chosen.save(run, dataclasses.replace(kept, rule='margin'))
   assert 'chosen' not in evaluator.evaluate_workdir(config, run)
   assert "early_exit.rule='margin'" in capsys.readouterr().out
 
