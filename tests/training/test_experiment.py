@@ -9,7 +9,7 @@ import tiny
 
 from basisnet_jax import command_line, models, sharding
 from basisnet_jax.errors import UserError
-from basisnet_jax.training import experiment
+from basisnet_jax.training import experiment, learning
 
 
 @pytest.fixture
@@ -98,11 +98,11 @@ def test_uniform_mix_falls_linearly_and_is_off_by_default(config):
   config.model.coefficients.uniform_mix = 0.8
   config.model.coefficients.uniform_mix_epochs = 2.0
   schedule = experiment.Schedule(config, 100)
-  mix = experiment.uniform_mix(config, schedule)
+  mix = learning.uniform_mix(config, schedule)
   assert [float(mix(step)) for step in (0, 10, 20, 30)] == pytest.approx([0.8, 0.4, 0.0, 0.0])
   config.model.coefficients.uniform_mix = 0.0
   config.model.coefficients.uniform_mix_epochs = 0.0
-  assert float(experiment.uniform_mix(config, schedule)(0)) == 0.0
+  assert float(learning.uniform_mix(config, schedule)(0)) == 0.0
 
 
 @pytest.mark.parametrize('name', ['rmsprop', 'sgd', 'adamw'])

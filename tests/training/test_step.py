@@ -16,6 +16,7 @@ from basisnet_jax.models import layers, mobilenet_v3
 from basisnet_jax.training import optimizers
 from basisnet_jax.training import state as train_state
 from basisnet_jax.training import step as step_lib
+from basisnet_jax.training.objective import make_objective
 
 BATCH = 16
 EMA_DECAY = 0.15
@@ -35,14 +36,17 @@ def optimizer(rate=0.1):
 
 
 def new_step(model, update, seed=0, **options):
-  return step_lib.make_train_step(
+  objective = make_objective(
     model,
-    update,
-    optax.constant_schedule(0.1),
-    seed=seed,
     label_smoothing=0.2,
     lightweight_weight=0.5,
     uniform_mix=lambda step: jnp.where(step == 0, 1.0, 0.0),  # Wholly uniform at step 0 alone.
+  )
+  return step_lib.make_train_step(
+    objective,
+    update,
+    optax.constant_schedule(0.1),
+    seed=seed,
     ema_decay=EMA_DECAY,
     **options,
   )
