@@ -52,6 +52,7 @@ def build_model(config: ml_collections.ConfigDict) -> nn.Module:
     shared=m.coefficients.shared,
     temperature=m.coefficients.temperature,
     feature_gradient=m.coefficients.feature_gradient,
+    basis_dropout=m.coefficients.basis_dropout,
   )
 
 
@@ -71,6 +72,7 @@ def _network(config, name, group) -> nn.Module:
     num_classes=num_classes(config),
     width=group.width,
     dropout=group.dropout,
+    stochastic_depth=group.stochastic_depth,
     output_stride=group.output_stride,
     norm_momentum=m.norm_momentum,
     pixel_mean=group.pixel_mean,

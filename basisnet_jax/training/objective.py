@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 from flax import linen as nn
 import jax
-import optax
 
 from basisnet_jax.evaluation import metrics
 from basisnet_jax.models import basisnet, preprocessing
+from basisnet_jax.models import coefficients as coefficients_lib
 from basisnet_jax.training import losses
 
 Batch = dict[str, jax.Array]
@@ -20,8 +20,8 @@ class Terms(NamedTuple):
   The loss is the weighted sum of `losses`, as means over the images that count, and `penalties`.
 
   Attributes:
-    losses: {stage: float32 `[b]`}.
-    weights: {stage: number}.
+    losses: {stage, or what else is of each image: float32 `[b]`}.
+    weights: {the same: number}.
     values: {metric: float32 `[b]`}, reported as their means over the images that count.
     penalties: {metric: float32 scalar}, weighted terms of a batch as a whole; reported, too.
     scalars: {metric: float32 scalar} of a batch as a whole that are reported alone.
@@ -45,15 +45,28 @@ def make_objective(
   *,
   label_smoothing: float,
   lightweight_weight: float,
-  uniform_mix: optax.Schedule,
+  annealed: Callable[[jax.Array], coefficients_lib.Annealed],
+  load_balance: float = 0.0,
+  coefficient_entropy: float = 0.0,
 ) -> Objective:
   """Returns `objective(params, batch_stats, batch, key, step) -> Terms`.
 
-  `batch` has 'image', uint8 `[b, h, w, 3]`, and 'label', int32 `[b]`; its 'mask' is the step's
-  affair. `key` is for what is random in the step, whose number `step` the schedules see. The
-  values are loss (without smoothing), top-1 and top-5 of each stage.
+  `batch` has 'image', uint8 `[b, h, w, 3]`, 'label', int32 `[b]`, and 'mask', float32 `[b]`, for
+  what is of a batch as a whole; for all else it is the step's affair. `key` is for what is random
+  in the step, whose number `step` the schedules see. The values are loss (without smoothing),
+  top-1 and top-5 of each stage, and the entropy of the coefficients if it has a weight.
+
+  Args:
+    model: to be trained.
+    label_smoothing: see `losses.cross_entropy`.
+    lightweight_weight: of the first stage's loss; the second's has 1.
+    annealed: from the step's number to what the coefficients are annealed by.
+    load_balance: weight of `losses.load_balance`, over the images that count.
+    coefficient_entropy: weight of the mean `coefficients.entropy` over an image's layers: above
+      0 it makes an image choose few bases, below 0 many.
   """
   two_stage = isinstance(model, basisnet.BasisNet)
+  has_coefficients = two_stage and len(model.layers) > 0
 
   def objective(params, batch_stats, batch, key, step):
     outputs, updates = model.apply(
@@ -62,14 +75,21 @@ def make_objective(
       train=True,
       rngs={'dropout': key},
       mutable=['batch_stats'],
-      **({'uniform_mix': uniform_mix(step)} if two_stage else {}),
+      **({'annealed': annealed(step)} if two_stage else {}),
     )
-    by_stage, weights, values = {}, {}, {}
+    by_stage, weights, values, penalties = {}, {}, {}, {}
     for stage, logits in metrics.stage_logits(outputs).items():
       weights[stage] = lightweight_weight if stage == 'lightweight' else 1.0
       by_stage[stage] = losses.cross_entropy(logits, batch['label'], label_smoothing)
       for name, value in metrics.per_image(logits, batch['label']).items():
         values[f'{stage}_{name}'] = value
-    return Terms(by_stage, weights, values, {}, {}, updates.get('batch_stats', {}))
+    if has_coefficients and load_balance:
+      uneven = losses.load_balance(outputs.coefficients, batch['mask'])
+      penalties['load_balance'] = load_balance * uneven
+    if has_coefficients and coefficient_entropy:
+      name = 'coefficient_entropy'
+      values[name] = coefficients_lib.entropy(outputs.coefficients).mean(-1)
+      by_stage[name], weights[name] = values[name], coefficient_entropy
+    return Terms(by_stage, weights, values, penalties, {}, updates.get('batch_stats', {}))
 
   return objective

@@ -13,7 +13,13 @@ import pytest
 from basisnet_jax import models
 from basisnet_jax.errors import UserError
 from basisnet_jax.models import synthesis
-from basisnet_jax.models.coefficients import Annealed, CoefficientHead, survival_rate, surviving
+from basisnet_jax.models.coefficients import (
+  Annealed,
+  CoefficientHead,
+  entropy,
+  survival_rate,
+  surviving,
+)
 
 BATCH = 4
 # Compiles in half the time.
@@ -163,6 +169,22 @@ def test_gradient_is_finite_where_only_hopeless_bases_survive():
   assert (found[:, 0, 2] == 0).any() and np.isfinite(found).all()
   assert np.isfinite(gradients['dense']['kernel']).all()
   assert np.abs(gradients['dense']['kernel']).max() > 0
+
+
+@pytest.mark.parametrize(
+  ('coefficients', 'expected'),
+  [
+    ([0.25, 0.25, 0.25, 0.25], 1.0),
+    ([0.0, 1.0, 0.0, 0.0], 0.0),
+    ([0.5, 0.5, 0.0, 0.0], 0.5),
+    ([0.2, 0.0, 0.2, 0.0], 0.5),  # Of shares: a sigmoid's sum to anything.
+    ([0.7], 0.0),
+  ],
+)
+def test_entropy_is_of_shares_by_its_largest_value(coefficients, expected):
+  found, gradient = jax.value_and_grad(entropy)(jnp.array(coefficients))
+  np.testing.assert_allclose(found, expected, atol=1e-6)
+  assert np.isfinite(gradient).all()
 
 
 # The stages.

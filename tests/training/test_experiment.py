@@ -98,11 +98,24 @@ def test_uniform_mix_falls_linearly_and_is_off_by_default(config):
   config.model.coefficients.uniform_mix = 0.8
   config.model.coefficients.uniform_mix_epochs = 2.0
   schedule = experiment.Schedule(config, 100)
-  mix = learning.uniform_mix(config, schedule)
-  assert [float(mix(step)) for step in (0, 10, 20, 30)] == pytest.approx([0.8, 0.4, 0.0, 0.0])
+  annealed = learning.annealed(config, schedule)
+  mix = [float(annealed(step).uniform_mix) for step in (0, 10, 20, 30)]
+  assert mix == pytest.approx([0.8, 0.4, 0.0, 0.0])
   config.model.coefficients.uniform_mix = 0.0
   config.model.coefficients.uniform_mix_epochs = 0.0
-  assert float(learning.uniform_mix(config, schedule)(0)) == 0.0
+  assert float(learning.annealed(config, schedule)(0).uniform_mix) == 0.0
+
+
+def test_temperature_falls_linearly_to_the_heads_and_is_off_by_default(config):
+  config.training.batch_size = 10
+  schedule = experiment.Schedule(config, 100)
+  assert learning.annealed(config, schedule)(0).temperature is None
+  config.model.coefficients.temperature_start = 30.0
+  config.model.coefficients.temperature = 2.0
+  config.model.coefficients.temperature_epochs = 2.0
+  annealed = learning.annealed(config, schedule)
+  temperatures = [float(annealed(step).temperature) for step in (0, 10, 20, 30)]
+  assert temperatures == pytest.approx([30.0, 16.0, 2.0, 2.0])
 
 
 @pytest.mark.parametrize('name', ['rmsprop', 'sgd', 'adamw'])
