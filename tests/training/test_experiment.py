@@ -27,6 +27,7 @@ def test_model_is_the_recipes(config):
   config.model.coefficients.temperature = 3.0
   config.model.coefficients.shared = True
   config.model.coefficients.activation = 'sigmoid'
+  config.model.coefficients.basis_dropout = 0.125
   model = experiment.build_model(config)
   assert isinstance(model, models.BasisNet)
   assert (model.num_bases, model.lightweight_resolution) == (2, 8)
@@ -36,6 +37,7 @@ def test_model_is_the_recipes(config):
   for network in (model.lightweight, model.specialist):
     assert (network.num_classes, network.style.dtype) == (10, jnp.bfloat16)
   assert model.layers == ('dense', 'depthwise', 'pointwise')
+  assert model.basis_dropout == 0.125
 
 
 def test_any_other_name_is_that_network_alone(config):
@@ -43,6 +45,14 @@ def test_any_other_name_is_that_network_alone(config):
   config.model.width = 2.0
   model = experiment.build_model(config)
   assert isinstance(model, tiny.TinyNetwork) and model.width == 2.0
+
+
+def test_each_stage_has_its_stochastic_depth(config):
+  config.model.name, config.model.specialist = 'cascade', 'mobilenet_v2'
+  config.model.lightweight.name = 'resnet_18'
+  config.model.stochastic_depth, config.model.lightweight.stochastic_depth = 0.2, 0.1
+  model = experiment.build_model(config)
+  assert (model.specialist.stochastic_depth, model.lightweight.stochastic_depth) == (0.2, 0.1)
 
 
 def test_classes_are_known_without_the_data(config):
