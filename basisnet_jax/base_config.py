@@ -23,6 +23,9 @@ def get_config() -> ml_collections.ConfigDict:
   m.num_classes = config_dict.placeholder(int)  # None: the dataset's.
   m.width = 1.0  # Multiplier of the channel counts.
   m.dropout = 0.2  # Rate before the classifier.
+  # Rate at which the last residual block is dropped in training, for each image by itself; those
+  # before it linearly less often.
+  m.stochastic_depth = 0.0
   m.output_stride = 32  # Input size over the last feature map's: 32, 16, 8, ...
   # Memory of the batch normalisation's running statistics; shorter for short runs. Of all stages.
   m.norm_momentum = 0.99
@@ -46,6 +49,7 @@ def get_config() -> ml_collections.ConfigDict:
   light.resolution = 160  # The images are resized to it on the device.
   light.width = 1.0
   light.dropout = 0.2
+  light.stochastic_depth = 0.0
   light.output_stride = 32
   light.norm_epsilon = config_dict.placeholder(float)
   light.padding = config_dict.placeholder(str)
@@ -55,6 +59,9 @@ def get_config() -> ml_collections.ConfigDict:
   k.activation = 'softmax'  # Or 'sigmoid'.
   k.shared = False  # One vector for all layers instead of one for each.
   k.temperature = 1.0  # Divides the head's outputs before the activation.
+  # Annealing, in training alone: linear from `temperature_start` to `temperature`. 0 is off.
+  k.temperature_start = 30.0  # As in dynamic convolution.
+  k.temperature_epochs = 0.0
   # Factor of the gradient from the coefficients to the lightweight network: 1 is end to end,
   # 0 leaves that network to its own loss (its first prediction gets better).
   k.feature_gradient = 1.0
@@ -62,6 +69,9 @@ def get_config() -> ml_collections.ConfigDict:
   # `uniform_mix` to 0 over `uniform_mix_epochs`. It keeps every basis in training.
   k.uniform_mix = 0.0
   k.uniform_mix_epochs = 0.0
+  # Probability at which a basis is shut off in training, for each image and layer by itself; the
+  # coefficients of the others, at least one, make up for it.
+  k.basis_dropout = 0.0
 
   # Trained weights to start from (`models.pretrained` says which files it reads).
   c.init = i = ml_collections.ConfigDict()
@@ -108,6 +118,12 @@ def get_config() -> ml_collections.ConfigDict:
   c.loss = loss = ml_collections.ConfigDict()
   loss.label_smoothing = 0.1
   loss.lightweight_weight = 1.0  # loss = specialist + weight * lightweight.
+  # Of 'basisnet': weight of how unevenly a batch uses the bases, from 0, all alike, to K - 1, one
+  # alone (squared coefficient of variation, mean over the layers).
+  loss.load_balance = 0.0
+  # Of 'basisnet': weight of the entropy of an image's coefficients by log K, from 0, one basis, to
+  # 1, all alike. Above 0 makes each image choose few bases, below 0 many.
+  loss.coefficient_entropy = 0.0
 
   c.optimizer = o = ml_collections.ConfigDict()
   o.name = 'rmsprop'  # 'rmsprop' (TensorFlow's form), 'sgd' or 'adamw'.

@@ -20,7 +20,8 @@ _RANGES = (
   (
     'a number above 0',
     lambda v: 0 < v < math.inf,
-    'model.width model.lightweight.width model.coefficients.temperature model.norm_epsilon '
+    'model.width model.lightweight.width model.coefficients.temperature '
+    'model.coefficients.temperature_start model.norm_epsilon '
     'model.lightweight.norm_epsilon training.epochs optimizer.decay_rate optimizer.decay_epochs '
     'optimizer.epsilon evaluation.every_epochs training.stall_timeout '
     'early_exit.choose.average_madds',
@@ -29,12 +30,15 @@ _RANGES = (
     'a number of at least 0',
     lambda v: 0 <= v < math.inf,
     'model.coefficients.feature_gradient model.coefficients.uniform_mix_epochs init.perturbation '
+    'model.coefficients.temperature_epochs loss.load_balance '
     'data.crop_padding loss.lightweight_weight optimizer.learning_rate optimizer.warmup_epochs '
     'optimizer.weight_decay',
   ),
+  ('a finite number', math.isfinite, 'loss.coefficient_entropy'),
   (
     'from 0 up to, but not, 1',
     lambda v: 0 <= v < 1,
+    'model.stochastic_depth model.lightweight.stochastic_depth model.coefficients.basis_dropout '
     'model.dropout model.lightweight.dropout model.norm_momentum loss.label_smoothing '
     'optimizer.momentum optimizer.rmsprop_decay optimizer.beta1 optimizer.beta2 ema_decay',
   ),

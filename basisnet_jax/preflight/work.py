@@ -12,7 +12,7 @@ import numpy as np
 from basisnet_jax import sharding
 from basisnet_jax.errors import UserError
 from basisnet_jax.preflight.job import Check
-from basisnet_jax.training import experiment
+from basisnet_jax.training import experiment, learning
 from basisnet_jax.training import state as train_state
 
 _INPUT_SECONDS = 3.0  # So long the input is measured.
@@ -86,7 +86,7 @@ def _take_steps(job):
   shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
   state = train_state.initialize(experiment.state_factory(c, model, optimizer), shardings)
   state = experiment.with_trained_weights(c, model, state)
-  step = experiment.train_step(c, model, optimizer, schedule, mesh, shardings)
+  step = learning.train_step(c, model, optimizer, schedule, mesh, shardings)
   random = np.random.default_rng(job.process)
   size, side = c.training.batch_size // jax.process_count(), c.model.resolution
   images = random.integers(0, 256, (size, side, side, 3), np.uint8)

@@ -17,7 +17,6 @@ from basisnet_jax.errors import UserError
 from basisnet_jax.models import once_for_all, pretrained, upcycling
 from basisnet_jax.training import optimizers
 from basisnet_jax.training import state as train_state
-from basisnet_jax.training import step as step_lib
 
 # Known without the data, so that costs can be counted anywhere.
 _NUM_CLASSES = {'imagenet2012': 1000, 'cifar10': 10, 'cifar100': 100, 'digits': 10}
@@ -53,6 +52,7 @@ def build_model(config: ml_collections.ConfigDict) -> nn.Module:
     shared=m.coefficients.shared,
     temperature=m.coefficients.temperature,
     feature_gradient=m.coefficients.feature_gradient,
+    basis_dropout=m.coefficients.basis_dropout,
   )
 
 
@@ -72,6 +72,7 @@ def _network(config, name, group) -> nn.Module:
     num_classes=num_classes(config),
     width=group.width,
     dropout=group.dropout,
+    stochastic_depth=group.stochastic_depth,
     output_stride=group.output_stride,
     norm_momentum=m.norm_momentum,
     pixel_mean=group.pixel_mean,
@@ -305,36 +306,3 @@ def with_trained_weights(
   batch_stats = place(variables.get('batch_stats', {}), state.batch_stats)
   ema = state.ema and jax.tree.map(jnp.copy, {'params': params, 'batch_stats': batch_stats})
   return dataclasses.replace(state, params=params, batch_stats=batch_stats, ema=ema)
-
-
-def uniform_mix(config: ml_collections.ConfigDict, schedule: Schedule) -> optax.Schedule:
-  """The share of uniform coefficients by step: linear from its start to 0."""
-  k = config.model.coefficients
-  return optax.linear_schedule(k.uniform_mix, 0.0, max(1, schedule.steps(k.uniform_mix_epochs)))
-
-
-def train_step(
-  config: ml_collections.ConfigDict,
-  model: nn.Module,
-  update: optax.GradientTransformation,
-  schedule: Schedule,
-  mesh: jax.sharding.Mesh,
-  shardings: train_state.TrainState,
-  *,
-  skip_nonfinite: bool = False,
-):
-  """The recipe's compiled step; `shardings` are the state's, and see `step.make_train_step`."""
-  step = step_lib.make_train_step(
-    model,
-    update,
-    learning_rate(config, schedule),
-    seed=config.seed,
-    label_smoothing=config.loss.label_smoothing,
-    lightweight_weight=config.loss.lightweight_weight,
-    uniform_mix=uniform_mix(config, schedule),
-    ema_decay=config.ema_decay,
-    accumulation=config.training.accumulation,
-    skip_nonfinite=skip_nonfinite,
-    gather=sharding.gather(mesh),
-  )
-  return step_lib.jit_train_step(step, mesh, shardings)

@@ -14,7 +14,7 @@ from basisnet_jax import distributed, sharding
 from basisnet_jax.errors import Preempted, UserError
 from basisnet_jax.evaluation import report
 from basisnet_jax.models import cost as cost_lib
-from basisnet_jax.training import checkpoints, diagnosis, experiment, workdir_lock
+from basisnet_jax.training import checkpoints, diagnosis, experiment, learning, workdir_lock
 from basisnet_jax.training import evaluator as evaluator_lib
 from basisnet_jax.training import state as train_state
 from basisnet_jax.training.progress import Progress
@@ -87,7 +87,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
       state = experiment.with_trained_weights(config, model, state)
       telemetry.text(0, {'config': json.dumps(config.to_dict(), indent=2)})
       telemetry.hparams(config)
-    train_step = experiment.train_step(
+    train_step = learning.train_step(
       config,
       model,
       optimizer,

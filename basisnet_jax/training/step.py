@@ -4,29 +4,22 @@ from collections.abc import Callable
 import functools
 from typing import Any
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
 from basisnet_jax import sharding
 from basisnet_jax.evaluation import metrics
-from basisnet_jax.models import basisnet, preprocessing
-from basisnet_jax.training import losses
+from basisnet_jax.training.objective import Batch, Objective
 from basisnet_jax.training.state import TrainState
-
-Batch = dict[str, jax.Array]
 
 
 def make_train_step(
-  model: nn.Module,
+  objective: Objective,
   optimizer: optax.GradientTransformation,
   schedule: optax.Schedule,
   *,
   seed: int,
-  label_smoothing: float,
-  lightweight_weight: float,
-  uniform_mix: optax.Schedule,
   ema_decay: float,
   accumulation: int = 1,
   skip_nonfinite: bool = False,
@@ -36,35 +29,31 @@ def make_train_step(
 
   `batch` has 'image', uint8 `[b, h, w, 3]`, 'label', int32 `[b]`, and 'mask', float32 `[b]`, 0 on
   images that do not count. The metrics are a CLU collection: the loss, the learning rate, how
-  many images did not count, and loss, top-1, top-5 of each stage as they were before the update.
+  many images did not count, and what the objective reports, as it was before the update.
 
   Args:
+    objective: of `objective.make_objective`.
     accumulation: the batch goes through the model in so many parts, one after another, which
-      takes less memory. Batch normalisation sees one part at a time; all else stays the same.
+      takes less memory. What is of a batch as a whole, such as batch normalisation, sees one
+      part at a time; all else stays the same.
     skip_nonfinite: a step whose loss or gradients are not finite changes nothing but the step's
       number. Its metrics are 0, and there is one more: 'finite', 1 or 0.
     gather: makes parameters whole that the mesh's devices share.
   """
-  two_stage = isinstance(model, basisnet.BasisNet)
 
   def loss_and_updates(params, batch_stats, batch, key, step, num_images):
     """The batch's share of the loss, and (what is to be added up, batch statistics)."""
-    outputs, updates = model.apply(
-      {'params': params, 'batch_stats': batch_stats},
-      preprocessing.normalize(batch['image']),
-      train=True,
-      rngs={'dropout': key},
-      mutable=['batch_stats'],
-      **({'uniform_mix': uniform_mix(step)} if two_stage else {}),
-    )
-    loss, values = 0.0, {}
-    for stage, logits in metrics.stage_logits(outputs).items():
-      weight = lightweight_weight if stage == 'lightweight' else 1.0
-      own = losses.cross_entropy(logits, batch['label'], label_smoothing)
-      loss += weight * (own * batch['mask']).sum() / num_images
-      for name, value in metrics.per_image(logits, batch['label']).items():
-        values[f'{stage}_{name}'] = (value * batch['mask']).sum() / num_images
-    return loss, ({'loss': loss, **values}, updates.get('batch_stats', {}))
+    terms = objective(params, batch_stats, batch, key, step)
+
+    def share(value):
+      return (value * batch['mask']).sum() / num_images
+
+    penalties = {name: value / accumulation for name, value in terms.penalties.items()}
+    weighted = [terms.weights[stage] * share(own) for stage, own in terms.losses.items()]
+    loss = sum([*weighted, *penalties.values()])
+    values = {name: share(value) for name, value in terms.values.items()}
+    scalars = {name: value / accumulation for name, value in terms.scalars.items()}
+    return loss, ({'loss': loss, **values, **penalties, **scalars}, terms.batch_stats)
 
   gradients = jax.grad(loss_and_updates, has_aux=True)
 
