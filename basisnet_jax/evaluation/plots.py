@@ -1,4 +1,4 @@
-"""Pictures of accuracy over cost: of early termination, and of many networks."""
+"""Pictures of accuracy over cost: of early termination, of many networks, of a sweep."""
 
 from collections.abc import Mapping, Sequence
 import io
@@ -164,6 +164,56 @@ def cost_comparison(path: str, families: Mapping[str, Sequence[tuple[float, floa
     figure.legend(frameon=False, fontsize=9, loc='outside right upper')
   else:
     axes.text(0.5, 0.5, 'nothing was published of these', ha='center', transform=axes.transAxes)
+  with epath.Path(path).open('wb') as file:
+    figure.savefig(file, format='png')
+
+
+def rows_over_cost(
+  path: str, rows: Mapping[str, Mapping[str, tuple[float, float, float]]], *, title: str
+) -> None:
+  """Draws a sweep's rows, accuracy over cost with error bars, into a PNG of 1440 by 900 pixels.
+
+  Args:
+    path: of the PNG, local or gs://.
+    rows: {name: {'final': (MAdds, top-1, its standard deviation), the last two as fractions}};
+      with 'early' beside 'final' the same of early termination, joined to it by a line.
+    title: shown above the picture.
+  """
+  figure = Figure(figsize=_SIZE, dpi=_DPI, facecolor='white')
+  canvas = FigureCanvasAgg(figure)
+  axes = figure.add_axes((_LEFT, 0.125, 0.975 - _LEFT, 0.715))
+  scale = np.array([1e-6, 100.0, 100.0])
+  final = np.array([row['final'] for row in rows.values()]) * scale
+  pairs = [
+    np.array([row['early'], row['final']]) * scale for row in rows.values() if 'early' in row
+  ]
+  early = np.array([pair[0] for pair in pairs]).reshape(-1, 3)
+  points = np.concatenate([final, early])
+  bars = np.concatenate([points[:, :2] + [0, t] * points[:, 2:] for t in np.linspace(-1, 1, 9)])
+  _frame(axes, bars, points[:, :2])
+  axes.set_ylabel('top-1 accuracy (%), mean and standard deviation', color=_INK, fontsize=10)
+
+  for kind, colour, found in (
+    ('in full', _SPECIALIST, final),
+    ('with early termination', _CURVE, early),
+  ):
+    if len(found):
+      style = dict(ms=7, mec='white', mew=1, elinewidth=1.4, capsize=3, zorder=4)
+      axes.errorbar(*found.T[:2], found[:, 2], fmt='o', color=colour, label=kind, **style)
+  for pair in pairs:
+    axes.plot(*pair.T[:2], color=_FAINT, lw=1.2, ls=(0, (4, 3)), zorder=2)
+  axes.legend(
+    loc='lower left',
+    bbox_to_anchor=(-0.008, 1.0),
+    ncols=2,
+    frameon=False,
+    fontsize=9,
+    labelcolor=_INK,
+  )
+  figure.text(_LEFT, 0.935, title, fontsize=13, fontweight='bold', color=_INK)
+  canvas.draw()
+  labels = [(point[:2], name.replace('_', ' ')) for name, point in zip(rows, final, strict=True)]
+  _annotate(canvas, axes, labels, [pair[:, :2] for pair in pairs], bars)
   with epath.Path(path).open('wb') as file:
     figure.savefig(file, format='png')
 

@@ -69,7 +69,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
       for name, keep in (('checkpoints', config.checkpoint.keep), ('best', 1))
     )
     if latest.latest_step is not None or best.latest_step is not None:
-      _check_same_run(config, workdir)
+      config_lib.check_same_run(config, workdir)
     if first_host:
       config_lib.save(
         config,
@@ -199,37 +199,3 @@ def _layout(mesh, state):
     f'Devices: {mesh.size} ({axes}), processes: {jax.process_count()}. Each device holds '
     f'{held:.1f} of the {whole:.1f} MB of parameters, averages and optimizer.'
   )
-
-
-# What may change when a run is continued: not what it computes.
-_FREE = (
-  'name',
-  'data.data_dir',
-  'data.broken_images',
-  'data.heldout_split',
-  'training.accumulation',
-  'training.nonfinite',
-  'training.stall_timeout',
-  'evaluation.',
-  'early_exit.',
-  'checkpoint.',
-  'logging.',
-  'sharding.',
-)
-
-
-def _check_same_run(config, workdir):
-  """Refuses to continue a run with another recipe."""
-  if not config_lib.is_saved(workdir):
-    return
-  changed = {
-    key: values
-    for key, values in config_lib.changed_keys(config_lib.load(workdir), config).items()
-    if not key.startswith(_FREE)
-  }
-  if changed:
-    keys = ', '.join(f'{key} was {old!r} and is {new!r}' for key, (old, new) in changed.items())
-    raise UserError(
-      f'{workdir} holds a run of another recipe ({keys}); give this one another --workdir, or '
-      'the old values.'
-    )
