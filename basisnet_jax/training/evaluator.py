@@ -47,12 +47,12 @@ class Evaluator:
     self._config, self._model, self._dataset, self._mesh = config, model, dataset, mesh
     self._goal = thresholds.Goal(**config.early_exit.choose)
     confidence.check_rule(config.early_exit.rule)
-    thresholds.check(self._goal)
-    experiment.check_heldout(config, dataset)
+    experiment.check_heldout(config, dataset, config.data.heldout_split)
     held = jax.tree.map(lambda leaf: leaf.sharding, state.eval_variables())
     self._step = evaluate.make_eval_step(model, mesh, held, rule=config.early_exit.rule)
     self.cost = cost_lib.count(model, config.model.resolution)
     self.final_stage = 'network' if self.cost.lightweight_madds is None else 'specialist'
+    thresholds.check(self._goal, self.cost.lightweight_madds or 0)
 
   def choose(
     self,
@@ -82,7 +82,12 @@ class Evaluator:
       threshold=fit.threshold,
       goal=self._goal.as_dict(),
       reason=fit.reason,
-      heldout={'split': split, 'images': len(results['label']), **(fit.expected or {})},
+      heldout={
+        'data': self._config.data.name,
+        'split': split,
+        'images': len(results['label']),
+        **(fit.expected or {}),
+      },
       checkpoint=checkpoint,
       step=int(state.step),
     )
@@ -90,14 +95,17 @@ class Evaluator:
   def _chosen_before(self, workdir, step):
     try:
       chosen = chosen_lib.load(workdir, step)
-      if chosen is None or chosen.rule == self._config.early_exit.rule:
-        return chosen
-      reason = f'The threshold in {workdir} is for early_exit.rule={chosen.rule!r}'
+      if chosen is None:
+        return None
+      if chosen.rule != self._config.early_exit.rule:
+        raise UserError(f'The one in {workdir} is for early_exit.rule={chosen.rule!r}.')
+      if chosen.heldout['data'] == self._config.data.name:
+        experiment.check_heldout(self._config, self._dataset, chosen.heldout['split'])
+      return chosen
     except UserError as error:
-      reason = str(error)
-    if jax.process_index() == 0:
-      print(f'No threshold is used. {reason}')
-    return None
+      if jax.process_index() == 0:
+        print(f'No threshold is used. {error}')
+      return None
 
   def __call__(
     self,

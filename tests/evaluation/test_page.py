@@ -50,8 +50,8 @@ def two():
   summary = evaluate.summarize(results, cost=COST, thresholds=(0.5,), step=7, chosen=0.4)
   choice = chosen.Chosen(
     'margin', {'lightweight': 1.5, 'specialist': 1.0}, 0.4, {'by': 'exit_rate'}, 'the highest',
-    {'split': 'train[90%:]', 'images': 50, 'exit_rate': 0.3, 'average_madds': 7e6, 'top1': 0.7,
-     'specialist_top1': 0.71}, 'best', 7,
+    {'data': 'pets', 'split': 'train[90%:]', 'images': 50, 'exit_rate': 0.3, 'average_madds': 7e6,
+     'top1': 0.7, 'specialist_top1': 0.71}, 'best', 7,
   )  # fmt: skip
   subject = analysis.Subject(
     'a <recipe>', 'pets', 'test', NAMES, ('stem', 'block_1/conv'), 2_000_000, 10_000_000
@@ -163,7 +163,7 @@ def test_oracle_and_random_exits_bound_every_rule(two):
 def test_page_says_how_the_threshold_was_chosen_or_how_to_have_one(two, tmp_path):
   page.write(str(tmp_path), two)
   text = Page((tmp_path / 'report.html').read_text()).text
-  assert 'Threshold 0.4000 on the largest softmax less the second' in text
+  assert 'Threshold 0.4 on the largest softmax less the second' in text
   assert 'train[90%:]' in text and '\N{MINUS SIGN}1.00' in text
   page.write(str(tmp_path), dataclasses.replace(two, chosen=None))
   text = Page((tmp_path / 'report.html').read_text()).text
