@@ -89,6 +89,9 @@ def get_config() -> ml_collections.ConfigDict:
   d.data_dir = ''  # Where the datasets are; '' is TFDS's default (~/tensorflow_datasets).
   d.train_split = 'train'
   d.eval_split = 'validation'
+  # Images to fit temperatures and to choose the threshold on (`early_exit`), which neither training
+  # nor evaluation may see: 'train[98%:]' beside the train_split 'train[:98%]'. '' is none.
+  d.heldout_split = ''
   # The training crop: 'area' (of random area and aspect ratio) or 'pad' (pad, then shift).
   d.crop = 'area'
   d.crop_min_area = 0.08  # For 'area': the smallest share of the image.
@@ -183,9 +186,25 @@ def get_config() -> ml_collections.ConfigDict:
   c.evaluation = e = ml_collections.ConfigDict()
   e.batch_size = 2048  # Over all devices.
   e.every_epochs = 5.0
-  e.threshold = 0.7  # Early termination: exit where the largest softmax reaches it (dashboards).
+  e.threshold = 0.7  # Of early termination on dashboards and in the report until one is chosen.
   e.thresholds = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.99)  # Of the printed table.
   e.checkpoint = 'latest'  # Or 'best' (specialist top-1 on the evaluation split).
+
+  # Early termination. With images held out (`data.heldout_split`) a threshold is chosen at the end
+  # of training and by --mode=evaluate, and kept in the workdir's early_exit.json.
+  c.early_exit = x = ml_collections.ConfigDict()
+  # Confidence of the lightweight network's answer, from 0 to 1, after calibration by temperature:
+  # 'max_softmax', 'margin' (the largest softmax less the second) or 'entropy' (1 less the
+  # entropy's share of the largest one there can be).
+  x.rule = 'max_softmax'
+  x.choose = choose = ml_collections.ConfigDict()
+  # What the threshold has to reach: 'accuracy_loss', 'average_madds' or 'exit_rate' on the held-out
+  # images, or 'guarantee': accuracy_loss on all images to come, but for a chance of delta.
+  choose.by = 'accuracy_loss'
+  choose.accuracy_loss = 0.3  # At most; points of top-1 against always running the specialist.
+  choose.delta = 0.1  # The chance that a guarantee does not hold.
+  choose.average_madds = 198.0  # At most; millions per image.
+  choose.exit_rate = 0.35  # At least; the share of images that end early.
 
   c.checkpoint = ml_collections.ConfigDict()
   c.checkpoint.every_steps = 1000

@@ -29,7 +29,8 @@ _RANGES = (
     'model.coefficients.temperature_start model.norm_epsilon '
     'model.lightweight.norm_epsilon training.epochs optimizer.decay_rate optimizer.decay_epochs '
     'optimizer.epsilon evaluation.every_epochs training.stall_timeout loss.exit_softness '
-    'distillation.temperature distillation.teacher.width distillation.teacher.norm_epsilon',
+    'distillation.temperature distillation.teacher.width distillation.teacher.norm_epsilon '
+    'early_exit.choose.average_madds',
   ),
   (
     'a number of at least 0',
@@ -52,8 +53,11 @@ _RANGES = (
     'from 0 to 1',
     lambda v: 0 <= v <= 1,
     'model.coefficients.uniform_mix evaluation.threshold training.cutmix_share loss.exit_aware '
-    'loss.exit_threshold distillation.weight distillation.from_specialist',
+    'loss.exit_threshold distillation.weight distillation.from_specialist '
+    'early_exit.choose.exit_rate',
   ),
+  ('points from 0.01 to 99', lambda v: 0.01 <= v <= 99, 'early_exit.choose.accuracy_loss'),
+  ('a chance from 0.001 to 0.999', lambda v: 0.001 <= v <= 0.999, 'early_exit.choose.delta'),
   ('above 0 and at most 1', lambda v: 0 < v <= 1, 'data.crop_min_area data.eval_crop'),
   (
     'numbers from 0 to 1, at least one',

@@ -106,6 +106,21 @@ def num_images(dataset, split: str) -> int:
   return data.num_images(dataset, split)
 
 
+def check_heldout(config: ml_collections.ConfigDict, dataset) -> None:
+  """Raises a UserError if training or evaluation sees images that thresholds are chosen on."""
+  from basisnet_jax import data
+
+  heldout = config.data.heldout_split
+  for key in ('train_split', 'eval_split') if heldout else ():
+    split = config.data[key]
+    if common := data.num_common_images(dataset, heldout, split):
+      raise UserError(
+        f'config.data.heldout_split={heldout!r} and config.data.{key}={split!r} share {common:,} '
+        "images; hold out others, such as data.train_split='train[:95%]' with "
+        "data.heldout_split='train[95%:]'."
+      )
+
+
 def train_batches(
   config: ml_collections.ConfigDict, dataset, mesh: jax.sharding.Mesh, start_step: int
 ) -> Iterator[dict[str, np.ndarray]]:
@@ -157,14 +172,14 @@ def train_records(config: ml_collections.ConfigDict, dataset, batch: int) -> lis
 
 
 def eval_batches(
-  config: ml_collections.ConfigDict, dataset, mesh: jax.sharding.Mesh
+  config: ml_collections.ConfigDict, dataset, mesh: jax.sharding.Mesh, split: str
 ) -> Iterator[dict[str, np.ndarray]]:
-  """This host's evaluation batches: every image once, the rest masked."""
+  """This host's batches of a split as evaluation sees it: every image once, the rest masked."""
   from basisnet_jax import data
 
   return data.eval_batches(
     dataset,
-    split=config.data.eval_split,
+    split=split,
     batch_size=sharding.checked_batch_size(
       config.evaluation.batch_size, mesh, 'config.evaluation.batch_size'
     )
