@@ -10,7 +10,7 @@ import jax
 import ml_collections
 
 from basisnet_jax import config as config_lib
-from basisnet_jax import models, sharding
+from basisnet_jax import sharding
 from basisnet_jax.errors import UserError
 from basisnet_jax.models import pretrained
 from basisnet_jax.training import evaluator, experiment
@@ -86,6 +86,11 @@ def _num_classes(config, workdir):
 
 def _of_weights(config, mesh):
   t = config.distillation.teacher
+  if t.name in ('basisnet', 'cascade'):
+    raise UserError(
+      f'config.distillation.teacher.name={t.name} has two stages, which no file of weights has; '
+      'give the workdir of a run.'
+    )
   if not t.weights:
     raise UserError(
       f'config.distillation.teacher.name={t.name} needs its weights: set '
@@ -96,11 +101,6 @@ def _of_weights(config, mesh):
     own.model.num_classes = experiment.num_classes(config)
     own.model.update({key: t[key] for key in t if key in own.model})
   model = experiment.build_model(own)
-  if isinstance(model, models.BasisNet):
-    raise UserError(
-      f'config.distillation.teacher.name={t.name} has two stages, which no file of weights has; '
-      'give the workdir of a run.'
-    )
   variables = pretrained.load(model, t.weights)
   rules = sharding.rules_of(config.sharding.preset, config.sharding.rules, mesh=mesh)
   held = sharding.of_tree(variables, mesh, rules)

@@ -12,6 +12,7 @@ import tiny
 
 from basisnet_jax.evaluation import metrics
 from basisnet_jax.models.coefficients import Annealed
+from basisnet_jax.training import distillation, mixing
 from basisnet_jax.training import state as train_state
 
 
@@ -176,10 +177,15 @@ def test_accumulated_gradient_is_that_of_the_whole_batch_where_nothing_is_normal
       running = {'params': given['params'], 'batch_stats': variables['batch_stats']}
       return network.apply(running, x), {}
 
+  # Images are mixed before they are parted; the teacher sees each part.
+  mix = mixing.make_mixer(10, mixup=0.4, cutmix=1.0, cutmix_share=0.5)
+  teacher = distillation.make_teacher(network, tiny.RESOLUTION)
+  options = {'weight': 0.5, 'temperature': 2.0, 'lightweight': True, 'from_specialist': 0.0}
+  distill = distillation.make_distill(teacher, **options)
+  new = functools.partial(new_step, Frozen(), update, objective={'distill': distill}, mix=mix)
+  other = jax.tree.map(lambda leaf: 1 - leaf, variables)
   found = {
-    parts: tiny.leaves(
-      jax.jit(new_step(Frozen(), update, accumulation=parts))(state, batch)[0].params
-    )
+    parts: tiny.leaves(jax.jit(new(accumulation=parts))(state, batch, other)[0].params)
     for parts in (1, 2, 8)
   }
   for path, value in found[1].items():
