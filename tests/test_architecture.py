@@ -84,7 +84,10 @@ def test_tensorflow_is_imported_for_data_and_lazily_for_event_files():
     ('clu.metric_writers', {'training/telemetry.py'}),
     ('clu.metrics', {'evaluation/metrics.py'}),
     ('tqdm', {'training/progress.py'}),
-    ('matplotlib', {'evaluation/plots.py', 'evaluation/plots_calibration.py'}),
+    (
+      'matplotlib',
+      {f'evaluation/plots{name}.py' for name in ('', '_calibration', '_coefficients')},
+    ),
     ('scipy', {'evaluation/risk_control.py'}),
     ('sklearn', {'data/digits.py'}),
     ('absl.flags', {'main.py', 'command_line.py'}),
