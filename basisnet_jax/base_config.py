@@ -111,6 +111,15 @@ def get_config() -> ml_collections.ConfigDict:
   t.steps = config_dict.placeholder(int)  # Instead of epochs, if set.
   # A batch goes through the model in so many parts, one after another, which takes less memory.
   t.accumulation = 1
+  # Alphas of mixup and CutMix, which mix each image with another of its device (0.2 and 1.0 are
+  # usual); 0 is off.
+  t.mixup = 0.0
+  t.cutmix = 0.0
+  t.cutmix_share = 0.5  # Of the images that get CutMix where both are on; the others get mixup.
+  # The stages take turns of so many steps, first the lightweight network with the coefficient
+  # head, then the specialist. Each learns in half of the steps, by the loss of both; batch
+  # statistics follow in all. 0 trains the stages together.
+  t.alternate_steps = 0
   # A loss that is not finite: 'stop' ends the run, 'skip' leaves that step out.
   t.nonfinite = 'stop'
   t.stall_timeout = 1800.0  # Seconds after which a run that does not move ends, with code 3.
@@ -124,6 +133,32 @@ def get_config() -> ml_collections.ConfigDict:
   # Of 'basisnet': weight of the entropy of an image's coefficients by log K, from 0, one basis, to
   # 1, all alike. Above 0 makes each image choose few bases, below 0 many.
   loss.coefficient_entropy = 0.0
+  # An image counts 1 - exit_aware * sigmoid((confidence - exit_threshold) / exit_softness) in the
+  # specialist's loss: less, where the lightweight stage is confident and would keep it. 0 is off.
+  loss.exit_aware = 0.0
+  loss.exit_threshold = 0.7
+  loss.exit_softness = 0.1
+
+  # loss = (1 - weight) * cross-entropy + weight * temperature^2 * KL(teacher || student), softened.
+  c.distillation = s = ml_collections.ConfigDict()
+  s.weight = 0.5
+  s.temperature = 1.0
+  s.lightweight = True  # The lightweight stage has the teacher, too.
+  # Without any teacher: the specialist is the lightweight stage's, with this weight; 0 is off.
+  s.from_specialist = 0.0
+  s.teacher = teacher = ml_collections.ConfigDict()
+  teacher.workdir = ''  # A run of ours, whatever its network; of a BasisNet the specialist teaches.
+  teacher.checkpoint = 'latest'  # Or 'best'.
+  # Or, instead of a workdir, a network by name and its weights (`models.pretrained`).
+  teacher.name = ''
+  teacher.weights = ''
+  teacher.resolution = 224  # The images are resized to it on the device.
+  teacher.width = 1.0
+  teacher.output_stride = 32
+  teacher.norm_epsilon = config_dict.placeholder(float)
+  teacher.padding = config_dict.placeholder(str)
+  teacher.pixel_mean = (127.5, 127.5, 127.5)
+  teacher.pixel_std = (127.5, 127.5, 127.5)
 
   c.optimizer = o = ml_collections.ConfigDict()
   o.name = 'rmsprop'  # 'rmsprop' (TensorFlow's form), 'sgd' or 'adamw'.
@@ -138,6 +173,9 @@ def get_config() -> ml_collections.ConfigDict:
   o.beta1 = 0.9  # For 'adamw'.
   o.beta2 = 0.999
   o.weight_decay = 1e-5  # Kernels and bases only; decoupled for 'adamw', L2 otherwise.
+  # The gradients' largest global norm (of a stage's own where the stages take turns), before any
+  # weight decay; 0 does not clip.
+  o.clip_norm = 0.0
 
   # (regular expression of parameters' paths, factor of the learning rate) in order; the first
   # that matches counts, and 0 freezes: (('specialist/(stem|block_[1-4])/', 0.0),)

@@ -13,9 +13,14 @@ _RANGES = (
     lambda v: v >= 1,
     'model.num_classes model.output_stride model.num_bases model.lightweight.output_stride '
     'training.batch_size training.steps training.accumulation evaluation.batch_size '
-    'data.shuffle_buffer checkpoint.every_steps checkpoint.keep logging.every_steps',
+    'data.shuffle_buffer checkpoint.every_steps checkpoint.keep logging.every_steps '
+    'distillation.teacher.output_stride',
   ),
-  ('at least 8 pixels', lambda v: v >= 8, 'model.resolution model.lightweight.resolution'),
+  (
+    'at least 8 pixels',
+    lambda v: v >= 8,
+    'model.resolution model.lightweight.resolution distillation.teacher.resolution',
+  ),
   ('from 0 to 4294967295', lambda v: 0 <= v < 2**32, 'seed'),
   (
     'a number above 0',
@@ -23,7 +28,8 @@ _RANGES = (
     'model.width model.lightweight.width model.coefficients.temperature '
     'model.coefficients.temperature_start model.norm_epsilon '
     'model.lightweight.norm_epsilon training.epochs optimizer.decay_rate optimizer.decay_epochs '
-    'optimizer.epsilon evaluation.every_epochs training.stall_timeout '
+    'optimizer.epsilon evaluation.every_epochs training.stall_timeout loss.exit_softness '
+    'distillation.temperature distillation.teacher.width distillation.teacher.norm_epsilon '
     'early_exit.choose.average_madds',
   ),
   (
@@ -32,7 +38,8 @@ _RANGES = (
     'model.coefficients.feature_gradient model.coefficients.uniform_mix_epochs init.perturbation '
     'model.coefficients.temperature_epochs loss.load_balance '
     'data.crop_padding loss.lightweight_weight optimizer.learning_rate optimizer.warmup_epochs '
-    'optimizer.weight_decay',
+    'optimizer.weight_decay optimizer.clip_norm training.mixup training.cutmix '
+    'training.alternate_steps',
   ),
   ('a finite number', math.isfinite, 'loss.coefficient_entropy'),
   (
@@ -45,7 +52,9 @@ _RANGES = (
   (
     'from 0 to 1',
     lambda v: 0 <= v <= 1,
-    'model.coefficients.uniform_mix evaluation.threshold early_exit.choose.exit_rate',
+    'model.coefficients.uniform_mix evaluation.threshold training.cutmix_share loss.exit_aware '
+    'loss.exit_threshold distillation.weight distillation.from_specialist '
+    'early_exit.choose.exit_rate',
   ),
   ('points from 0.01 to 99', lambda v: 0.01 <= v <= 99, 'early_exit.choose.accuracy_loss'),
   ('a chance from 0.001 to 0.999', lambda v: 0.001 <= v <= 0.999, 'early_exit.choose.delta'),
@@ -58,12 +67,12 @@ _RANGES = (
   (
     'three finite numbers',
     lambda v: len(v) == 3 and all(map(math.isfinite, v)),
-    'model.pixel_mean model.lightweight.pixel_mean',
+    'model.pixel_mean model.lightweight.pixel_mean distillation.teacher.pixel_mean',
   ),
   (
     'three numbers above 0',
     lambda v: len(v) == 3 and all(0 < x < math.inf for x in v),
-    'model.pixel_std model.lightweight.pixel_std',
+    'model.pixel_std model.lightweight.pixel_std distillation.teacher.pixel_std',
   ),
   (
     'not empty',

@@ -84,7 +84,10 @@ def test_tensorflow_is_imported_for_data_and_lazily_for_event_files():
     ('clu.metric_writers', {'training/telemetry.py'}),
     ('clu.metrics', {'evaluation/metrics.py'}),
     ('tqdm', {'training/progress.py'}),
-    ('matplotlib', {'evaluation/plots.py', 'evaluation/plots_calibration.py'}),
+    (
+      'matplotlib',
+      {f'evaluation/plots{name}.py' for name in ('', '_calibration', '_coefficients')},
+    ),
     ('scipy', {'evaluation/risk_control.py'}),
     ('sklearn', {'data/digits.py'}),
     ('absl.flags', {'main.py', 'command_line.py'}),
@@ -100,6 +103,7 @@ def test_a_config_dict_is_seen_by_entry_points_alone():
     'base_config.py', 'command_line.py', 'config.py', 'saved_config.py',
     'preflight/job.py', 'preflight/table.py',
     'training/evaluator.py', 'training/experiment.py', 'training/learning.py', 'training/loop.py',
+    'training/teacher.py',
   }  # fmt: skip
 
 

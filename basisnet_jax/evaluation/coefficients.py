@@ -4,6 +4,7 @@ All coefficients of a split could fill the memory, so a batch leaves only sums, 
 devices; `statistics` turns their total into numbers.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -60,6 +61,25 @@ class Statistics(NamedTuple):
     """Means over the layers."""
     names = ('entropy', 'effective_bases', 'input_dependence')
     return {name: float(getattr(self, name).mean()) for name in names}
+
+
+def table(statistics: Statistics, layers: Sequence[str]) -> str:
+  """A line for each layer, as aligned plain text.
+
+  Args:
+    statistics: of the images.
+    layers: their names.
+  """
+  deviation = statistics.deviation.mean(-1)
+  columns = statistics.entropy, statistics.effective_bases, statistics.input_dependence, deviation
+  width = max(map(len, layers))
+  lines = [f'{"":{width}}  entropy  bases in use  depends on input  deviation']
+  for layer, *row in zip(layers, *columns, strict=True):
+    entropy, in_use, dependence, spread = row
+    lines.append(
+      f'{layer:{width}}  {entropy:7.3f}  {in_use:12.2f}  {100 * dependence:15.1f}%  {spread:9.4f}'
+    )
+  return '\n'.join(lines)
 
 
 def sums(coefficients, labels, mask, num_classes: int) -> Sums:

@@ -23,8 +23,11 @@ def of_tree(tree: Any) -> dict[str, int]:
   """
   flat, _ = jax.tree_util.tree_flatten_with_path(tree)
   paths = [jax.tree_util.keystr(path, simple=True, separator='/') for path, _ in flat]
-  # One array at a time: compiled for each shape, of which there are few.
-  sums = [_jitted(getattr(leaf.sharding, 'mesh', None))(leaf) for _, leaf in flat]
+  # One array at a time: compiled for each shape, of which there are few. And one after another: on
+  # CPU, many sums over devices at once can take each other's threads and wait forever.
+  sums = [
+    jax.block_until_ready(_jitted(getattr(leaf.sharding, 'mesh', None))(leaf)) for _, leaf in flat
+  ]
   return dict(zip(paths, map(int, jax.device_get(sums)), strict=True))
 
 

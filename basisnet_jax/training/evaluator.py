@@ -19,15 +19,19 @@ from basisnet_jax.evaluation import (
   evaluate,
   page,
   plots,
+  plots_calibration,
+  plots_coefficients,
   report,
   thresholds,
 )
 from basisnet_jax.evaluation import chosen as chosen_lib
+from basisnet_jax.evaluation import coefficients as coefficients_lib
 from basisnet_jax.evaluation import examples as examples_lib
 from basisnet_jax.models import cost as cost_lib
 from basisnet_jax.training import checkpoints, diagnosis, experiment
 from basisnet_jax.training.progress import Progress
 from basisnet_jax.training.state import TrainState
+from basisnet_jax.training.telemetry import Telemetry
 
 
 class Evaluator:
@@ -180,8 +184,31 @@ class Evaluator:
       self._config.evaluation.threshold, *evaluate.answers(results), **evaluate.madds(self.cost)
     )
 
+  def write_coefficients(self, telemetry: Telemetry, step: int, results) -> None:
+    """Writes what the coefficients do to the dashboards: a table by layer, and heat maps.
+
+    To be called on one host.
+    """
+    if statistics := results.get('coefficient_statistics'):
+      telemetry.text(
+        step, {'eval/coefficients': coefficients_lib.table(statistics, self._model.layers)}
+      )
+      picture = plots_coefficients.pixels(self._coefficient_maps(results))
+      telemetry.images(step, {'eval/coefficients': picture})
+
+  def _coefficient_maps(self, results):
+    return plots_coefficients.coefficient_maps(
+      results['coefficient_statistics'],
+      self._model.layers,
+      self._dataset.label_names,
+      title=self._title(len(results['label'])),
+    )
+
+  def _title(self, images):
+    return f'{self._config.name}: {images:,} images of {self._config.data.name}'
+
   def write(self, workdir: str, summary, results, chosen: chosen_lib.Chosen | None) -> list[str]:
-    """Prints the table and writes it, the choice and a picture; returns the files' names.
+    """Prints the table and writes it, the choice and the pictures; returns the files' names.
 
     To be called on one host.
     """
@@ -203,9 +230,14 @@ class Evaluator:
       lightweight=(self.cost.lightweight_madds, summary['lightweight']['top1']),
       specialist=(self.cost.total_madds, summary['specialist']['top1']),
       chosen=summary.get('chosen'),
-      title=f'{self._config.name}: {summary["images"]:,} images of {self._config.data.name}',
+      title=self._title(summary['images']),
     )
-    return [*names, 'cost_accuracy.png']
+    names.append('cost_accuracy.png')
+    if 'coefficient_statistics' in results:
+      path = os.path.join(workdir, 'coefficients.png')
+      plots_calibration.save(self._coefficient_maps(results), path)
+      names.append('coefficients.png')
+    return names
 
   def examples(self, chosen: chosen_lib.Chosen | None) -> examples_lib.Examples:
     """What to watch an evaluation with, for images to show."""

@@ -236,17 +236,27 @@ def optimizer(
   config: ml_collections.ConfigDict, model: nn.Module, rate: optax.Schedule
 ) -> optax.GradientTransformation:
   """The optimizer of the recipe."""
-  o = config.optimizer
-  update = optimizers.create(
-    o.name,
-    rate,
-    momentum=o.momentum,
-    rmsprop_decay=o.rmsprop_decay,
-    epsilon=o.epsilon,
-    beta1=o.beta1,
-    beta2=o.beta2,
-    weight_decay=o.weight_decay,
-  )
+  o, turn = config.optimizer, config.training.alternate_steps
+
+  def create(rate):
+    update = optimizers.create(
+      o.name,
+      rate,
+      momentum=o.momentum,
+      rmsprop_decay=o.rmsprop_decay,
+      epsilon=o.epsilon,
+      beta1=o.beta1,
+      beta2=o.beta2,
+      weight_decay=o.weight_decay,
+    )
+    return optax.chain(optax.clip_by_global_norm(o.clip_norm), update) if o.clip_norm else update
+
+  if turn and not isinstance(model, models.BasisNet):
+    raise UserError(
+      f'config.training.alternate_steps={turn} is for two stages, and {config.model.name!r} has '
+      'one; set it to 0.'
+    )
+  update = optimizers.alternating(create, rate, turn) if turn else create(rate)
   if not o.learning_rate_factors:
     return update
   params = jax.eval_shape(state_factory(config, model, optax.identity())).params

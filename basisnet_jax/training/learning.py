@@ -1,18 +1,21 @@
 """From a recipe to how it is learned: what is made small, by schedule, in which step."""
 
 from collections.abc import Callable
+import functools
 
 from flax import linen as nn
 import jax
 import ml_collections
 import optax
 
-from basisnet_jax import sharding
+from basisnet_jax import models, sharding
+from basisnet_jax.errors import UserError
 from basisnet_jax.models import coefficients
-from basisnet_jax.training import experiment
+from basisnet_jax.training import distillation, experiment, losses, mixing
 from basisnet_jax.training import objective as objective_lib
 from basisnet_jax.training import state as train_state
 from basisnet_jax.training import step as step_lib
+from basisnet_jax.training import teacher as teacher_lib
 
 
 def annealed(
@@ -30,9 +33,41 @@ def annealed(
 
 
 def objective(
-  config: ml_collections.ConfigDict, model: nn.Module, schedule: experiment.Schedule
+  config: ml_collections.ConfigDict,
+  model: nn.Module,
+  schedule: experiment.Schedule,
+  teacher: teacher_lib.Teacher | None = None,
 ) -> objective_lib.Objective:
-  """What the recipe's training makes small."""
+  """What the recipe's training makes small; `teacher` is that of the recipe, or None.
+
+  Raises:
+    UserError: an option for two stages, and the network has one.
+  """
+  loss, s = config.loss, config.distillation
+  for key, value in (
+    ('loss.exit_aware', loss.exit_aware),
+    ('distillation.from_specialist', s.from_specialist),
+  ):
+    if value and not isinstance(model, models.BasisNet):
+      raise UserError(
+        f'config.{key}={value} is for two stages, and {config.model.name!r} has one; set it to 0.'
+      )
+  distill = exit_weight = None
+  if teacher is not None or s.from_specialist:
+    distill = distillation.make_distill(
+      teacher and distillation.make_teacher(teacher.model, teacher.resolution),
+      weight=s.weight,
+      temperature=s.temperature,
+      lightweight=s.lightweight,
+      from_specialist=s.from_specialist,
+    )
+  if loss.exit_aware:
+    exit_weight = functools.partial(
+      losses.exit_weight,
+      share=loss.exit_aware,
+      threshold=loss.exit_threshold,
+      softness=loss.exit_softness,
+    )
   return objective_lib.make_objective(
     model,
     label_smoothing=config.loss.label_smoothing,
@@ -40,6 +75,31 @@ def objective(
     annealed=annealed(config, schedule),
     load_balance=config.loss.load_balance,
     coefficient_entropy=config.loss.coefficient_entropy,
+    distill=distill,
+    exit_weight=exit_weight,
+  )
+
+
+def mixer(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh):
+  """What mixes the images of a batch (`mixing.make_mixer`); None if nothing does.
+
+  Raises:
+    UserError: a device's share of the batch has an odd image out.
+  """
+  t = config.training
+  if not (t.mixup or t.cutmix):
+    return None
+  if t.batch_size % (2 * mesh.size):
+    raise UserError(
+      f'config.training.batch_size={t.batch_size} does not give each of {mesh.size} devices pairs '
+      f'of images for mixup or CutMix; make it a multiple of {2 * mesh.size}.'
+    )
+  return mixing.make_mixer(
+    experiment.num_classes(config),
+    mixup=t.mixup,
+    cutmix=t.cutmix,
+    cutmix_share=t.cutmix_share,
+    replicate=sharding.gather(mesh),
   )
 
 
@@ -53,15 +113,28 @@ def train_step(
   *,
   skip_nonfinite: bool = False,
 ):
-  """The recipe's compiled step; `shardings` are the state's, and see `step.make_train_step`."""
+  """The recipe's compiled `step(state, batch)`; see `step.make_train_step`.
+
+  It is handed the teacher's variables, if there is a teacher, which no checkpoint holds.
+  `shardings` are the state's.
+
+  Raises:
+    UserError: what the recipe asks for does not fit, or the teacher cannot be read.
+  """
+  teacher = teacher_lib.load(config, mesh)
   step = step_lib.make_train_step(
-    objective(config, model, schedule),
+    objective(config, model, schedule, teacher),
     update,
     experiment.learning_rate(config, schedule),
     seed=config.seed,
     ema_decay=config.ema_decay,
     accumulation=config.training.accumulation,
     skip_nonfinite=skip_nonfinite,
+    mix=mixer(config, mesh),
     gather=sharding.gather(mesh),
   )
-  return step_lib.jit_train_step(step, mesh, shardings)
+  if teacher is None:
+    return step_lib.jit_train_step(step, mesh, shardings)
+  held = jax.tree.map(lambda leaf: leaf.sharding, teacher.variables)
+  compiled = step_lib.jit_train_step(step, mesh, shardings, held)
+  return lambda state, batch: compiled(state, batch, teacher.variables)

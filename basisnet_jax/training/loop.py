@@ -174,6 +174,7 @@ def _evaluate(evaluator, state, telemetry, best, progress, watchdog, chosen=None
     {f'eval/{name}': results[name] for name in ('confidence', 'coefficients') if name in results},
   )
   if jax.process_index() == 0:
+    evaluator.write_coefficients(telemetry, step, results)
     shown = '  '.join(
       f'{k} {100 * v:.2f}%' for k, v in _shown(scalars, 'eval').items() if 'top1' in k
     )

@@ -36,8 +36,8 @@ class Terms(NamedTuple):
   batch_stats: Any
 
 
-# (params, batch_stats, batch, key, step) -> Terms
-Objective = Callable[[Any, Any, Batch, jax.Array, jax.Array], Terms]
+# (params, batch_stats, batch, key, step, the teacher's variables or None) -> Terms
+Objective = Callable[[Any, Any, Batch, jax.Array, jax.Array, Any], Terms]
 
 
 def make_objective(
@@ -46,21 +46,25 @@ def make_objective(
   label_smoothing: float,
   lightweight_weight: float,
   annealed: Callable[[jax.Array], coefficients_lib.Annealed],
+  distill: Callable | None = None,
+  exit_weight: Callable[[jax.Array], jax.Array] | None = None,
   load_balance: float = 0.0,
   coefficient_entropy: float = 0.0,
 ) -> Objective:
-  """Returns `objective(params, batch_stats, batch, key, step) -> Terms`.
+  """Returns `objective(params, batch_stats, batch, key, step, teacher=None) -> Terms`.
 
-  `batch` has 'image', uint8 `[b, h, w, 3]`, 'label', int32 `[b]`, and 'mask', float32 `[b]`, for
-  what is of a batch as a whole; for all else it is the step's affair. `key` is for what is random
-  in the step, whose number `step` the schedules see. The values are loss (without smoothing),
-  top-1 and top-5 of each stage, and the entropy of the coefficients if it has a weight.
+  `batch` has 'image', pixel values `[b, h, w, 3]`, 'label', int32 `[b]`, and, where an image is
+  of several classes, 'target' (`mixing.make_mixer`); its 'mask' is for the penalties alone, and
+  otherwise the step's affair. `key` is for what is random in the step, whose number `step` the
+  schedules see. The values are loss (without smoothing), top-1 and top-5 of each stage, by the
+  labels, and the entropy of the coefficients if it has a weight.
 
   Args:
-    model: to be trained.
     label_smoothing: see `losses.cross_entropy`.
-    lightweight_weight: of the first stage's loss; the second's has 1.
+    lightweight_weight: of the lightweight stage's loss; the specialist's is 1.
     annealed: from the step's number to what the coefficients are annealed by.
+    distill: of `distillation.make_distill`.
+    exit_weight: what an image counts for the specialist, `[b]`, from the lightweight logits.
     load_balance: weight of `losses.load_balance`, over the images that count.
     coefficient_entropy: weight of the mean `coefficients.entropy` over an image's layers: above
       0 it makes an image choose few bases, below 0 many.
@@ -68,28 +72,36 @@ def make_objective(
   two_stage = isinstance(model, basisnet.BasisNet)
   has_coefficients = two_stage and len(model.layers) > 0
 
-  def objective(params, batch_stats, batch, key, step):
+  def objective(params, batch_stats, batch, key, step, teacher=None):
+    images, targets = preprocessing.normalize(batch['image']), batch.get('target', batch['label'])
     outputs, updates = model.apply(
       {'params': params, 'batch_stats': batch_stats},
-      preprocessing.normalize(batch['image']),
+      images,
       train=True,
       rngs={'dropout': key},
       mutable=['batch_stats'],
       **({'annealed': annealed(step)} if two_stage else {}),
     )
-    by_stage, weights, values, penalties = {}, {}, {}, {}
-    for stage, logits in metrics.stage_logits(outputs).items():
+    losses_of, weights, values, penalties = {}, {}, {}, {}
+    logits_of = metrics.stage_logits(outputs)
+    for stage, logits in logits_of.items():
       weights[stage] = lightweight_weight if stage == 'lightweight' else 1.0
-      by_stage[stage] = losses.cross_entropy(logits, batch['label'], label_smoothing)
+      losses_of[stage] = losses.cross_entropy(logits, targets, label_smoothing)
       for name, value in metrics.per_image(logits, batch['label']).items():
         values[f'{stage}_{name}'] = value
+    if distill is not None:
+      losses_of, reported = distill(losses_of, logits_of, images, batch['label'], teacher)
+      values |= reported
+    if exit_weight is not None:
+      values['specialist_weight'] = exit_weight(logits_of['lightweight'])
+      losses_of['specialist'] *= values['specialist_weight']
     if has_coefficients and load_balance:
       uneven = losses.load_balance(outputs.coefficients, batch['mask'])
       penalties['load_balance'] = load_balance * uneven
     if has_coefficients and coefficient_entropy:
       name = 'coefficient_entropy'
       values[name] = coefficients_lib.entropy(outputs.coefficients).mean(-1)
-      by_stage[name], weights[name] = values[name], coefficient_entropy
-    return Terms(by_stage, weights, values, penalties, {}, updates.get('batch_stats', {}))
+      losses_of[name], weights[name] = values[name], coefficient_entropy
+    return Terms(losses_of, weights, values, penalties, {}, updates.get('batch_stats', {}))
 
   return objective

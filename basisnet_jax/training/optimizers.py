@@ -1,6 +1,6 @@
 """Learning-rate schedules and optimizers by name."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import re
 from typing import Any
 
@@ -72,6 +72,37 @@ def create(
   else:
     raise UserError(f"config.optimizer.name is {name!r}; it can be 'rmsprop', 'sgd' or 'adamw'.")
   return optax.chain(optax.add_decayed_weights(weight_decay, decayed_mask), update)
+
+
+def alternating(
+  create_own: Callable[[optax.Schedule], optax.GradientTransformation],
+  schedule: optax.Schedule,
+  num_steps: int,
+) -> optax.GradientTransformation:
+  """The stages of a two-stage network take turns: `num_steps` steps each, again and again.
+
+  First what `preview` computes, the lightweight network and the coefficient head, then the
+  specialist. Whose turn it is not keeps its parameters and its optimizer's state (momentum,
+  averages, counts) as they are, and its gradients count in no norm. The learning rate goes by
+  the steps of both.
+
+  Args:
+    create_own: makes a stage's optimizer from its schedule.
+    schedule: learning rate by step.
+    num_steps: of a turn.
+  """
+
+  def taking_turns(index):
+    def rate(count):  # By the steps that this stage has taken.
+      turns, within = count // num_steps, count % num_steps
+      return schedule((2 * turns + index) * num_steps + within)
+
+    return optax.conditionally_mask(create_own(rate), lambda step: step // num_steps % 2 == index)
+
+  def stages(params):
+    return {name: 'specialist' if name == 'specialist' else 'preview' for name in params}
+
+  return optax.partition({'preview': taking_turns(0), 'specialist': taking_turns(1)}, stages)
 
 
 def scale_by_path(factors: Sequence[tuple[str, float]], params) -> optax.GradientTransformation:

@@ -55,7 +55,7 @@ class Window:
     broken, rate = computed.pop('broken_images') * steps, computed.pop('learning_rate')
     finite = computed.pop('finite', None)
     values = {
-      'train/' + re.sub('^(network|lightweight|specialist)_', r'\1/', key): value
+      'train/' + re.sub('^(network|lightweight|specialist|teacher)_', r'\1/', key): value
       for key, value in computed.items()
     }
     if finite is not None:

@@ -97,3 +97,15 @@ def test_sums_over_batches_and_devices_give_the_definitions(sums_to_one):
 def test_one_basis_alone_is_no_collapse_of_anything():
   found = statistics(np.ones((5, LAYERS, 1), np.float32), np.zeros(5, np.int32))
   assert found.summary() == {'entropy': 0, 'effective_bases': 1, 'input_dependence': 0}
+
+
+def test_table_has_a_line_for_each_layer():
+  labels = np.arange(CLASSES)
+  one_basis, own = np.eye(BASES)[[2] * CLASSES], np.eye(BASES)[labels]
+  found = statistics(np.stack([one_basis, own], 1).astype(np.float32), labels)
+  lines = coefficients_lib.table(found, ['stem', 'block_1/expand']).splitlines()
+  assert [line.split() for line in lines[1:]] == [
+    ['stem', '0.000', '1.00', '0.0%', '0.0000'],
+    ['block_1/expand', '0.000', '4.00', '100.0%', '0.4330'],  # The root of 3 / 16.
+  ]
+  assert len({len(line) for line in lines}) == 1

@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 
+import jax
 import numpy as np
 import pytest
 import tiny
@@ -136,6 +137,30 @@ def test_what_a_run_does_not_compute_may_change(finished, config):
   found = loop.train_and_evaluate(config, workdir)
   assert found['specialist'] == summary['specialist']
   assert [point['threshold'] for point in found['early_exit']] == [0.2]
+
+
+def test_interrupted_run_with_all_parts_of_the_recipe_ends_as_one_that_was_not(
+  finished, config, tmp_path
+):
+  config.training.mixup, config.training.cutmix = 0.4, 1.0
+  config.training.alternate_steps = 3
+  config.training.accumulation = 2
+  config.optimizer.clip_norm = 1.0
+  config.loss.exit_aware = 0.5
+  config.distillation.from_specialist = 0.5
+  config.distillation.teacher.workdir = finished[1]
+  whole, resumed = str(tmp_path / 'whole'), str(tmp_path / 'resumed')
+  expected = loop.train_and_evaluate(config, whole)
+  shutil.copytree(whole, resumed)
+  for name in ('checkpoints/6', 'best'):
+    shutil.rmtree(os.path.join(resumed, name))
+  assert loop.train_and_evaluate(config, resumed) == expected
+  # The teacher is in no checkpoint.
+  model = experiment.build_model(config)
+  update = experiment.optimizer(config, model, lambda step: 0.1)
+  wanted = jax.eval_shape(experiment.state_factory(config, model, update))
+  saved = json.loads((tmp_path / 'whole/checkpoints/6/about/metadata').read_text())
+  assert len(saved['checksums']) == len(jax.tree.leaves(wanted))
 
 
 def test_loss_that_is_not_finite_ends_the_run_and_names_the_images(config, tmp_path):

@@ -196,3 +196,44 @@ def test_first_matching_factor_scales_the_update_and_zero_freezes():
 def test_factor_that_can_have_no_effect_is_refused(factors, sentence):
   with pytest.raises(UserError, match=sentence):
     optimizers.scale_by_path(factors, parameters())
+
+
+def test_stage_that_takes_turns_is_trained_as_by_its_own_steps_alone():
+  turn, steps, clip = 2, 11, 1.5
+  rates = jnp.linspace(0.1, 0.3, steps)
+  random = np.random.default_rng(0)
+  shapes = {'lightweight': (3, 4), 'coefficient_head': (4, 2), 'specialist': (2, 3)}
+  stages = ('lightweight', 'coefficient_head'), ('specialist',)
+
+  def draw():
+    return {key: {'kernel': random.normal(size=s).astype(np.float32)} for key, s in shapes.items()}
+
+  def create(schedule):
+    return optax.chain(
+      optax.clip_by_global_norm(clip), optimizers.create('adamw', schedule, **OPTIONS)
+    )
+
+  params, grads = draw(), [draw() for _ in range(steps)]
+  update = optimizers.alternating(create, lambda step: rates[step], turn)
+  state, taken = update.init(params), [params]
+  for grad in grads:
+    updates, state = jax.jit(update.update)(grad, state, taken[-1])
+    taken.append(optax.apply_updates(taken[-1], updates))
+
+  for index, members in enumerate(stages):
+    own_steps = [step for step in range(steps) if step // turn % 2 == index]
+    own = {key: params[key] for key in members}
+    plain = create(lambda count, own_steps=own_steps: rates[jnp.array(own_steps)][count])
+    own_state, after = plain.init(own), {-1: own}
+    for step in own_steps:
+      grad = {key: grads[step][key] for key in members}
+      updates, own_state = jax.jit(plain.update)(grad, own_state, own)
+      own = after[step] = optax.apply_updates(own, updates)
+    for step in range(steps):
+      expected = after[max(s for s in after if s <= step)]
+      for key in members:
+        found = taken[step + 1][key]['kernel']
+        np.testing.assert_allclose(found, expected[key]['kernel'], rtol=1e-5, atol=1e-6)
+        # Bit by bit the same where the others have their turn.
+        still = np.array_equal(found, taken[step][key]['kernel'])
+        assert still == (step not in own_steps)

@@ -1,127 +1,25 @@
-"""One training step: against numpy, by hand, and on eight devices against one."""
+"""One training step: against numpy and by hand."""
 
 import functools
-import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from steps import BATCH, averaged, new_step, optimizer, values
 import tiny
 
-from basisnet_jax import models, sharding
 from basisnet_jax.evaluation import metrics
-from basisnet_jax.models import layers, mobilenet_v3
 from basisnet_jax.models.coefficients import Annealed
-from basisnet_jax.training import optimizers
+from basisnet_jax.training import distillation, mixing
 from basisnet_jax.training import state as train_state
-from basisnet_jax.training import step as step_lib
-from basisnet_jax.training.objective import make_objective
-
-BATCH = 16
-EMA_DECAY = 0.15
-
-
-def optimizer(rate=0.1):
-  return optimizers.create(
-    'rmsprop',
-    optax.constant_schedule(rate),
-    momentum=0.9,
-    rmsprop_decay=0.9,
-    epsilon=1e-3,
-    beta1=0.9,
-    beta2=0.999,
-    weight_decay=0.01,
-  )
-
-
-def new_step(model, update, seed=0, **options):
-  weights = ('load_balance', 'coefficient_entropy')
-  objective = make_objective(
-    model,
-    **{name: options.pop(name) for name in weights if name in options},
-    label_smoothing=0.2,
-    lightweight_weight=0.5,
-    # Wholly uniform at step 0 alone.
-    annealed=lambda step: Annealed(jnp.where(step == 0, 1.0, 0.0)),
-  )
-  return step_lib.make_train_step(
-    objective,
-    update,
-    optax.constant_schedule(0.1),
-    seed=seed,
-    ema_decay=EMA_DECAY,
-    **options,
-  )
-
-
-def averaged(state):
-  """What the moving averages are of."""
-  return {'params': state.params, 'batch_stats': state.batch_stats}
-
-
-def values(metrics):
-  return {key: float(value) for key, value in metrics.compute().items()}
-
-
-@pytest.fixture(scope='module')
-def model():
-  return tiny.basisnet()
-
-
-@pytest.fixture(scope='module')
-def trajectories(model):
-  """By number of devices: states after 0, 1, 2, 3 steps and metrics of the steps, on the host."""
-  found = {}
-  for count in (1, 8):
-    mesh = sharding.create_mesh(devices=jax.devices()[:count])
-    update = optimizer()
-    create = functools.partial(train_state.create, model, update, 0, tiny.RESOLUTION, use_ema=True)
-    state = train_state.initialize(create, sharding.replicated(mesh))
-    step = step_lib.jit_train_step(new_step(model, update), mesh)
-    born = jax.tree.map(lambda leaf: leaf.sharding, state)
-    states, measurements = [jax.device_get(state)], []
-    batches = (tiny.batch(BATCH, seed) for seed in range(4))
-    for batch in sharding.to_device(batches, mesh):
-      before, (state, measured) = state, step(state, batch)
-      measurements.append(values(measured))
-      if len(states) < 4:
-        states.append(jax.device_get(state))
-    # The state before the last step was fetched: only one that was not is given away.
-    before, (state, _) = state, step(state, batch)
-    found[count] = {
-      'born': born, 'states': states, 'metrics': measurements, 'before': before, 'after': state,
-    }  # fmt: skip
-  return found
-
-
-def test_eight_devices_compute_what_one_does(trajectories):
-  one, eight = trajectories[1], trajectories[8]
-  for first, second in zip(one['states'], eight['states'], strict=True):
-    first, second = tiny.leaves(first), tiny.leaves(second)
-    assert first.keys() == second.keys()
-    for path, expected in first.items():
-      np.testing.assert_allclose(second[path], expected, rtol=2e-4, atol=2e-6, err_msg=path)
-  for first, second in zip(one['metrics'], eight['metrics'], strict=True):
-    assert second == pytest.approx(first, rel=1e-5)
 
 
 def test_every_part_of_the_state_moves(trajectories):
   first, last = (tiny.leaves(trajectories[1]['states'][i]) for i in (0, 3))
   still = [path for path in first if np.array_equal(first[path], last[path])]
   assert not still
-
-
-def test_state_is_born_replicated_over_the_mesh_and_stays_so(trajectories):
-  after = jax.tree.map(lambda leaf: leaf.sharding, trajectories[8]['after'])
-  for sharding_ in jax.tree.leaves([trajectories[8]['born'], after]):
-    assert sharding_.is_fully_replicated and len(sharding_.device_set) == 8
-
-
-def test_state_before_the_step_gives_its_memory_to_the_state_after(trajectories):
-  assert all(leaf.is_deleted() for leaf in jax.tree.leaves(trajectories[8]['before']))
-  assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(trajectories[8]['after']))
 
 
 def cross_entropy(logits, labels, smoothing=0.0):
@@ -165,21 +63,23 @@ def test_penalties_of_the_coefficients_join_the_loss(model, trajectories):
   def balance(shares):
     return (shares.shape[-1] * (shares.mean(0) ** 2).sum(-1) - 1).mean()
 
-  def measured(**options):
-    return values(jax.jit(new_step(model, optimizer(), **options))(state, batch)[1])
+  def measured(objective=None, **options):
+    step = new_step(model, optimizer(), objective=objective, **options)
+    return values(jax.jit(step)(state, batch)[1])
 
   whole = shares(slice(None))
   entropy = -(whole * np.log(whole)).sum(-1).mean() / np.log(whole.shape[-1])
-  plain, found = measured(), measured(load_balance=3.0, coefficient_entropy=-0.5)
+  plain, found = measured(), measured({'load_balance': 3.0, 'coefficient_entropy': -0.5})
   extra = found.pop('loss') - plain.pop('loss')
   assert extra == pytest.approx(3 * balance(whole) - 0.5 * entropy, rel=1e-3)
   assert found.pop('load_balance') == pytest.approx(3 * balance(whole), rel=1e-3)
   assert found.pop('coefficient_entropy') == pytest.approx(entropy, rel=1e-5)
   assert found == pytest.approx(plain, rel=1e-5)
   # Part by part: every second row is of the same.
-  parts = measured(load_balance=3.0, accumulation=2)['load_balance']
+  parts = measured({'load_balance': 3.0}, accumulation=2)['load_balance']
   of_parts = np.mean([balance(shares(slice(part, None, 2))) for part in (0, 1)])
-  assert parts == pytest.approx(3 * of_parts, rel=1e-3) != pytest.approx(3 * balance(whole))
+  assert parts == pytest.approx(3 * of_parts, rel=1e-3)
+  assert of_parts != pytest.approx(balance(whole), rel=1e-3)
 
 
 def test_uniform_mix_follows_its_schedule(trajectories):
@@ -277,10 +177,15 @@ def test_accumulated_gradient_is_that_of_the_whole_batch_where_nothing_is_normal
       running = {'params': given['params'], 'batch_stats': variables['batch_stats']}
       return network.apply(running, x), {}
 
+  # Images are mixed before they are parted; the teacher sees each part.
+  mix = mixing.make_mixer(10, mixup=0.4, cutmix=1.0, cutmix_share=0.5)
+  teacher = distillation.make_teacher(network, tiny.RESOLUTION)
+  options = {'weight': 0.5, 'temperature': 2.0, 'lightweight': True, 'from_specialist': 0.0}
+  distill = distillation.make_distill(teacher, **options)
+  new = functools.partial(new_step, Frozen(), update, objective={'distill': distill}, mix=mix)
+  other = jax.tree.map(lambda leaf: 1 - leaf, variables)
   found = {
-    parts: tiny.leaves(
-      jax.jit(new_step(Frozen(), update, accumulation=parts))(state, batch)[0].params
-    )
+    parts: tiny.leaves(jax.jit(new(accumulation=parts))(state, batch, other)[0].params)
     for parts in (1, 2, 8)
   }
   for path, value in found[1].items():
@@ -332,76 +237,3 @@ def test_seed_alone_decides_the_initial_parameters(model):
   drawn = [path for path in first if path.endswith(("['kernel']", "['bases']"))]
   assert len(drawn) == 9
   assert all(not np.array_equal(first[path], other[path]) for path in drawn)
-
-
-def collectives(text):
-  """The kinds of communication in a compiled program."""
-  kinds = 'all-gather|all-reduce|all-to-all|reduce-scatter|collective-[a-z]+|ragged-all-to-all'
-  return set(re.findall(rf'({kinds})(?:-start|-done)?\(', text))
-
-
-def test_collectives_are_seen():
-  mesh = sharding.create_mesh()
-  split, whole = sharding.over_data(mesh), sharding.replicated(mesh)
-  program = jax.jit(lambda x: (x * 2, x[::-1].sum()), in_shardings=split, out_shardings=whole)
-  text = program.lower(jnp.zeros(8)).compile().as_text()
-  assert {'all-gather', 'all-reduce'} <= collectives(text)
-
-
-@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
-def test_devices_exchange_sums_and_never_images_or_kernels(dtype):
-  # The first blocks of a MobileNetV3: dense and depthwise kernels, 1x1, squeeze-excite, strides.
-  style = layers.Style(dtype=dtype)
-  options = {'num_classes': 10, 'width': 0.5, 'dropout': 0.2, 'output_stride': 4, 'style': style}
-  model = models.create(
-    'basisnet',
-    lightweight=tiny.TinyNetwork(dropout=0.2, style=style),
-    specialist=mobilenet_v3.MobileNetV3(blocks=mobilenet_v3.SMALL[:2], head=16, **options),
-    resolution=16,
-    num_bases=2,
-    based_layers='(?!.*classifier)',
-  )
-  mesh, update = sharding.create_mesh(), optimizer()
-  create = functools.partial(train_state.create, model, update, 0, 16, use_ema=True)
-  batch = jax.eval_shape(lambda: tiny.batch(BATCH, resolution=16))
-  step = step_lib.jit_train_step(new_step(model, update), mesh)
-  text = step.lower(jax.eval_shape(create), batch).compile().as_text()
-  assert collectives(text) == {'all-reduce'}
-
-
-@pytest.fixture
-def fsdp(model, monkeypatch):
-  """Mesh, shardings, abstract state and compiled-to-be step of a state split over four devices."""
-  monkeypatch.setattr(sharding, 'SMALLEST_SPLIT', 64)
-  mesh, update = sharding.create_mesh((('data', 2), ('fsdp', 4))), optimizer()
-  create = functools.partial(train_state.create, model, update, 0, tiny.RESOLUTION, use_ema=True)
-  like = sharding.abstract(jax.eval_shape(create), mesh, sharding.PRESETS['fsdp'])
-  held = jax.tree.map(lambda leaf: leaf.sharding, like)
-  step = new_step(model, update, gather=sharding.gather(mesh))
-  return mesh, held, like, create, step_lib.jit_train_step(step, mesh, held)
-
-
-def test_split_state_is_trained_as_a_whole_one(fsdp, trajectories):
-  mesh, held, _, create, step = fsdp
-  state = train_state.initialize(create, held)
-  for batch in sharding.to_device((tiny.batch(BATCH, seed) for seed in range(2)), mesh):
-    state, _ = step(state, batch)
-    assert jax.tree.map(lambda leaf: leaf.sharding.spec, state) == jax.tree.map(
-      lambda sharding_: sharding_.spec, held
-    )
-  found, expected = tiny.leaves(jax.device_get(state)), tiny.leaves(trajectories[1]['states'][2])
-  for path, value in expected.items():
-    np.testing.assert_allclose(found[path], value, rtol=2e-4, atol=2e-6, err_msg=path)
-
-
-def test_of_a_split_state_only_weights_are_gathered_each_once(fsdp):
-  _, held, like, _, step = fsdp
-  compiled = step.lower(like, jax.eval_shape(lambda: tiny.batch(BATCH))).compile()
-  text = compiled.as_text()
-  assert collectives(text) <= {'all-gather', 'all-reduce', 'reduce-scatter'}
-  gathered = re.findall(r'= \w+\[([\d,]*)\]\S* all-gather\(', text)
-  weights = {tuple(leaf.shape) for leaf in jax.tree.leaves(like.params)}
-  assert gathered and {tuple(map(int, shape.split(','))) for shape in gathered} <= weights
-  # One for each weight that is split, whatever uses it.
-  split = [s for s in jax.tree.leaves(held.params) if not s.is_fully_replicated]
-  assert len(gathered) <= len(split)

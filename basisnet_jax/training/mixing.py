@@ -1,0 +1,91 @@
+"""Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019), on the device.
+
+An image mixes with its neighbour: 0 with 1, 2 with 3, ... The pairs lie on one device each, so
+that no image travels, and are the same on any number of devices.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from basisnet_jax.training.objective import Batch
+
+
+def make_mixer(
+  num_classes: int,
+  *,
+  mixup: float,
+  cutmix: float,
+  cutmix_share: float,
+  replicate: Callable[[jax.Array], jax.Array] = lambda x: x,
+) -> Callable[[Batch, jax.Array], Batch]:
+  """Returns `mix(batch, key) -> batch`; `b` must be even, on each device.
+
+  Of the mixed batch 'image' is float32 `[b, h, w, 3]`, still in pixel values from 0 to 255,
+  'target' is new, each class's share of an image, float32 `[b, num_classes]`, 'label' is the
+  class of the larger of its two images, and 'mask' is what it was: an image that does not
+  count, mask 0, mixes with nothing.
+
+  Args:
+    mixup: alpha; an image is blended by Beta(alpha, alpha). 0: no mixup.
+    cutmix: alpha; a box of the neighbour's that covers Beta(alpha, alpha) of an image before the
+      border cuts it replaces the image there. 0: no CutMix.
+    cutmix_share: of the images that get CutMix, where both are on; the others get mixup.
+    replicate: makes an array whole on every device.
+  """
+
+  def mix(batch, key):
+    images = batch['image'].astype(jnp.float32)
+    labels, mask = batch['label'], batch['mask']
+    choice_key, mixup_key, cutmix_key = jax.random.split(key, 3)
+
+    def ratios(key, alpha):
+      # Small, and drawn by a loop that XLA could not split: each device draws all of them.
+      return replicate(jax.random.beta(key, alpha, alpha, labels.shape))
+
+    kept = 1.0  # How much of a pixel is the image's own, broadcastable to [b, h, w].
+    if mixup:
+      kept = ratios(mixup_key, mixup)[:, None, None]
+    if cutmix:
+      ratio_key, centre_key = jax.random.split(cutmix_key)
+      boxed = _outside_box(centre_key, ratios(ratio_key, cutmix), *images.shape[1:3])
+      share = cutmix_share if mixup else 1.0
+      chosen = jax.random.uniform(choice_key, labels.shape) < share
+      kept = jnp.where(chosen[:, None, None], boxed, kept)
+    both_count = mask * neighbours(mask) > 0
+    kept = jnp.where(both_count[:, None, None], kept, 1.0)
+
+    mixed = kept[..., None] * images + (1 - kept[..., None]) * neighbours(images)
+    own = kept.mean((1, 2))
+    one_hot = jax.nn.one_hot(labels, num_classes)
+    return batch | {
+      'image': mixed,
+      'target': own[:, None] * one_hot + (1 - own[:, None]) * neighbours(one_hot),
+      'label': jnp.where(own >= 0.5, labels, neighbours(labels)),
+    }
+
+  return mix
+
+
+def neighbours(x):
+  """Swaps rows 0 and 1, 2 and 3, ... of an array `[b, ...]`."""
+  return x.reshape(-1, 2, *x.shape[1:])[:, ::-1].reshape(x.shape)
+
+
+def _outside_box(key, ratio, height, width):
+  """float32 `[b, h, w]`, 0 in a box and 1 outside, from the share of pixels to keep, `[b]`.
+
+  As in the paper's code: sides of sqrt(1 - ratio), in twice whole pixels, about a centre that
+  may be anywhere.
+  """
+
+  def outside(key, size):
+    half = jnp.floor(size * jnp.sqrt(1 - ratio)).astype(jnp.int32) // 2
+    centre = jax.random.randint(key, ratio.shape, 0, size)
+    distance = jnp.arange(size) - centre[:, None]
+    return (distance < -half[:, None]) | (distance >= half[:, None])
+
+  row_key, column_key = jax.random.split(key)
+  rows, columns = outside(row_key, height), outside(column_key, width)
+  return (rows[:, :, None] | columns[:, None, :]).astype(jnp.float32)
