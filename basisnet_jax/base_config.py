@@ -23,6 +23,9 @@ def get_config() -> ml_collections.ConfigDict:
   m.num_classes = config_dict.placeholder(int)  # None: the dataset's.
   m.width = 1.0  # Multiplier of the channel counts.
   m.dropout = 0.2  # Rate before the classifier.
+  # Rate at which the last residual block is dropped in training, for each image by itself; those
+  # before it linearly less often.
+  m.stochastic_depth = 0.0
   m.output_stride = 32  # Input size over the last feature map's: 32, 16, 8, ...
   # Memory of the batch normalisation's running statistics; shorter for short runs. Of all stages.
   m.norm_momentum = 0.99
@@ -46,6 +49,7 @@ def get_config() -> ml_collections.ConfigDict:
   light.resolution = 160  # The images are resized to it on the device.
   light.width = 1.0
   light.dropout = 0.2
+  light.stochastic_depth = 0.0
   light.output_stride = 32
   light.norm_epsilon = config_dict.placeholder(float)
   light.padding = config_dict.placeholder(str)
@@ -55,6 +59,9 @@ def get_config() -> ml_collections.ConfigDict:
   k.activation = 'softmax'  # Or 'sigmoid'.
   k.shared = False  # One vector for all layers instead of one for each.
   k.temperature = 1.0  # Divides the head's outputs before the activation.
+  # Annealing, in training alone: linear from `temperature_start` to `temperature`. 0 is off.
+  k.temperature_start = 30.0  # As in dynamic convolution.
+  k.temperature_epochs = 0.0
   # Factor of the gradient from the coefficients to the lightweight network: 1 is end to end,
   # 0 leaves that network to its own loss (its first prediction gets better).
   k.feature_gradient = 1.0
@@ -62,6 +69,9 @@ def get_config() -> ml_collections.ConfigDict:
   # `uniform_mix` to 0 over `uniform_mix_epochs`. It keeps every basis in training.
   k.uniform_mix = 0.0
   k.uniform_mix_epochs = 0.0
+  # Probability at which a basis is shut off in training, for each image and layer by itself; the
+  # coefficients of the others, at least one, make up for it.
+  k.basis_dropout = 0.0
 
   # Trained weights to start from (`models.pretrained` says which files it reads).
   c.init = i = ml_collections.ConfigDict()
@@ -79,6 +89,9 @@ def get_config() -> ml_collections.ConfigDict:
   d.data_dir = ''  # Where the datasets are; '' is TFDS's default (~/tensorflow_datasets).
   d.train_split = 'train'
   d.eval_split = 'validation'
+  # Images to fit temperatures and to choose the threshold on (`early_exit`), which neither training
+  # nor evaluation may see: 'train[98%:]' beside the train_split 'train[:98%]'. '' is none.
+  d.heldout_split = ''
   # The training crop: 'area' (of random area and aspect ratio) or 'pad' (pad, then shift).
   d.crop = 'area'
   d.crop_min_area = 0.08  # For 'area': the smallest share of the image.
@@ -114,6 +127,12 @@ def get_config() -> ml_collections.ConfigDict:
   c.loss = loss = ml_collections.ConfigDict()
   loss.label_smoothing = 0.1
   loss.lightweight_weight = 1.0  # loss = specialist + weight * lightweight.
+  # Of 'basisnet': weight of how unevenly a batch uses the bases, from 0, all alike, to K - 1, one
+  # alone (squared coefficient of variation, mean over the layers).
+  loss.load_balance = 0.0
+  # Of 'basisnet': weight of the entropy of an image's coefficients by log K, from 0, one basis, to
+  # 1, all alike. Above 0 makes each image choose few bases, below 0 many.
+  loss.coefficient_entropy = 0.0
   # An image counts 1 - exit_aware * sigmoid((confidence - exit_threshold) / exit_softness) in the
   # specialist's loss: less, where the lightweight stage is confident and would keep it. 0 is off.
   loss.exit_aware = 0.0
@@ -170,9 +189,25 @@ def get_config() -> ml_collections.ConfigDict:
   c.evaluation = e = ml_collections.ConfigDict()
   e.batch_size = 2048  # Over all devices.
   e.every_epochs = 5.0
-  e.threshold = 0.7  # Early termination: exit where the largest softmax reaches it (dashboards).
+  e.threshold = 0.7  # Of early termination on dashboards and in the report until one is chosen.
   e.thresholds = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.99)  # Of the printed table.
   e.checkpoint = 'latest'  # Or 'best' (specialist top-1 on the evaluation split).
+
+  # Early termination. With images held out (`data.heldout_split`) a threshold is chosen at the end
+  # of training and by --mode=evaluate, and kept in the workdir's early_exit.json.
+  c.early_exit = x = ml_collections.ConfigDict()
+  # Confidence of the lightweight network's answer, from 0 to 1, after calibration by temperature:
+  # 'max_softmax', 'margin' (the largest softmax less the second) or 'entropy' (1 less the
+  # entropy's share of the largest one there can be).
+  x.rule = 'max_softmax'
+  x.choose = choose = ml_collections.ConfigDict()
+  # What the threshold has to reach: 'accuracy_loss', 'average_madds' or 'exit_rate' on the held-out
+  # images, or 'guarantee': accuracy_loss on all images to come, but for a chance of delta.
+  choose.by = 'accuracy_loss'
+  choose.accuracy_loss = 0.3  # At most; points of top-1 against always running the specialist.
+  choose.delta = 0.1  # The chance that a guarantee does not hold.
+  choose.average_madds = 198.0  # At most; millions per image.
+  choose.exit_rate = 0.35  # At least; the share of images that end early.
 
   c.checkpoint = ml_collections.ConfigDict()
   c.checkpoint.every_steps = 1000

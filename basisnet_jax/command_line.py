@@ -3,7 +3,8 @@
 Every mistake in it ends as one sentence (`UserError`), never as a stack trace.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+import contextlib
 import difflib
 import importlib.util
 import inspect
@@ -11,6 +12,7 @@ import os
 import re
 import sys
 import traceback
+import types
 from typing import Any
 
 from absl import flags
@@ -21,6 +23,7 @@ from ml_collections.config_flags import config_path
 from basisnet_jax import base_config, config_ranges
 from basisnet_jax.config import describe, flatten, is_saved
 from basisnet_jax.errors import UserError
+from basisnet_jax.sweep import Sweep
 
 _BASE = base_config.__file__
 _SAVED = os.path.join(os.path.dirname(_BASE), 'saved_config.py')
@@ -95,12 +98,8 @@ def load_recipe(path: str, *arguments: str) -> ml_collections.ConfigDict:
   Raises UserError for a file that is missing, is no recipe or raises, and for a
   variant it does not have.
   """
-  _check_path(path)
-  spec = importlib.util.spec_from_file_location('recipe', path)
-  module = importlib.util.module_from_spec(spec)
-  try:
-    spec.loader.exec_module(module)
-    get_config = getattr(module, 'get_config', None)
+  with _running(path):
+    get_config = getattr(_execute(path), 'get_config', None)
     if not callable(get_config):
       raise UserError(f'{path} is not a recipe: it has no function get_config().')
     try:
@@ -110,16 +109,58 @@ def load_recipe(path: str, *arguments: str) -> ml_collections.ConfigDict:
         raise UserError(f'{path} takes no variants; leave out :{arguments[0]}.') from None
       raise UserError(f'{path} needs an argument: --config={path}:ARGUMENT.') from None
     config = get_config(*arguments)
-  except UserError:
-    raise
-  except Exception as error:  # Recipes are programs: anything may come out of one.
-    raise UserError(_describe_crash(error, path)) from error
   if not isinstance(config, ml_collections.ConfigDict):
     raise UserError(
       f'get_config() in {path} returned {type(config).__name__}, not a ConfigDict;'
       ' end it with `return c`.'
     )
   return config.lock()
+
+
+def parse_sweep(
+  argv: Sequence[str], flag_values: flags.FlagValues
+) -> tuple[str, Sweep, dict[str, ml_collections.ConfigDict]]:
+  """Returns (its path, the sweep, {row: its config with the command line's overrides}).
+
+  `argv` is that of `parse`, of which --config names a recipe that has a SWEEP.
+  Raises UserError as `parse` does, of every row.
+  """
+  arguments = flag_values.read_flags_from_files(list(argv[1:]), force_gnu=False)
+  path, arguments = _take(arguments, 'config')
+  if path is None:
+    raise UserError('A sweep needs --config=SWEEP.py, such as those in configs/sweeps.')
+  if ':' in path:
+    raise UserError(f'A sweep runs all of its rows: --config={path.partition(":")[0]} alone.')
+  with _running(path):
+    sweep = getattr(_execute(path), 'SWEEP', None)
+  if not isinstance(sweep, Sweep):
+    raise UserError(f'{path} is not a sweep: it has no SWEEP = Sweep(rows=...).')
+  if any(re.match(r'--?config\.seed\b', argument) for argument in arguments):
+    raise UserError('A sweep sets config.seed itself; choose by --seeds, such as --seeds=0,1,2.')
+  rows = {}
+  for row in sweep.rows:
+    config = parse([argv[0], f'--config={path}:{row}', *arguments], flag_values)
+    rows[row] = config.copy_and_resolve_references()
+  return path, sweep, rows
+
+
+def _execute(path: str) -> types.ModuleType:
+  _check_path(path)
+  spec = importlib.util.spec_from_file_location('recipe', path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+@contextlib.contextmanager
+def _running(path: str) -> Iterator[None]:
+  """Turns whatever comes out of a recipe into a UserError."""
+  try:
+    yield
+  except UserError:
+    raise
+  except Exception as error:  # Recipes are programs: anything may come out of one.
+    raise UserError(_describe_crash(error, path)) from error
 
 
 def _take(arguments: Sequence[str], name: str) -> tuple[str | None, list[str]]:

@@ -15,6 +15,21 @@ from basisnet_jax import base_config
 from basisnet_jax.errors import UserError
 
 _LIBRARIES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow-datasets')
+# What may change when a run is continued: not what it computes.
+_FREE = (
+  'name',
+  'data.data_dir',
+  'data.broken_images',
+  'data.heldout_split',
+  'training.accumulation',
+  'training.nonfinite',
+  'training.stall_timeout',
+  'evaluation.',
+  'early_exit.',
+  'checkpoint.',
+  'logging.',
+  'sharding.',
+)
 
 
 def apply_variants(
@@ -63,6 +78,23 @@ def changed_keys(
   old, new = flatten(old), flatten(new)
   keys = dict.fromkeys([*old, *new])
   return {k: (old.get(k), new.get(k)) for k in keys if old.get(k) != new.get(k)}
+
+
+def check_same_run(config: ml_collections.ConfigDict, workdir: str) -> None:
+  """Raises a UserError if the workdir's recipe computes something else; none saved is fine."""
+  if not is_saved(workdir):
+    return
+  changed = {
+    key: values
+    for key, values in changed_keys(load(workdir), config).items()
+    if not key.startswith(_FREE)
+  }
+  if changed:
+    keys = ', '.join(f'{key} was {old!r} and is {new!r}' for key, (old, new) in changed.items())
+    raise UserError(
+      f'{workdir} holds a run of another recipe ({keys}); give this one another --workdir, or '
+      'the old values.'
+    )
 
 
 def is_saved(workdir: str) -> bool:

@@ -25,22 +25,27 @@ _RANGES = (
   (
     'a number above 0',
     lambda v: 0 < v < math.inf,
-    'model.width model.lightweight.width model.coefficients.temperature model.norm_epsilon '
+    'model.width model.lightweight.width model.coefficients.temperature '
+    'model.coefficients.temperature_start model.norm_epsilon '
     'model.lightweight.norm_epsilon training.epochs optimizer.decay_rate optimizer.decay_epochs '
     'optimizer.epsilon evaluation.every_epochs training.stall_timeout loss.exit_softness '
-    'distillation.temperature distillation.teacher.width distillation.teacher.norm_epsilon',
+    'distillation.temperature distillation.teacher.width distillation.teacher.norm_epsilon '
+    'early_exit.choose.average_madds',
   ),
   (
     'a number of at least 0',
     lambda v: 0 <= v < math.inf,
     'model.coefficients.feature_gradient model.coefficients.uniform_mix_epochs init.perturbation '
+    'model.coefficients.temperature_epochs loss.load_balance '
     'data.crop_padding loss.lightweight_weight optimizer.learning_rate optimizer.warmup_epochs '
     'optimizer.weight_decay optimizer.clip_norm training.mixup training.cutmix '
     'training.alternate_steps',
   ),
+  ('a finite number', math.isfinite, 'loss.coefficient_entropy'),
   (
     'from 0 up to, but not, 1',
     lambda v: 0 <= v < 1,
+    'model.stochastic_depth model.lightweight.stochastic_depth model.coefficients.basis_dropout '
     'model.dropout model.lightweight.dropout model.norm_momentum loss.label_smoothing '
     'optimizer.momentum optimizer.rmsprop_decay optimizer.beta1 optimizer.beta2 ema_decay',
   ),
@@ -48,8 +53,11 @@ _RANGES = (
     'from 0 to 1',
     lambda v: 0 <= v <= 1,
     'model.coefficients.uniform_mix evaluation.threshold training.cutmix_share loss.exit_aware '
-    'loss.exit_threshold distillation.weight distillation.from_specialist',
+    'loss.exit_threshold distillation.weight distillation.from_specialist '
+    'early_exit.choose.exit_rate',
   ),
+  ('points from 0.01 to 99', lambda v: 0.01 <= v <= 99, 'early_exit.choose.accuracy_loss'),
+  ('a chance from 0.001 to 0.999', lambda v: 0.001 <= v <= 0.999, 'early_exit.choose.delta'),
   ('above 0 and at most 1', lambda v: 0 < v <= 1, 'data.crop_min_area data.eval_crop'),
   (
     'numbers from 0 to 1, at least one',

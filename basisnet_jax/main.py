@@ -4,6 +4,7 @@ Modes:
   train     trains and evaluates; continues a run that was interrupted.
   evaluate  evaluates a workdir's checkpoint; needs nothing but --workdir.
   cost      counts multiply-adds and parameters; needs neither data nor workdir.
+  sweep     trains a grid of recipes times seeds, and collects a table.
 """
 
 import os
@@ -15,7 +16,7 @@ from absl import app, flags, logging
 from basisnet_jax import command_line, errors, supervisor
 from basisnet_jax.errors import MissingProcess, Preempted, UserError
 
-_MODE = flags.DEFINE_enum('mode', 'train', ['train', 'evaluate', 'cost'], 'What to do.')
+_MODE = flags.DEFINE_enum('mode', 'train', ['train', 'evaluate', 'cost', 'sweep'], 'What to do.')
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'The folder of the run; runs/ and the name of the recipe by default.'
 )
@@ -28,6 +29,7 @@ _NETWORKS = flags.DEFINE_list(
 _OUTPUT = flags.DEFINE_string(
   'output', None, 'Where --mode=cost writes its JSON; cost.json in the workdir by default.'
 )
+_SEEDS = flags.DEFINE_list('seeds', None, "For --mode=sweep: instead of the sweep's own, '3,4,5'.")
 _COORDINATOR = flags.DEFINE_string(
   'coordinator_address',
   None,
@@ -48,13 +50,13 @@ def main(config) -> None:
   if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.WARNING)  # Orbax tells of its every step.
   workdir = _WORKDIR.value or os.path.join('runs', config.name)
-  if _MODE.value != 'cost':
+  if _MODE.value not in ('cost', 'sweep'):
     from basisnet_jax import distributed
 
     distributed.initialize(
       _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _TIMEOUT.value
     )
-  modes = {'train': _train, 'evaluate': _evaluate, 'cost': _cost}
+  modes = {'train': _train, 'evaluate': _evaluate, 'cost': _cost, 'sweep': _sweep}
   with errors.of_the_disk(workdir):
     modes[_MODE.value](config, workdir)
 
@@ -112,6 +114,36 @@ def _compare(config, workdir, counted):
   ]
   print(cost_report.markdown(table))
   print(f'\nWritten: {", ".join(cost_report.write(workdir, table))}')
+
+
+def _sweep(config, workdir):
+  from basisnet_jax import config as config_lib
+  from basisnet_jax.sweep import records, results, runner
+  from basisnet_jax.training import workdir_lock
+
+  if '://' in workdir or _COORDINATOR.value:
+    raise UserError('A sweep is of one machine: it needs a local --workdir and no other processes.')
+  path, sweep, rows = command_line.parse_sweep(sys.argv, flags.FLAGS)
+  if _SEEDS.value is not None:
+    sweep = sweep.with_seeds(_SEEDS.value)
+  runs = records.of(sweep, workdir)
+  for run in runs:
+    if records.is_finished(run):  # The others are held to it by the training.
+      rows[run.row].seed = run.seed
+      config_lib.check_same_run(rows[run.row], str(run.folder))
+
+  def command(run):
+    # The last of equal flags counts.
+    flags_of_run = ['--mode=train', f'--config={path}:{run.row}', f'--config.seed={run.seed}']
+    return [sys.executable, *sys.orig_argv[1:], *flags_of_run, f'--workdir={run.folder}']
+
+  def collect():
+    return results.write(workdir, config.name, runs, sweep.compare)
+
+  with workdir_lock.exclusive(workdir):
+    code = runner.run(runs, command, on_end=collect)
+    print(collect())
+  sys.exit(code)
 
 
 def _start_again_in_another_environment() -> None:

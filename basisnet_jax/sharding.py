@@ -167,6 +167,14 @@ def to_device(batches: Iterable[dict[str, np.ndarray]], mesh: Mesh) -> Iterator[
     yield ahead
 
 
+def local_rows(array: jax.Array) -> np.ndarray:
+  """This host's rows of an array that `over_data` splits, in their order."""
+  if array.is_fully_addressable:
+    return np.asarray(array)
+  shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start)
+  return np.concatenate([np.asarray(shard.data) for shard in shards])
+
+
 def abstract(tree: Any, mesh: Mesh, rules: Iterable = ()) -> Any:
   """Shapes and dtypes of `tree` with their shardings: where to restore to."""
   return jax.tree.map(

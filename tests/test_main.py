@@ -172,6 +172,8 @@ def test_evaluation_needs_nothing_but_the_workdir_and_is_the_same_in_turkish(dem
   assert demo['evaluated'] == found
   assert 'early termination at 0.7' in demo['evaluate']
   assert (demo['workdir'] / 'cost_accuracy.png').exists()
+  assert (demo['workdir'] / 'report.html').read_text().endswith('</html>\n')
+  assert '--config.data.heldout_split=' in demo['evaluate']  # How to have a threshold chosen.
 
 
 TINY = ['--config=tests/tiny.py', '--config.training.steps=80']

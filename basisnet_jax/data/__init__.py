@@ -4,6 +4,7 @@ from basisnet_jax.data.datasets import Dataset, open_dataset
 from basisnet_jax.data.pipeline import (
   CROPS,
   eval_batches,
+  num_common_images,
   num_images,
   train_batches,
   train_records,
@@ -13,6 +14,7 @@ __all__ = [
   'CROPS',
   'Dataset',
   'eval_batches',
+  'num_common_images',
   'num_images',
   'open_dataset',
   'train_batches',

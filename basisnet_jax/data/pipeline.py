@@ -203,6 +203,16 @@ def num_images(dataset: Dataset, split: str) -> int:
   return records.count_records(*records.shares(dataset, split, 1))
 
 
+def num_common_images(dataset: Dataset, split: str, other: str) -> int:
+  """Returns how many images two splits, or parts of them, share.
+
+  Raises:
+    UserError: bad split.
+  """
+  (some,), (others,) = (records.shares(dataset, name, 1) for name in (split, other))
+  return records.count_common(some, others)
+
+
 def _check(value, possible, key):
   if value not in possible:
     raise UserError(f'{key} is {value!r}: use {" or ".join(map(repr, possible))}.')

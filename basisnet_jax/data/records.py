@@ -72,6 +72,16 @@ def count_records(files: list) -> int:
   return sum(f.take for f in files)
 
 
+def count_common(some: list, others: list) -> int:
+  """Returns how many records are in both of two sets of parts of files."""
+  return sum(
+    max(0, min(a.skip + a.take, b.skip + b.take) - max(a.skip, b.skip))
+    for a in some
+    for b in others
+    if a.filename == b.filename
+  )
+
+
 def fit_in_memory(dataset: Dataset, files: list) -> bool:
   """Tells whether the records are few enough to be held in memory."""
   info = dataset.builder.info

@@ -112,6 +112,35 @@ def cost_accuracy_curve(
   }
 
 
+def oracle_curve(
+  lightweight_correct: np.ndarray,
+  specialist_correct: np.ndarray,
+  *,
+  lightweight_madds: float,
+  total_madds: float,
+) -> dict[str, list[float]]:
+  """Returns the accuracy that no order of exits can exceed, at each cost.
+
+  An oracle first lets those images exit where only the lightweight network is right, then
+  those where it makes no difference, last those where only the specialist is right. The
+  arguments are `operating_point`'s. (Exits at random lie on a line between both networks.)
+
+  Returns:
+    `exit_rate`, `average_madds` and `top1` at the curve's four corners; it is straight between
+    them.
+  """
+  light = np.asarray(lightweight_correct).astype(bool)
+  special = np.asarray(specialist_correct).astype(bool)
+  gained, lost = (light & ~special).mean(), (special & ~light).mean()
+  exit_rate = np.array([0.0, gained, 1 - lost, 1.0])
+  best = special.mean() + gained
+  return {
+    'exit_rate': exit_rate.tolist(),
+    'average_madds': _average_madds(exit_rate, lightweight_madds, total_madds).tolist(),
+    'top1': [float(special.mean()), float(best), float(best), float(light.mean())],
+  }
+
+
 def _average_madds(exit_rate, lightweight_madds, total_madds):
   # In this form both ends are exact: the second stage is paid by all, or by none.
   return lightweight_madds + (1 - exit_rate) * (total_madds - lightweight_madds)

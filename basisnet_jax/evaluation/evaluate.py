@@ -1,49 +1,73 @@
 """Runs a model over a split: every image once, each stage's answer kept."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from flax import linen as nn
 import jax
 from jax.experimental import multihost_utils
+import jax.numpy as jnp
 import numpy as np
 
 from basisnet_jax import sharding
-from basisnet_jax.evaluation import early_exit, metrics
+from basisnet_jax.evaluation import coefficients as coefficients_lib
+from basisnet_jax.evaluation import confidence, early_exit, metrics
 from basisnet_jax.models import basisnet, preprocessing
 from basisnet_jax.models import cost as cost_lib
 
 
 def make_eval_step(
-  model: nn.Module, mesh: jax.sharding.Mesh, shardings=None
-) -> Callable[..., dict[str, Any]]:
-  """Returns the compiled `step(variables, batch) -> outputs`, all per image.
+  model: nn.Module, mesh: jax.sharding.Mesh, shardings=None, *, rule: str = 'max_softmax'
+) -> Callable[..., tuple[dict[str, jax.Array], coefficients_lib.Sums | None]]:
+  """Returns the compiled `step(variables, batch, temperatures) -> (values, sums)`.
 
-  For each stage loss, top1 and top5 (`specialist_top1`, ...), float32 `[b]`; for a BasisNet
-  also 'confidence' `[b]`, the largest softmax of the lightweight model, and 'coefficients'
-  `[b, layers, K]`. `shardings` are those of the variables; None: replicated.
+  The values are per image, `[b]`: 'label', int32; for each stage loss, top1 and top5
+  (`specialist_top1`, ...), 'probability', the largest softmax, and the same 'calibrated', all
+  float32, 'prediction', int32, and 'logits' `[b, classes]`; for a BasisNet also 'confidence', by
+  the rule of `confidence.RULES` from the lightweight model's calibrated logits, and
+  'coefficients' `[b, layers, K]`. The sums are those of the coefficients over the batch's
+  real images, None where no layer has any. `shardings` are those of the variables; None:
+  replicated. `temperatures` are {stage: number}; a stage that is not in it has 1.
   """
 
-  def step(variables, batch):
+  def step(variables, batch, temperatures):
     variables = sharding.gather(mesh)(variables)
     outputs = model.apply(variables, preprocessing.normalize(batch['image']), train=False)
-    values = {'mask': batch['mask']}
+    values, sums = {'mask': batch['mask'], 'label': batch['label']}, None
     for stage, logits in metrics.stage_logits(outputs).items():
-      for name, value in metrics.per_image(logits, batch['label']).items():
-        values[f'{stage}_{name}'] = value
+      found = metrics.per_image(logits, batch['label'])
+      found['prediction'] = logits.argmax(axis=-1).astype(jnp.int32)
+      found['probability'] = confidence.of(logits, 'max_softmax')
+      found['calibrated'] = confidence.of(logits, 'max_softmax', temperatures.get(stage, 1.0))
+      found['logits'] = logits
+      values |= {f'{stage}_{name}': value for name, value in found.items()}
     if isinstance(outputs, basisnet.Outputs):
-      values['confidence'] = jax.nn.softmax(outputs.lightweight).max(axis=-1)
+      values['confidence'] = confidence.of(
+        outputs.lightweight, rule, temperatures.get('lightweight', 1.0)
+      )
       values['coefficients'] = outputs.coefficients
-    return values
+      if outputs.coefficients.shape[1]:
+        num_classes = outputs.specialist.shape[-1]
+        sums = coefficients_lib.sums(
+          outputs.coefficients, batch['label'], batch['mask'], num_classes
+        )
+    return values, sums
 
   whole, split = sharding.replicated(mesh), sharding.over_data(mesh)
   held = whole if shardings is None else shardings
-  return jax.jit(step, in_shardings=(held, split), out_shardings=split)
+  return jax.jit(step, in_shardings=(held, split, whole), out_shardings=(split, whole))
 
 
 def run(
-  eval_step, variables, batches: Iterable[dict[str, jax.Array]], on_batch=lambda done: None
-) -> dict[str, np.ndarray]:
+  eval_step,
+  variables,
+  batches: Iterable[dict[str, jax.Array]],
+  on_batch=lambda done: None,
+  *,
+  temperatures: Mapping[str, float] | None = None,
+  keep_logits: bool = False,
+  watch: Callable[..., None] | None = None,
+) -> dict[str, Any]:
   """Evaluates all batches.
 
   Args:
@@ -51,18 +75,29 @@ def run(
     variables: params and batch_stats.
     batches: dicts of 'image', 'label' and 'mask' (0 on padding), on the mesh.
     on_batch: called after each batch with the number of batches done, for a progress line.
+    temperatures: of the stages; None: 1.
+    keep_logits: whether the logits come to the host; of many images they could fill the memory.
+    watch: called with each batch's values and the batch, as they are on the devices.
 
   Returns:
     What `make_eval_step` gives, for the real images of all hosts, `[images, ...]`;
-    coefficients of the first batch only, since all of them could fill the memory.
+    coefficients of the first batch only, since all of them could fill the memory. What all of
+    them say is in 'coefficient_statistics' (`coefficients.Statistics`), where there are any.
   """
-  results = []
+  temperatures = {stage: np.float32(t) for stage, t in (temperatures or {}).items()}
+  results, total = [], None
   for i, batch in enumerate(batches):
-    values = eval_step(variables, batch)
+    values, sums = eval_step(variables, batch, temperatures)
+    if watch is not None:
+      watch(values, batch)
     first = values.pop('coefficients', None)
     if i == 0 and first is not None:
       coefficients = _fetch(first)
+    if not keep_logits:
+      values = {key: value for key, value in values.items() if not key.endswith('_logits')}
     results.append(_fetch(values))
+    if sums is not None:
+      total = coefficients_lib.add(total, jax.device_get(sums))
     on_batch(i + 1)
   real = [r.pop('mask') > 0 for r in results]
   merged = {
@@ -71,15 +106,18 @@ def run(
   }
   if 'confidence' in merged:
     merged['coefficients'] = coefficients[real[0]]
+  if total is not None:
+    merged['coefficient_statistics'] = coefficients_lib.statistics(total)
   return merged
 
 
 def summarize(
-  results: dict[str, np.ndarray],
+  results: dict[str, Any],
   *,
   cost: cost_lib.Cost,
   thresholds: Iterable[float],
   step: int,
+  chosen: float | None = None,
 ) -> dict[str, Any]:
   """What `evaluation.json` holds.
 
@@ -88,10 +126,12 @@ def summarize(
     cost: of the model.
     thresholds: of the early-termination table.
     step: of the checkpoint.
+    chosen: the threshold that was chosen, if one was.
 
   Returns:
     {'step', 'images', 'total_madds', stage: {'loss', 'top1', 'top5'}} and, for a BasisNet,
-    'lightweight_madds' and 'early_exit': [{'threshold', 'exit_rate', 'average_madds', 'top1'}].
+    'lightweight_madds' and 'early_exit': [{'threshold', 'exit_rate', 'average_madds', 'top1'}],
+    'chosen' such a point too, if there is one, and 'coefficients': `Statistics.summary`.
     Accuracies are fractions, costs multiply-adds of one image.
   """
   stages = [key.removesuffix('_top1') for key in results if key.endswith('_top1')]
@@ -106,6 +146,10 @@ def summarize(
     summary['early_exit'] = early_exit.operating_points(
       thresholds, *answers(results), **madds(cost)
     )
+    if chosen is not None:
+      summary['chosen'] = early_exit.operating_point(chosen, *answers(results), **madds(cost))
+  if 'coefficient_statistics' in results:
+    summary['coefficients'] = results['coefficient_statistics'].summary()
   return summary
 
 

@@ -1,10 +1,11 @@
-"""Pictures of accuracy over cost: of early termination, and of many networks."""
+"""Pictures of accuracy over cost: of early termination, of many networks, of a sweep."""
 
 from collections.abc import Mapping, Sequence
+import io
 import math
 
 from etils import epath
-from matplotlib import colormaps, patheffects
+from matplotlib import colormaps, patheffects, rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -16,8 +17,10 @@ _LIGHTWEIGHT = '#E69F00'
 _SPECIALIST = '#D55E00'
 _INK = '#222222'
 _FAINT = '#8A8A8A'
+_CHOSEN = '#009E73'
 _SIZE = (7.2, 4.5)  # Inches.
 _LEFT = 0.11  # Where the axes begin, as a share of the width.
+_SMALL_SIZE = (5.0, 3.9)  # For a column of a page.
 _DPI = 200  # Twice the usual, for sharp screens.
 _SAME_POINT = 8.0  # Points of distance below which thresholds share one label.
 _LEAST_SPAN = 1.0  # Percent; a flatter curve is shown flat instead of its noise.
@@ -31,6 +34,7 @@ def cost_accuracy(
   lightweight: tuple[float, float],
   specialist: tuple[float, float],
   title: str,
+  chosen: dict[str, float] | None = None,
 ) -> None:
   """Draws accuracy over average cost into a PNG of 1440 by 900 pixels.
 
@@ -41,30 +45,74 @@ def cost_accuracy(
     lightweight: (MAdds, top-1 as a fraction) of the first stage alone.
     specialist: the same of both stages, always.
     title: shown above the picture.
+    chosen: the point that was chosen, if one was.
   """
-  figure = Figure(figsize=_SIZE, dpi=_DPI, facecolor='white')
+  figure = _cost_accuracy(_SIZE, curve, points, lightweight, specialist, title, chosen, None)
+  with epath.Path(path).open('wb') as file:
+    figure.savefig(file, format='png')
+
+
+def cost_accuracy_svg(
+  curve: dict[str, Sequence[float]],
+  points: Sequence[dict[str, float]],
+  *,
+  lightweight: tuple[float, float],
+  specialist: tuple[float, float],
+  chosen: dict[str, float] | None,
+  oracle: dict[str, Sequence[float]],
+) -> bytes:
+  """The same for a page, without a title and with the bound of `early_exit.oracle_curve`."""
+  return svg(
+    _cost_accuracy(_SMALL_SIZE, curve, points, lightweight, specialist, '', chosen, oracle)
+  )
+
+
+def svg(figure: Figure) -> bytes:
+  """A figure as SVG, whose text stays text."""
+  file = io.BytesIO()
+  # The salt and the missing date: the same figure gives the same bytes.
+  with rc_context({'svg.fonttype': 'none', 'svg.hashsalt': 'basisnet_jax'}):
+    figure.savefig(file, format='svg', metadata={'Date': None, 'Creator': None})
+  return file.getvalue()
+
+
+def _cost_accuracy(size, curve, points, lightweight, specialist, title, chosen, oracle):
+  figure = Figure(figsize=size, dpi=_DPI, facecolor='white')
   canvas = FigureCanvasAgg(figure)
-  axes = figure.add_axes((_LEFT, 0.125, 0.975 - _LEFT, 0.715))
+  inside = (_LEFT, 0.125, 0.975 - _LEFT, 0.715) if title else (0.14, 0.135, 0.835, 0.725)
+  axes = figure.add_axes(inside)
   line = np.stack([np.divide(curve['average_madds'], 1e6), np.multiply(curve['top1'], 100)], 1)
   marks = np.array([(p['average_madds'] / 1e6, p['top1'] * 100) for p in points]).reshape(-1, 2)
   ends = np.array([(madds / 1e6, top1 * 100) for madds, top1 in (lightweight, specialist)])
-  _frame(axes, line, ends)
+  bound = np.empty((0, 2))
+  if oracle is not None:
+    bound = np.stack([np.divide(oracle['average_madds'], 1e6), np.multiply(oracle['top1'], 100)], 1)
+  _frame(axes, np.concatenate([line, bound]), ends)
 
   axes.plot(*line.T, color=_CURVE, lw=2, zorder=3, label='early termination')
-  axes.plot(
-    *marks.T, 'o', color=_CURVE, ms=6.2, mec='white', mew=1, zorder=5, label='confidence threshold'
-  )
+  if len(marks):
+    style = dict(ms=6.2, mec='white', mew=1, zorder=5, label='confidence threshold')
+    axes.plot(*marks.T, 'o', color=_CURVE, **style)
   axes.plot(*ends.T, color=_FAINT, lw=1.2, ls=(0, (4, 3)), zorder=2, label='exit at random')
+  if oracle is not None:
+    axes.plot(*bound.T, color=_FAINT, lw=1.2, ls=':', zorder=2, label='oracle')
+  if chosen is not None:
+    star = np.array([[chosen['average_madds'] / 1e6, chosen['top1'] * 100]])
+    axes.plot(
+      *star.T, '*', color=_CHOSEN, ms=17, mec='white', mew=1.2, zorder=6, label='chosen threshold'
+    )
+    marks = np.concatenate([marks, star])
+    points = [*points, chosen]
   for end, colour in zip(ends, (_LIGHTWEIGHT, _SPECIALIST), strict=True):
     axes.plot(*end, 'o', color=colour, ms=12, mec='white', mew=1.2, zorder=4)
   axes.legend(
     loc='lower left',
     bbox_to_anchor=(-0.008, 1.0),
-    ncols=3,
+    ncols=4 if title else 3,
     frameon=False,
     fontsize=9,
     handlelength=1.9,
-    columnspacing=1.8,
+    columnspacing=1.5,
     handletextpad=0.6,
     borderpad=0.2,
     labelcolor=_INK,
@@ -77,9 +125,9 @@ def cost_accuracy(
     for name, end in zip(('lightweight', 'specialist'), ends, strict=True)
   ]
   labels += _thresholds(axes, points, marks)
-  _annotate(canvas, axes, labels, [line, ends], np.concatenate([ends, marks]))
-  with epath.Path(path).open('wb') as file:
-    figure.savefig(file, format='png')
+  lines = [line, ends] if oracle is None else [line, ends, bound]
+  _annotate(canvas, axes, labels, lines, np.concatenate([ends, marks]))
+  return figure
 
 
 def cost_comparison(path: str, families: Mapping[str, Sequence[tuple[float, float]]]) -> None:
@@ -116,6 +164,56 @@ def cost_comparison(path: str, families: Mapping[str, Sequence[tuple[float, floa
     figure.legend(frameon=False, fontsize=9, loc='outside right upper')
   else:
     axes.text(0.5, 0.5, 'nothing was published of these', ha='center', transform=axes.transAxes)
+  with epath.Path(path).open('wb') as file:
+    figure.savefig(file, format='png')
+
+
+def rows_over_cost(
+  path: str, rows: Mapping[str, Mapping[str, tuple[float, float, float]]], *, title: str
+) -> None:
+  """Draws a sweep's rows, accuracy over cost with error bars, into a PNG of 1440 by 900 pixels.
+
+  Args:
+    path: of the PNG, local or gs://.
+    rows: {name: {'final': (MAdds, top-1, its standard deviation), the last two as fractions}};
+      with 'early' beside 'final' the same of early termination, joined to it by a line.
+    title: shown above the picture.
+  """
+  figure = Figure(figsize=_SIZE, dpi=_DPI, facecolor='white')
+  canvas = FigureCanvasAgg(figure)
+  axes = figure.add_axes((_LEFT, 0.125, 0.975 - _LEFT, 0.715))
+  scale = np.array([1e-6, 100.0, 100.0])
+  final = np.array([row['final'] for row in rows.values()]) * scale
+  pairs = [
+    np.array([row['early'], row['final']]) * scale for row in rows.values() if 'early' in row
+  ]
+  early = np.array([pair[0] for pair in pairs]).reshape(-1, 3)
+  points = np.concatenate([final, early])
+  bars = np.concatenate([points[:, :2] + [0, t] * points[:, 2:] for t in np.linspace(-1, 1, 9)])
+  _frame(axes, bars, points[:, :2])
+  axes.set_ylabel('top-1 accuracy (%), mean and standard deviation', color=_INK, fontsize=10)
+
+  for kind, colour, found in (
+    ('in full', _SPECIALIST, final),
+    ('with early termination', _CURVE, early),
+  ):
+    if len(found):
+      style = dict(ms=7, mec='white', mew=1, elinewidth=1.4, capsize=3, zorder=4)
+      axes.errorbar(*found.T[:2], found[:, 2], fmt='o', color=colour, label=kind, **style)
+  for pair in pairs:
+    axes.plot(*pair.T[:2], color=_FAINT, lw=1.2, ls=(0, (4, 3)), zorder=2)
+  axes.legend(
+    loc='lower left',
+    bbox_to_anchor=(-0.008, 1.0),
+    ncols=2,
+    frameon=False,
+    fontsize=9,
+    labelcolor=_INK,
+  )
+  figure.text(_LEFT, 0.935, title, fontsize=13, fontweight='bold', color=_INK)
+  canvas.draw()
+  labels = [(point[:2], name.replace('_', ' ')) for name, point in zip(rows, final, strict=True)]
+  _annotate(canvas, axes, labels, [pair[:, :2] for pair in pairs], bars)
   with epath.Path(path).open('wb') as file:
     figure.savefig(file, format='png')
 

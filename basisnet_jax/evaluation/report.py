@@ -29,8 +29,8 @@ def write(workdir: str, evaluation: dict[str, Any]) -> None:
     workdir: a folder, local or gs://; it is made if missing.
     evaluation: for two stages `lightweight` and `specialist` (each a dict of
       `top1`, `top5`, `loss`), `lightweight_madds` and `early_exit` (the operating
-      points); for one network `network` (such a dict) in their place. Always
-      `total_madds`, `images` and `step`.
+      points), perhaps `chosen` (one more); for one network `network` (such a dict) in their
+      place. Always `total_madds`, `images` and `step`.
   """
   write_json(os.path.join(workdir, 'evaluation.json'), evaluation)
 
@@ -58,6 +58,11 @@ def table(evaluation: dict[str, Any]) -> str:
       (f'early termination at {p["threshold"]:g}', p['top1'], p['exit_rate'], p['average_madds'])
       for p in evaluation['early_exit']
     ]
+    if chosen := evaluation.get('chosen'):
+      name = f'{chosen["threshold"]:g}' if chosen['threshold'] <= 1 else 'nobody exits'
+      lines.append(
+        (f'chosen: {name}', chosen['top1'], chosen['exit_rate'], chosen['average_madds'])
+      )
     costs = _millions([line[3] for line in lines])
     rows = [
       [name, _percent(top1), _percent(exit_rate, 1), cost, _percent(1 - madds / total, 1)]
@@ -69,6 +74,8 @@ def table(evaluation: dict[str, Any]) -> str:
   text = [_aligned(row, widths) for row in [header, *rows]]
   if 'network' not in evaluation:
     text.insert(3, rule)  # Under the two stages.
+    if evaluation.get('chosen'):
+      text.insert(-1, rule)
   return '\n'.join([caption, rule, text[0], rule, *text[1:], rule])
 
 

@@ -33,7 +33,8 @@ __all__ = ['BasisNet', 'Outputs', 'create', 'is_routed', 'names']
 _partial = functools.partial
 _lite = _partial(efficientnet.EfficientNet, lite=True)
 
-# Each takes num_classes, width, dropout, output_stride and style.
+# Each takes num_classes, width, dropout, output_stride and style; stochastic_depth if it has
+# residual blocks.
 _NETWORKS: dict[str, Callable[..., nn.Module]] = {
   'mobilenet_v1': mobilenet_v1.MobileNetV1,
   'mobilenet_v2': mobilenet_v2.MobileNetV2,
@@ -100,8 +101,8 @@ def create(name: str, **options) -> nn.Module:
   Args:
     name: one of `names()`.
     **options: of 'basisnet' and 'cascade' those of `two_stage`; of a network num_classes,
-      width, dropout, output_stride and the fields of `layers.Style`, each with the network's
-      own default but the first (`mobilenet_v3.MobileNetV3` says what they mean). A
+      width, dropout, stochastic_depth, output_stride and the fields of `layers.Style`, each with
+      the network's own default but the first (`mobilenet_v3.MobileNetV3` says what they mean). A
       'condconv_...' or 'dynamic_convolution_...' also takes num_bases, K; 'once_for_all'
       takes settings (`once_for_all.Settings`).
 
@@ -128,9 +129,18 @@ def create(name: str, **options) -> nn.Module:
   _check_range('width', options.get('width', 1.0), above=0)
   _check_range('dropout', options.get('dropout', 0.0), at_least=0, below=1)
   _check_range('output_stride', options.get('output_stride', 1), at_least=1)
+  drop_rate = options.pop('stochastic_depth', 0.0)
+  _check_range('stochastic_depth', drop_rate, at_least=0, below=1)
   style = {key: options.pop(key) for key in layers.Style._fields if key in options}
   network = _NETWORKS[name](**options)
-  return network.clone(style=network.style._replace(**style)) if style else network
+  if drop_rate and not hasattr(network, 'stochastic_depth'):
+    raise UserError(
+      f'stochastic_depth={drop_rate} drops residual blocks, and {name!r} has none; set it to 0.'
+    )
+  changed = {'stochastic_depth': drop_rate} if drop_rate else {}
+  if style:
+    changed['style'] = network.style._replace(**style)
+  return network.clone(**changed) if changed else network
 
 
 def two_stage(
@@ -156,7 +166,8 @@ def two_stage(
     based_layers: regular expression; the layers of the specialist whose paths it matches
       from the start hold bases (`synthesis.based_layers` says which can).
     cascade: no layer holds bases: the second network is the same for every image.
-    **coefficients: activation, shared, temperature (see `CoefficientHead`).
+    **coefficients: activation, shared, temperature, feature_gradient, basis_dropout (see
+      `CoefficientHead`).
 
   Raises:
     UserError: an option out of its range, or no layer matches `based_layers`.
@@ -166,6 +177,7 @@ def two_stage(
     _check_range('lightweight.resolution', lightweight_resolution, at_least=1)
   _check_range('num_bases', num_bases, at_least=1)
   _check_range('temperature', coefficients.get('temperature', 1.0), above=0)
+  _check_range('basis_dropout', coefficients.get('basis_dropout', 0.0), at_least=0, below=1)
   activation, known = coefficients.get('activation', 'softmax'), list(coefficients_lib.ACTIVATIONS)
   if activation not in known:
     raise UserError(

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from basisnet_jax.models import coefficients as coefficients_lib
 from basisnet_jax.models import synthesis
+from basisnet_jax.models.coefficients import AT_REST, Annealed
 
 
 class Outputs(NamedTuple):
@@ -40,7 +41,7 @@ class BasisNet(nn.Module):
       at all make it a plain cascade of two networks: the ablation without synthesis.
     num_bases: K.
     lightweight_resolution: size that `preview` resizes the images to, pixels; None keeps it.
-    activation, shared, temperature, feature_gradient: see `CoefficientHead`.
+    activation, shared, temperature, feature_gradient, basis_dropout: see `CoefficientHead`.
   """
 
   lightweight: nn.Module
@@ -52,6 +53,7 @@ class BasisNet(nn.Module):
   shared: bool = False
   temperature: float = 1.0
   feature_gradient: float = 1.0
+  basis_dropout: float = 0.0
 
   def setup(self):
     if not self.layers:
@@ -63,9 +65,10 @@ class BasisNet(nn.Module):
       shared=self.shared,
       temperature=self.temperature,
       feature_gradient=self.feature_gradient,
+      basis_dropout=self.basis_dropout,
     )
 
-  def preview(self, images, *, train: bool = False, uniform_mix=0.0):
+  def preview(self, images, *, train: bool = False, annealed: Annealed = AT_REST):
     """Stage 1: images `[b, h, w, 3]` -> logits `[b, classes]`, coefficients `[b, layers, K]`."""
     size = self.lightweight_resolution
     if size is not None and images.shape[1:3] != (size, size):
@@ -73,7 +76,7 @@ class BasisNet(nn.Module):
       images = jax.image.resize(images, shape, 'bilinear')
     logits, features = _logits_and_features(self.lightweight, images, train)
     if self.layers:
-      coefficients = self.coefficient_head(features, uniform_mix)
+      coefficients = self.coefficient_head(features, annealed, train)
     else:
       coefficients = jnp.zeros((images.shape[0], 0, self.num_bases))
     return logits.astype(jnp.float32), coefficients
@@ -85,9 +88,9 @@ class BasisNet(nn.Module):
       logits = synthesis.call(self.specialist, images, train)
     return logits.astype(jnp.float32)
 
-  def __call__(self, images, *, train: bool = False, uniform_mix=0.0) -> Outputs:
+  def __call__(self, images, *, train: bool = False, annealed: Annealed = AT_REST) -> Outputs:
     """Both stages for every image, as in training."""
-    logits, coefficients = self.preview(images, train=train, uniform_mix=uniform_mix)
+    logits, coefficients = self.preview(images, train=train, annealed=annealed)
     return Outputs(logits, self.specialize(images, coefficients, train=train), coefficients)
 
 

@@ -1,10 +1,36 @@
 """The coefficient head: from the lightweight model's features to K weights per layer."""
 
+import math
+from typing import NamedTuple
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-ACTIVATIONS = {'softmax': jax.nn.softmax, 'sigmoid': jax.nn.sigmoid}
+
+def _sigmoid(outputs, where=None):
+  coefficients = jax.nn.sigmoid(outputs)
+  return coefficients if where is None else jnp.where(where, coefficients, 0)
+
+
+# `where` is false on bases that take no part; a softmax sums to one over the others.
+ACTIVATIONS = {'softmax': jax.nn.softmax, 'sigmoid': _sigmoid}
+
+
+class Annealed(NamedTuple):
+  """What changes from step to step in training; numbers or scalars on the device.
+
+  Attributes:
+    uniform_mix: in [0, 1], blends the coefficients with the uniform ones, 1 / K: annealed from
+      one to zero it keeps every basis in training at first.
+    temperature: instead of the head's; None is the head's.
+  """
+
+  uniform_mix: float | jax.Array = 0.0
+  temperature: float | jax.Array | None = None
+
+
+AT_REST = Annealed()  # As in evaluation.
 
 
 class CoefficientHead(nn.Module):
@@ -19,6 +45,7 @@ class CoefficientHead(nn.Module):
     temperature: divides the head's outputs before the activation.
     feature_gradient: factor of the gradient from the coefficients to the features: 1 trains
       the stages end to end, 0 leaves the lightweight network to its own loss.
+    basis_dropout: probability at which a basis is shut off in training, see `surviving`.
   """
 
   num_layers: int
@@ -27,20 +54,67 @@ class CoefficientHead(nn.Module):
   shared: bool = False
   temperature: float = 1.0
   feature_gradient: float = 1.0
+  basis_dropout: float = 0.0
 
   @nn.compact
-  def __call__(self, features, uniform_mix=0.0):
+  def __call__(self, features, annealed: Annealed = AT_REST, train: bool = False):
     """Returns coefficients, float32 `[b, num_layers, K]`, from features `[b, f]`.
 
-    `uniform_mix` in [0, 1] blends them with the uniform ones, 1 / K: annealed from one
-    to zero it keeps every basis in training at first.
+    In training with `basis_dropout` it needs the random numbers 'dropout'. The coefficients of
+    the surviving bases sum to one again for 'softmax'; for 'sigmoid' each is scaled so that it
+    is the same as without on average.
     """
     kept = jax.lax.stop_gradient(features)
     features = kept + self.feature_gradient * (features - kept)
     rows = 1 if self.shared else self.num_layers
     outputs = nn.Dense(rows * self.num_bases, name='dense')(features.astype(jnp.float32))
-    outputs = outputs.reshape(-1, rows, self.num_bases) / self.temperature
-    coefficients = ACTIVATIONS[self.activation](outputs)
-    coefficients = (1 - uniform_mix) * coefficients + uniform_mix / self.num_bases
+    temperature = self.temperature if annealed.temperature is None else annealed.temperature
+    outputs = outputs.reshape(-1, rows, self.num_bases) / temperature
+    activate, mix = ACTIVATIONS[self.activation], annealed.uniform_mix
+    if train and self.basis_dropout > 0:
+      alive = surviving(self.make_rng('dropout'), self.basis_dropout, outputs.shape)
+      # Shut off before the softmax: afterwards the survivors' sum may be zero.
+      coefficients = activate(outputs, where=alive)
+      if self.activation == 'softmax':
+        uniform = alive / alive.sum(-1, keepdims=True)
+      else:
+        scale = 1 / survival_rate(self.basis_dropout, self.num_bases)
+        coefficients, uniform = scale * coefficients, scale * alive / self.num_bases
+      coefficients = (1 - mix) * coefficients + mix * uniform
+    else:
+      coefficients = (1 - mix) * activate(outputs) + mix / self.num_bases
     # `shape[0]`, not `len`: the batch may be symbolic (export).
     return jnp.broadcast_to(coefficients, (features.shape[0], self.num_layers, self.num_bases))
+
+
+def surviving(key, rate: float, shape):
+  """Which bases take part: bool of `shape`, `[..., K]`, at least one of each K.
+
+  For each image and layer by itself (layers that share coefficients lose the same bases), so
+  that in every step some images train each basis. Where all K would be shut off, one of them,
+  each as likely as the others, survives.
+  """
+  shut_off, last = jax.random.split(key)
+  alive = jax.random.bernoulli(shut_off, 1 - rate, shape)
+  last = jax.random.randint(last, (*shape[:-1], 1), 0, shape[-1]) == jnp.arange(shape[-1])
+  return jnp.where(alive.any(-1, keepdims=True), alive, last)
+
+
+def survival_rate(rate: float, num_bases: int) -> float:
+  """The probability that a basis is among the `surviving`."""
+  return 1 - rate + rate**num_bases / num_bases
+
+
+def entropy(coefficients):
+  """Of each layer's coefficients as shares of their sum, by its largest value, log K.
+
+  Args:
+    coefficients: at least 0, `[..., K]`.
+
+  Returns:
+    `[...]`, from 0, one basis has it all (or K is 1), to 1, all have the same.
+  """
+  shares = coefficients / coefficients.sum(-1, keepdims=True)
+  # Not `log(shares)`: its gradient at 0 is infinite, and softmax underflows.
+  logs = jnp.log(jnp.maximum(shares, jnp.finfo(shares.dtype).tiny))
+  return -(shares * logs).sum(-1) / math.log(max(2, coefficients.shape[-1]))

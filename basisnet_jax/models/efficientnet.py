@@ -29,6 +29,7 @@ class EfficientNet(nn.Module):
       and last stage are not scaled.
     width: a further multiplier of the channels.
     dropout: rate before the classifier.
+    stochastic_depth: rate of the last block, see `layers.block_rates`.
     output_stride: see `layers.strides_for`.
     style: see `layers.Style`; logits come in its dtype too.
   """
@@ -39,6 +40,7 @@ class EfficientNet(nn.Module):
   lite: bool = False
   width: float = 1.0
   dropout: float = 0.2
+  stochastic_depth: float = 0.0
   output_stride: int = 32
   style: layers.Style = layers.Style()
 
@@ -50,6 +52,7 @@ class EfficientNet(nn.Module):
         repeats = math.ceil(repeats * self.depth_coefficient)
       rows += [(kernel, stride if j == 0 else 1, expansion, channels) for j in range(repeats)]
     strides = layers.strides_for([2] + [row[1] for row in rows], self.output_stride)
+    drop_rates = layers.block_rates(self.stochastic_depth, len(rows))
     scale = self.width * self.width_coefficient
     ends = self.width if self.lite else scale  # Of stem and head.
     activation = jax.nn.relu6 if self.lite else jax.nn.swish
@@ -70,6 +73,7 @@ class EfficientNet(nn.Module):
         squeeze=0 if self.lite else max(1, inputs // 4),
         squeeze_activation=jax.nn.swish,
         gate=jax.nn.sigmoid,
+        drop_rate=drop_rates[i],
         name=f'block_{i + 1}',
         **shared,
       )(x, train)

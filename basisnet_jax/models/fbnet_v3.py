@@ -174,6 +174,7 @@ class FBNetV3(nn.Module):
     num_classes: of the classifier.
     width: multiplier of the channels.
     dropout: rate before the classifier.
+    stochastic_depth: rate of the last block, see `layers.block_rates`.
     output_stride: see `layers.strides_for`.
     style: see `layers.Style`; logits come in its dtype too.
   """
@@ -182,6 +183,7 @@ class FBNetV3(nn.Module):
   num_classes: int
   width: float = 1.0
   dropout: float = 0.2
+  stochastic_depth: float = 0.0
   output_stride: int = 32
   style: layers.Style = layers.Style(0.9, 1e-5, 'symmetric')
 
@@ -193,6 +195,7 @@ class FBNetV3(nn.Module):
       for i in range(row.repeats)
     ]
     strides = layers.strides_for([2] + [row.stride for row in rows], self.output_stride)
+    drop_rates = layers.block_rates(self.stochastic_depth, len(rows))
 
     def channels(value):
       # Without a multiplier the tables hold, also A0's 12 channels.
@@ -213,6 +216,7 @@ class FBNetV3(nn.Module):
         squeeze_activation=layers.hard_swish,
         pad=row.pad,
         zero_residual=True,
+        drop_rate=drop_rates[i],
         name=f'block_{i + 1}',
         **shared,
       )(x, train)

@@ -158,6 +158,26 @@ class SqueezeExcite(nn.Module):
     return x * gates[:, None, None]
 
 
+def stochastic_depth(branch, rate: float, train: bool):
+  """Drops the branch of a residual block, whole, for some images of a training batch.
+
+  To be called in a module's `nn.compact` call. Source: Huang et al. 2016; for each image by
+  itself, and scaled in training, as in EfficientNet (Tan & Le 2019).
+
+  Args:
+    branch: `[b, ...]`, what is to be added to the shortcut.
+    rate: probability of dropping; the branches that stay are divided by 1 - rate, so that the
+      mean is the same.
+    train: nothing is dropped otherwise.
+  """
+  return nn.Dropout(rate, tuple(range(1, branch.ndim)), deterministic=not train)(branch)
+
+
+def block_rates(last: float, blocks: int) -> list[float]:
+  """The rates for `stochastic_depth` by block: linear, up to the last's (Huang et al. 2016)."""
+  return [last * (i + 1) / blocks for i in range(blocks)]
+
+
 class InvertedResidual(nn.Module):
   """Expand (1x1), depthwise, squeeze-excite, project (1x1), shortcut where shapes allow.
 
@@ -172,6 +192,7 @@ class InvertedResidual(nn.Module):
     squeeze_activation, gate: of the squeeze-excite.
     pad: of the depthwise convolution, see `ConvNorm`.
     zero_residual: the last normalisation of a block with a shortcut starts at zero.
+    drop_rate: of a block with a shortcut, see `stochastic_depth`.
     style: see `Style`.
   """
 
@@ -185,6 +206,7 @@ class InvertedResidual(nn.Module):
   gate: Activation = hard_sigmoid
   pad: int | None = None
   zero_residual: bool = False
+  drop_rate: float = 0.0
   style: Style = Style()
 
   @nn.compact
@@ -214,7 +236,7 @@ class InvertedResidual(nn.Module):
     shortcut = self.stride == 1 and x.shape[-1] == self.features
     scale = nn.initializers.zeros if shortcut and self.zero_residual else nn.initializers.ones
     y = ConvNorm(self.features, scale_init=scale, style=self.style, name='project')(y, train)
-    return x + y if shortcut else y
+    return x + stochastic_depth(y, self.drop_rate, train) if shortcut else y
 
 
 class DepthwiseSeparable(nn.Module):

@@ -24,6 +24,7 @@ class MobileNetV2(nn.Module):
     num_classes: of the classifier.
     width: multiplier of the channels; below 1 the last 1x1 convolution stays 1280 wide.
     dropout: rate before the classifier.
+    stochastic_depth: rate of the last block, see `layers.block_rates`.
     output_stride: see `layers.strides_for`.
     style: see `layers.Style`; logits come in its dtype too.
   """
@@ -31,6 +32,7 @@ class MobileNetV2(nn.Module):
   num_classes: int
   width: float = 1.0
   dropout: float = 0.2
+  stochastic_depth: float = 0.0
   output_stride: int = 32
   style: layers.Style = layers.Style()
 
@@ -42,6 +44,7 @@ class MobileNetV2(nn.Module):
       for repeat in range(repeats)
     ]
     strides = layers.strides_for([2] + [stride for *_, stride in rows], self.output_stride)
+    drop_rates = layers.block_rates(self.stochastic_depth, len(rows))
     shared = {'activation': jax.nn.relu6, 'style': self.style}
 
     x = self.style.images(x)
@@ -54,6 +57,7 @@ class MobileNetV2(nn.Module):
         kernel=3,
         stride=stride,
         squeeze=0,
+        drop_rate=drop_rates[i],
         name=f'block_{i + 1}',
         **shared,
       )(x, train)

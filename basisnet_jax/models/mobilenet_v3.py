@@ -60,6 +60,7 @@ class MobileNetV3(nn.Module):
     num_classes: of the classifier.
     width: multiplier of the channels; below 1 the head keeps its size.
     dropout: rate before the classifier.
+    stochastic_depth: rate of the last block, see `layers.block_rates`.
     output_stride: see `layers.strides_for`.
     style: see `layers.Style`; logits come in its dtype too.
   """
@@ -69,12 +70,14 @@ class MobileNetV3(nn.Module):
   num_classes: int
   width: float = 1.0
   dropout: float = 0.2
+  stochastic_depth: float = 0.0
   output_stride: int = 32
   style: layers.Style = layers.Style()
 
   @nn.compact
   def __call__(self, x, train: bool = False):
     strides = layers.strides_for([2] + [b.stride for b in self.blocks], self.output_stride)
+    drop_rates = layers.block_rates(self.stochastic_depth, len(self.blocks))
     x = self.style.images(x)
     x = layers.ConvNorm(
       layers.round_channels(16 * self.width),
@@ -95,6 +98,7 @@ class MobileNetV3(nn.Module):
         stride=stride,
         squeeze=layers.round_channels(expanded / 4) if block.squeeze_excite else 0,
         activation=layers.hard_swish if block.hard_swish else jax.nn.relu,
+        drop_rate=drop_rates[i],
         style=self.style,
         name=f'block_{i + 1}',
       )(x, train)

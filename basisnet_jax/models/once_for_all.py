@@ -60,6 +60,7 @@ class OnceForAll(nn.Module):
     settings: of the sub-network.
     width: a further multiplier of the channels.
     dropout: rate before the classifier.
+    stochastic_depth: rate of the last block, see `layers.block_rates`.
     output_stride: see `layers.strides_for`.
     style: see `layers.Style`; logits come in its dtype too.
   """
@@ -68,6 +69,7 @@ class OnceForAll(nn.Module):
   settings: Settings = Settings()
   width: float = 1.0
   dropout: float = 0.2
+  stochastic_depth: float = 0.0
   output_stride: int = 32
   style: layers.Style = layers.Style(0.9, 1e-5, 'symmetric')
 
@@ -75,6 +77,7 @@ class OnceForAll(nn.Module):
   def __call__(self, x, train: bool = False):
     blocks = list(_blocks(self.settings))
     strides = layers.strides_for([2, 1] + [block['stride'] for block in blocks], self.output_stride)
+    drop_rates = layers.block_rates(self.stochastic_depth, 1 + len(blocks))
     scale = self.width * self.settings.width
     style, dtype = self.style, self.style.dtype
 
@@ -95,6 +98,7 @@ class OnceForAll(nn.Module):
         stride=stride,
         squeeze=layers.round_channels(expanded // 4) if block['squeeze'] else 0,
         activation=layers.hard_swish if block['hard_swish'] else jax.nn.relu,
+        drop_rate=drop_rates[i],
         style=style,
         name=f'block_{i + 1}',
       )(x, train)

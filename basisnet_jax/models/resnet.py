@@ -17,6 +17,7 @@ class ResNet(nn.Module):
     num_classes: of the classifier.
     width: multiplier of the channels.
     dropout: rate before the classifier.
+    stochastic_depth: rate of the last block, see `layers.block_rates`.
     output_stride: see `layers.strides_for`; the first two strides are the stem's and the pool's.
     style: see `layers.Style`; logits come in its dtype too.
   """
@@ -26,12 +27,14 @@ class ResNet(nn.Module):
   num_classes: int
   width: float = 1.0
   dropout: float = 0.0
+  stochastic_depth: float = 0.0
   output_stride: int = 32
   style: layers.Style = layers.Style(0.9, 1e-5)
 
   @nn.compact
   def __call__(self, x, train: bool = False):
     stem, pool, *strides = layers.strides_for([2, 2, 1, 2, 2, 2], self.output_stride)
+    drop_rates = iter(layers.block_rates(self.stochastic_depth, sum(self.depths)))
     x = self.style.images(x)
     channels = layers.round_channels(64 * self.width)
     relu = jax.nn.relu
@@ -46,6 +49,7 @@ class ResNet(nn.Module):
           channels,
           stride if j == 0 else 1,
           self.bottleneck,
+          next(drop_rates),
           self.style,
           name=f'stage_{i + 1}_block_{j + 1}',
         )(x, train)
@@ -55,11 +59,15 @@ class ResNet(nn.Module):
 
 
 class Block(nn.Module):
-  """A residual block; the shortcut is a 1x1 convolution where the shape changes."""
+  """A residual block; the shortcut is a 1x1 convolution where the shape changes.
+
+  `drop_rate` is of `layers.stochastic_depth`, and falls on what is not the shortcut.
+  """
 
   channels: int
   stride: int
   bottleneck: bool
+  drop_rate: float
   style: layers.Style
 
   @nn.compact
@@ -79,4 +87,4 @@ class Block(nn.Module):
       y = conv(outputs, 3, scale_init=zero, name='conv_2')(y, train)
     if stride > 1 or x.shape[-1] != outputs:
       x = conv(outputs, stride=stride, name='shortcut')(x, train)
-    return relu(x + y)
+    return relu(x + layers.stochastic_depth(y, self.drop_rate, train))

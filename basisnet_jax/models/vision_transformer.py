@@ -22,6 +22,7 @@ class VisionTransformer(nn.Module):
     head_channels: channels of each head at width 1.
     width: multiplier of the channels.
     dropout: rate before the classifier.
+    stochastic_depth: rate of the last block, see `layers.block_rates`.
     output_stride: side of a patch, pixels; what is left at the image's border is not seen.
     style: see `layers.Style`, of which the normalisation and the padding have no part here;
       logits come in its dtype too.
@@ -33,6 +34,7 @@ class VisionTransformer(nn.Module):
   head_channels: int = 64
   width: float = 1.0
   dropout: float = 0.0
+  stochastic_depth: float = 0.0
   output_stride: int = 16
   style: layers.Style = layers.Style()
 
@@ -48,26 +50,32 @@ class VisionTransformer(nn.Module):
     x = nn.Conv(channels, patch, patch, 'VALID', dtype=dtype, name='stem')(self.style.images(x))
     x = x + positions(*x.shape[1:]).astype(dtype)
     x = x.reshape(x.shape[0], -1, channels)
-    for i in range(self.depth):
-      x = Block(self.heads, dtype, name=f'block_{i + 1}')(x)
+    for i, drop_rate in enumerate(layers.block_rates(self.stochastic_depth, self.depth)):
+      x = Block(self.heads, drop_rate, dtype, name=f'block_{i + 1}')(x, train)
     x = nn.LayerNorm(dtype=dtype, name='norm')(x).mean(1)
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
     return nn.Dense(self.num_classes, dtype=dtype, name='classifier')(x)
 
 
 class Block(nn.Module):
-  """Attention and a perceptron of four times the channels, both normalised first."""
+  """Attention and a perceptron of four times the channels, both normalised first.
+
+  `drop_rate` is of `layers.stochastic_depth`, for each of both by itself.
+  """
 
   heads: int
+  drop_rate: float
   dtype: jnp.dtype
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x, train: bool):
     y = nn.LayerNorm(dtype=self.dtype, name='attention_norm')(x)
-    x = x + nn.MultiHeadDotProductAttention(self.heads, dtype=self.dtype, name='attention')(y)
+    y = nn.MultiHeadDotProductAttention(self.heads, dtype=self.dtype, name='attention')(y)
+    x = x + layers.stochastic_depth(y, self.drop_rate, train)
     y = nn.LayerNorm(dtype=self.dtype, name='mlp_norm')(x)
     y = jax.nn.gelu(nn.Dense(4 * x.shape[-1], dtype=self.dtype, name='expand')(y))
-    return x + nn.Dense(x.shape[-1], dtype=self.dtype, name='project')(y)
+    y = nn.Dense(x.shape[-1], dtype=self.dtype, name='project')(y)
+    return x + layers.stochastic_depth(y, self.drop_rate, train)
 
 
 def positions(height: int, width: int, channels: int):

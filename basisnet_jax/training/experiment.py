@@ -52,6 +52,7 @@ def build_model(config: ml_collections.ConfigDict) -> nn.Module:
     shared=m.coefficients.shared,
     temperature=m.coefficients.temperature,
     feature_gradient=m.coefficients.feature_gradient,
+    basis_dropout=m.coefficients.basis_dropout,
   )
 
 
@@ -71,6 +72,7 @@ def _network(config, name, group) -> nn.Module:
     num_classes=num_classes(config),
     width=group.width,
     dropout=group.dropout,
+    stochastic_depth=group.stochastic_depth,
     output_stride=group.output_stride,
     norm_momentum=m.norm_momentum,
     pixel_mean=group.pixel_mean,
@@ -102,6 +104,28 @@ def num_images(dataset, split: str) -> int:
   from basisnet_jax import data
 
   return data.num_images(dataset, split)
+
+
+def check_heldout(config: ml_collections.ConfigDict, dataset, heldout: str) -> None:
+  """Raises a UserError if training or evaluation sees images that a threshold is chosen on.
+
+  Or if they are fewer than ten; `heldout` is their split, '' is none.
+  """
+  from basisnet_jax import data
+
+  if heldout and (images := data.num_images(dataset, heldout)) < 10:
+    raise UserError(
+      f'config.data.heldout_split={heldout!r} has {images} images, too few to choose a threshold '
+      'on; hold out at least ten, better some thousands.'
+    )
+  for key in ('train_split', 'eval_split') if heldout else ():
+    split = config.data[key]
+    if common := data.num_common_images(dataset, heldout, split):
+      raise UserError(
+        f'config.data.heldout_split={heldout!r} and config.data.{key}={split!r} share {common:,} '
+        "images; hold out others, such as data.train_split='train[:95%]' with "
+        "data.heldout_split='train[95%:]'."
+      )
 
 
 def train_batches(
@@ -155,14 +179,14 @@ def train_records(config: ml_collections.ConfigDict, dataset, batch: int) -> lis
 
 
 def eval_batches(
-  config: ml_collections.ConfigDict, dataset, mesh: jax.sharding.Mesh
+  config: ml_collections.ConfigDict, dataset, mesh: jax.sharding.Mesh, split: str
 ) -> Iterator[dict[str, np.ndarray]]:
-  """This host's evaluation batches: every image once, the rest masked."""
+  """This host's batches of a split as evaluation sees it: every image once, the rest masked."""
   from basisnet_jax import data
 
   return data.eval_batches(
     dataset,
-    split=config.data.eval_split,
+    split=split,
     batch_size=sharding.checked_batch_size(
       config.evaluation.batch_size, mesh, 'config.evaluation.batch_size'
     )

@@ -1,5 +1,6 @@
 """From a recipe to how it is learned: what is made small, by schedule, in which step."""
 
+from collections.abc import Callable
 import functools
 
 from flax import linen as nn
@@ -9,6 +10,7 @@ import optax
 
 from basisnet_jax import models, sharding
 from basisnet_jax.errors import UserError
+from basisnet_jax.models import coefficients
 from basisnet_jax.training import distillation, experiment, losses, mixing
 from basisnet_jax.training import objective as objective_lib
 from basisnet_jax.training import state as train_state
@@ -16,10 +18,18 @@ from basisnet_jax.training import step as step_lib
 from basisnet_jax.training import teacher as teacher_lib
 
 
-def uniform_mix(config: ml_collections.ConfigDict, schedule: experiment.Schedule) -> optax.Schedule:
-  """The share of uniform coefficients by step: linear from its start to 0."""
+def annealed(
+  config: ml_collections.ConfigDict, schedule: experiment.Schedule
+) -> Callable[[jax.Array], coefficients.Annealed]:
+  """What the coefficients are annealed by, from the step's number; all of it linear."""
   k = config.model.coefficients
-  return optax.linear_schedule(k.uniform_mix, 0.0, max(1, schedule.steps(k.uniform_mix_epochs)))
+  mix = optax.linear_schedule(k.uniform_mix, 0.0, max(1, schedule.steps(k.uniform_mix_epochs)))
+  if not k.temperature_epochs:
+    return lambda step: coefficients.Annealed(mix(step))
+  temperature = optax.linear_schedule(
+    k.temperature_start, k.temperature, schedule.steps(k.temperature_epochs)
+  )
+  return lambda step: coefficients.Annealed(mix(step), temperature(step))
 
 
 def objective(
@@ -62,7 +72,9 @@ def objective(
     model,
     label_smoothing=config.loss.label_smoothing,
     lightweight_weight=config.loss.lightweight_weight,
-    uniform_mix=uniform_mix(config, schedule),
+    annealed=annealed(config, schedule),
+    load_balance=config.loss.load_balance,
+    coefficient_entropy=config.loss.coefficient_entropy,
     distill=distill,
     exit_weight=exit_weight,
   )

@@ -69,7 +69,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
       for name, keep in (('checkpoints', config.checkpoint.keep), ('best', 1))
     )
     if latest.latest_step is not None or best.latest_step is not None:
-      _check_same_run(config, workdir)
+      config_lib.check_same_run(config, workdir)
     if first_host:
       config_lib.save(
         config,
@@ -151,16 +151,22 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
         raise Preempted(
           f'Asked to end (SIGTERM): step {step:,} is saved, and the same command continues from it.'
         )
-    summary, results = _evaluate(evaluator, state, telemetry, best, progress, watchdog)
+    chosen = evaluator.choose(
+      state, workdir, 'checkpoints', lambda: watchdog.beat('the held-out images')
+    )
+    summary, results = _evaluate(evaluator, state, telemetry, best, progress, watchdog, chosen)
     latest.wait()
   if first_host:
-    print(evaluator.write_report(workdir, summary, results))
+    names = evaluator.write(workdir, summary, results, chosen)
+    print(f'\nWritten: {", ".join(os.path.join(workdir, name) for name in names)}')
   return summary
 
 
-def _evaluate(evaluator, state, telemetry, best, progress, watchdog):
+def _evaluate(evaluator, state, telemetry, best, progress, watchdog, chosen=None):
   """Evaluates, writes the dashboards, keeps the state if it is the best so far."""
-  summary, results = evaluator(state, on_batch=lambda: watchdog.beat('the evaluation'))
+  summary, results = evaluator(
+    state, on_batch=lambda: watchdog.beat('the evaluation'), chosen=chosen
+  )
   scalars, step = evaluator.scalars(summary, results), int(state.step)
   telemetry.scalars(step, scalars)
   telemetry.histograms(
@@ -168,6 +174,7 @@ def _evaluate(evaluator, state, telemetry, best, progress, watchdog):
     {f'eval/{name}': results[name] for name in ('confidence', 'coefficients') if name in results},
   )
   if jax.process_index() == 0:
+    evaluator.write_coefficients(telemetry, step, results)
     shown = '  '.join(
       f'{k} {100 * v:.2f}%' for k, v in _shown(scalars, 'eval').items() if 'top1' in k
     )
@@ -193,35 +200,3 @@ def _layout(mesh, state):
     f'Devices: {mesh.size} ({axes}), processes: {jax.process_count()}. Each device holds '
     f'{held:.1f} of the {whole:.1f} MB of parameters, averages and optimizer.'
   )
-
-
-# What may change when a run is continued: not what it computes.
-_FREE = (
-  'name',
-  'data.data_dir',
-  'data.broken_images',
-  'training.accumulation',
-  'training.nonfinite',
-  'training.stall_timeout',
-  'evaluation.',
-  'checkpoint.',
-  'logging.',
-  'sharding.',
-)
-
-
-def _check_same_run(config, workdir):
-  """Refuses to continue a run with another recipe."""
-  if not config_lib.is_saved(workdir):
-    return
-  changed = {
-    key: values
-    for key, values in config_lib.changed_keys(config_lib.load(workdir), config).items()
-    if not key.startswith(_FREE)
-  }
-  if changed:
-    keys = ', '.join(f'{key} was {old!r} and is {new!r}' for key, (old, new) in changed.items())
-    raise UserError(
-      f'{workdir} holds a run of another recipe ({keys}); give this one another --workdir, or '
-      'the old values.'
-    )

@@ -1,6 +1,7 @@
-"""Losses per image, and what an image counts."""
+"""Losses per image, what an image counts, and penalties of a batch."""
 
 import jax
+import jax.numpy as jnp
 import optax
 
 
@@ -57,3 +58,21 @@ def exit_weight(lightweight_logits, *, share: float, threshold: float, softness:
   """
   confidence = jax.nn.softmax(jax.lax.stop_gradient(lightweight_logits)).max(axis=-1)
   return 1 - share * jax.nn.sigmoid((confidence - threshold) / softness)
+
+
+def load_balance(coefficients, mask):
+  """How unevenly a batch uses the bases (the importance loss of Shazeer et al. 2017).
+
+  The squared coefficient of variation, over a layer's bases, of the sums of their coefficients,
+  averaged over the layers; for a softmax K * sum_k mean_b(c[b, k])^2 - 1.
+
+  Args:
+    coefficients: at least 0, float32 `[b, layers, K]`.
+    mask: float32 `[b]`, 0 on images that do not count.
+
+  Returns:
+    A float32 scalar from 0, all alike, to K - 1, one basis alone.
+  """
+  importance = (coefficients * mask[:, None, None]).sum(0)
+  mean = jnp.maximum(importance.mean(-1, keepdims=True), 1e-9)  # Without images: 0.
+  return jnp.square(importance / mean - 1).mean()

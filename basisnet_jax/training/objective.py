@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 from flax import linen as nn
 import jax
-import optax
 
 from basisnet_jax.evaluation import metrics
 from basisnet_jax.models import basisnet, preprocessing
+from basisnet_jax.models import coefficients as coefficients_lib
 from basisnet_jax.training import losses
 
 Batch = dict[str, jax.Array]
@@ -20,8 +20,8 @@ class Terms(NamedTuple):
   The loss is the weighted sum of `losses`, as means over the images that count, and `penalties`.
 
   Attributes:
-    losses: {stage: float32 `[b]`}.
-    weights: {stage: number}.
+    losses: {stage, or what else is of each image: float32 `[b]`}.
+    weights: {the same: number}.
     values: {metric: float32 `[b]`}, reported as their means over the images that count.
     penalties: {metric: float32 scalar}, weighted terms of a batch as a whole; reported, too.
     scalars: {metric: float32 scalar} of a batch as a whole that are reported alone.
@@ -45,25 +45,32 @@ def make_objective(
   *,
   label_smoothing: float,
   lightweight_weight: float,
-  uniform_mix: optax.Schedule,
+  annealed: Callable[[jax.Array], coefficients_lib.Annealed],
   distill: Callable | None = None,
   exit_weight: Callable[[jax.Array], jax.Array] | None = None,
+  load_balance: float = 0.0,
+  coefficient_entropy: float = 0.0,
 ) -> Objective:
   """Returns `objective(params, batch_stats, batch, key, step, teacher=None) -> Terms`.
 
   `batch` has 'image', pixel values `[b, h, w, 3]`, 'label', int32 `[b]`, and, where an image is
-  of several classes, 'target' (`mixing.make_mixer`); its 'mask' is the step's affair. `key` is
-  for what is random in the step, whose number `step` the schedules see. The values are loss
-  (without smoothing), top-1 and top-5 of each stage, by the labels.
+  of several classes, 'target' (`mixing.make_mixer`); its 'mask' is for the penalties alone, and
+  otherwise the step's affair. `key` is for what is random in the step, whose number `step` the
+  schedules see. The values are loss (without smoothing), top-1 and top-5 of each stage, by the
+  labels, and the entropy of the coefficients if it has a weight.
 
   Args:
     label_smoothing: see `losses.cross_entropy`.
     lightweight_weight: of the lightweight stage's loss; the specialist's is 1.
-    uniform_mix: share of uniform coefficients, by step.
+    annealed: from the step's number to what the coefficients are annealed by.
     distill: of `distillation.make_distill`.
     exit_weight: what an image counts for the specialist, `[b]`, from the lightweight logits.
+    load_balance: weight of `losses.load_balance`, over the images that count.
+    coefficient_entropy: weight of the mean `coefficients.entropy` over an image's layers: above
+      0 it makes an image choose few bases, below 0 many.
   """
   two_stage = isinstance(model, basisnet.BasisNet)
+  has_coefficients = two_stage and len(model.layers) > 0
 
   def objective(params, batch_stats, batch, key, step, teacher=None):
     images, targets = preprocessing.normalize(batch['image']), batch.get('target', batch['label'])
@@ -73,9 +80,9 @@ def make_objective(
       train=True,
       rngs={'dropout': key},
       mutable=['batch_stats'],
-      **({'uniform_mix': uniform_mix(step)} if two_stage else {}),
+      **({'annealed': annealed(step)} if two_stage else {}),
     )
-    losses_of, weights, values = {}, {}, {}
+    losses_of, weights, values, penalties = {}, {}, {}, {}
     logits_of = metrics.stage_logits(outputs)
     for stage, logits in logits_of.items():
       weights[stage] = lightweight_weight if stage == 'lightweight' else 1.0
@@ -88,6 +95,13 @@ def make_objective(
     if exit_weight is not None:
       values['specialist_weight'] = exit_weight(logits_of['lightweight'])
       losses_of['specialist'] *= values['specialist_weight']
-    return Terms(losses_of, weights, values, {}, {}, updates.get('batch_stats', {}))
+    if has_coefficients and load_balance:
+      uneven = losses.load_balance(outputs.coefficients, batch['mask'])
+      penalties['load_balance'] = load_balance * uneven
+    if has_coefficients and coefficient_entropy:
+      name = 'coefficient_entropy'
+      values[name] = coefficients_lib.entropy(outputs.coefficients).mean(-1)
+      losses_of[name], weights[name] = values[name], coefficient_entropy
+    return Terms(losses_of, weights, values, penalties, {}, updates.get('batch_stats', {}))
 
   return objective

@@ -139,7 +139,7 @@ class Progress:
       if seconds_per_step:
         parts.append(f'{_short(self._batch_size / seconds_per_step)} images/s')
         if self._done < self._total:
-          parts.append(f'{_duration((self._total - self._done) * seconds_per_step)} left')
+          parts.append(f'{duration((self._total - self._done) * seconds_per_step)} left')
       parts += [_metric(name, value) for name, value in self._metrics.items()]
     elif self._done < self._total:
       parts.append(self._first)
@@ -164,7 +164,8 @@ def _short(number):
   return f'{number:,.0f}' if number >= 100 else f'{number:.3g}'
 
 
-def _duration(seconds):
+def duration(seconds: float) -> str:
+  """Says it as a clock does: 0:05, 1:02:03, 2 d 3:04:05."""
   minutes, seconds = divmod(round(seconds), 60)
   hours, minutes = divmod(minutes, 60)
   days, hours = divmod(hours, 24)

@@ -1,4 +1,4 @@
-"""Curves, histograms, configuration and hyper-parameters for TensorBoard.
+"""Curves, histograms, pictures, configuration and hyper-parameters for TensorBoard.
 
 The only file that knows CLU's writers (a test keeps it so). It writes TensorBoard
 event files alone: CLU's default writer also logs each value to stderr, across the
@@ -61,6 +61,12 @@ class Telemetry:
           finite[name] = array
       with self._failing():
         self._writer.write_histograms(int(step), finite)
+
+  def images(self, step: int, pictures: Mapping[str, Any]) -> None:
+    """Writes pictures, uint8 `[height, width, 3]`."""
+    if self._writer:
+      with self._failing():
+        self._writer.write_images(int(step), {k: np.asarray(v)[None] for k, v in pictures.items()})
 
   def text(self, step: int, texts: Mapping[str, str]) -> None:
     """Writes texts, shown as they are: each becomes a Markdown code block."""

@@ -102,6 +102,17 @@ def test_results_survive_json_unchanged():
     assert type(number) is float
 
 
+def test_oracle_is_the_best_choice_of_exits_at_each_rate():
+  _, light, special = images(6, count=12)
+  curve = early_exit.oracle_curve(light, special, **COSTS)
+  for exits in range(13):
+    # All choices of so many images: the best gain most where only the first stage is right.
+    gains = np.sort(light.astype(int) - special)[::-1][:exits].sum()
+    best = (special.sum() + gains) / 12
+    assert np.interp(exits / 12, curve['exit_rate'], curve['top1']) == pytest.approx(best)
+  assert (curve['average_madds'][0], curve['average_madds'][-1]) == (290e6, 20e6)
+
+
 @pytest.mark.parametrize('function', ['operating_point', 'cost_accuracy_curve'])
 @pytest.mark.parametrize('lengths', [(0, 0, 0), (3, 2, 3), (3, 3, 2)])
 def test_arrays_that_are_empty_or_differ_in_length_are_refused(function, lengths):

@@ -11,6 +11,7 @@ from basisnet_jax.evaluation import early_exit, evaluate, metrics
 from basisnet_jax.models import basisnet, cost
 
 IMAGES = 23
+TEMPERATURES = {'lightweight': 0.5, 'specialist': 3.0}
 
 
 def padded_batches(images, size):
@@ -60,13 +61,19 @@ def one_by_one(network, images):
       logits = np.asarray(logits, np.float64)[0]
       probabilities = np.exp(logits) / np.exp(logits).sum()
       best = np.argsort(-logits, kind='stable')
+      warmer = np.exp(logits / TEMPERATURES.get(stage, 1))
       note(**{
+        f'{stage}_prediction': best[0],
+        f'{stage}_probability': probabilities.max(),
+        f'{stage}_calibrated': (warmer / warmer.sum()).max(),
+        f'{stage}_logits': logits,
         f'{stage}_loss': -np.log(probabilities[label]),
         f'{stage}_top1': float(best[0] == label),
         f'{stage}_top5': float(label in best[:5]),
       })  # fmt: skip
       if stage == 'lightweight':
-        note(confidence=probabilities.max(), coefficients=np.asarray(outputs.coefficients)[0])
+        runner_up, best = np.sort(warmer / warmer.sum())[-2:]
+        note(confidence=best - runner_up, coefficients=np.asarray(outputs.coefficients)[0])
   return {key: np.array(value) for key, value in results.items()}
 
 
@@ -76,13 +83,22 @@ def test_every_image_counts_once_whatever_the_batches(network, images, one_by_on
   mesh = sharding.create_mesh(devices=jax.devices()[:devices])
   done = []
   results = evaluate.run(
-    evaluate.make_eval_step(model, mesh),
+    evaluate.make_eval_step(model, mesh, rule='margin'),
     jax.device_put(variables, sharding.replicated(mesh)),
     sharding.to_device(padded_batches(images, size), mesh),
     on_batch=done.append,
+    temperatures=TEMPERATURES,
+    keep_logits=size == 7,
   )
-  expected = dict(one_by_one)
-  if 'coefficients' in expected:  # Of the first batch's real images.
+  expected = one_by_one | {'label': images['label']}
+  if size != 7:
+    expected = {key: value for key, value in expected.items() if not key.endswith('_logits')}
+  if 'coefficients' in expected:
+    found, of_all = results.pop('coefficient_statistics'), expected['coefficients']
+    np.testing.assert_allclose(found.mean, of_all.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(found.deviation, of_all.std(0), rtol=1e-2, atol=1e-5)
+    np.testing.assert_array_equal(found.images, np.bincount(images['label'], minlength=10))
+    # Of the first batch's real images.
     expected['coefficients'] = expected['coefficients'][:size]
   assert results.keys() == expected.keys()
   for key, value in expected.items():

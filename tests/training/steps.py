@@ -5,6 +5,7 @@ import re
 import jax.numpy as jnp
 import optax
 
+from basisnet_jax.models.coefficients import Annealed
 from basisnet_jax.training import optimizers
 from basisnet_jax.training import step as step_lib
 from basisnet_jax.training.objective import make_objective
@@ -32,7 +33,8 @@ def new_step(model, update, seed=0, objective=None, **options):
     model,
     label_smoothing=0.2,
     lightweight_weight=0.5,
-    uniform_mix=lambda step: jnp.where(step == 0, 1.0, 0.0),  # Wholly uniform at step 0 alone.
+    # Wholly uniform at step 0 alone.
+    annealed=lambda step: Annealed(jnp.where(step == 0, 1.0, 0.0)),
     **(objective or {}),
   )
   return step_lib.make_train_step(

@@ -27,6 +27,7 @@ def test_model_is_the_recipes(config):
   config.model.coefficients.temperature = 3.0
   config.model.coefficients.shared = True
   config.model.coefficients.activation = 'sigmoid'
+  config.model.coefficients.basis_dropout = 0.125
   model = experiment.build_model(config)
   assert isinstance(model, models.BasisNet)
   assert (model.num_bases, model.lightweight_resolution) == (2, 8)
@@ -36,6 +37,7 @@ def test_model_is_the_recipes(config):
   for network in (model.lightweight, model.specialist):
     assert (network.num_classes, network.style.dtype) == (10, jnp.bfloat16)
   assert model.layers == ('dense', 'depthwise', 'pointwise')
+  assert model.basis_dropout == 0.125
 
 
 def test_any_other_name_is_that_network_alone(config):
@@ -43,6 +45,14 @@ def test_any_other_name_is_that_network_alone(config):
   config.model.width = 2.0
   model = experiment.build_model(config)
   assert isinstance(model, tiny.TinyNetwork) and model.width == 2.0
+
+
+def test_each_stage_has_its_stochastic_depth(config):
+  config.model.name, config.model.specialist = 'cascade', 'mobilenet_v2'
+  config.model.lightweight.name = 'resnet_18'
+  config.model.stochastic_depth, config.model.lightweight.stochastic_depth = 0.2, 0.1
+  model = experiment.build_model(config)
+  assert (model.specialist.stochastic_depth, model.lightweight.stochastic_depth) == (0.2, 0.1)
 
 
 def test_classes_are_known_without_the_data(config):
@@ -98,11 +108,24 @@ def test_uniform_mix_falls_linearly_and_is_off_by_default(config):
   config.model.coefficients.uniform_mix = 0.8
   config.model.coefficients.uniform_mix_epochs = 2.0
   schedule = experiment.Schedule(config, 100)
-  mix = learning.uniform_mix(config, schedule)
-  assert [float(mix(step)) for step in (0, 10, 20, 30)] == pytest.approx([0.8, 0.4, 0.0, 0.0])
+  annealed = learning.annealed(config, schedule)
+  mix = [float(annealed(step).uniform_mix) for step in (0, 10, 20, 30)]
+  assert mix == pytest.approx([0.8, 0.4, 0.0, 0.0])
   config.model.coefficients.uniform_mix = 0.0
   config.model.coefficients.uniform_mix_epochs = 0.0
-  assert float(learning.uniform_mix(config, schedule)(0)) == 0.0
+  assert float(learning.annealed(config, schedule)(0).uniform_mix) == 0.0
+
+
+def test_temperature_falls_linearly_to_the_heads_and_is_off_by_default(config):
+  config.training.batch_size = 10
+  schedule = experiment.Schedule(config, 100)
+  assert learning.annealed(config, schedule)(0).temperature is None
+  config.model.coefficients.temperature_start = 30.0
+  config.model.coefficients.temperature = 2.0
+  config.model.coefficients.temperature_epochs = 2.0
+  annealed = learning.annealed(config, schedule)
+  temperatures = [float(annealed(step).temperature) for step in (0, 10, 20, 30)]
+  assert temperatures == pytest.approx([30.0, 16.0, 2.0, 2.0])
 
 
 @pytest.mark.parametrize('name', ['rmsprop', 'sgd', 'adamw'])

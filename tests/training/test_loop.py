@@ -1,5 +1,6 @@
 """The loop on eight devices: what it refuses, what may change, what is left behind."""
 
+import dataclasses
 import json
 import math
 import os
@@ -11,6 +12,7 @@ import pytest
 import tiny
 
 from basisnet_jax.errors import UserError
+from basisnet_jax.evaluation import chosen
 from basisnet_jax.training import evaluator, experiment, loop
 
 
@@ -25,7 +27,9 @@ def recipe(data_dir):
   c.training.steps = 6
   c.checkpoint.every_steps = 4
   c.logging.every_steps = 3
-  c.evaluation.every_epochs = 0.04  # 4 steps.
+  c.data.train_split = 'train[:80%]'
+  c.data.heldout_split = 'train[80%:]'
+  c.evaluation.every_epochs = 0.05  # 4 steps.
   return c
 
 
@@ -48,6 +52,22 @@ def test_run_returns_its_last_evaluation(finished):
   assert sorted(os.listdir(os.path.join(workdir, 'checkpoints'))) == ['4', '6']
 
 
+def test_threshold_is_chosen_on_held_out_images_and_kept_with_the_checkpoint(finished, config):
+  _, workdir, summary = finished
+  kept = chosen.load(workdir, 6)
+  assert kept.heldout['images'] == 287 and kept.heldout['split'] == 'train[80%:]'
+  assert summary['chosen']['threshold'] == kept.threshold
+  config.early_exit.choose.by, config.early_exit.choose.exit_rate = 'exit_rate', 0.5
+  again = evaluator.evaluate_workdir(config, workdir)  # Chosen anew, without training.
+  kept = chosen.load(workdir, 6)
+  assert kept.goal == {'by': 'exit_rate', 'exit_rate': 0.5}
+  assert 0.5 <= kept.heldout['exit_rate'] < 0.51
+  assert again['chosen']['threshold'] == kept.threshold
+  assert again['specialist'] == summary['specialist']
+  config.data.heldout_split = ''  # What was chosen stays in use.
+  assert evaluator.evaluate_workdir(config, workdir) == again
+
+
 def test_best_checkpoint_can_be_evaluated(finished, config):
   _, workdir, summary = finished
   config.evaluation.checkpoint = 'best'
@@ -58,6 +78,44 @@ def test_best_checkpoint_can_be_evaluated(finished, config):
   config.evaluation.checkpoint = 'newest'
   with pytest.raises(UserError, match="'newest'; it can be 'latest' or 'best'"):
     evaluator.evaluate_workdir(config, workdir)
+
+
+def test_choice_of_another_step_or_rule_is_not_used_and_it_is_said(
+  finished, config, tmp_path, capsys
+):
+  _, workdir, _ = finished
+  run = shutil.copytree(workdir, tmp_path / 'run')
+  evaluator.evaluate_workdir(config, run)
+  kept = chosen.load(run, 6)
+  config.data.heldout_split = ''
+  chosen.save(run, dataclasses.replace(kept, step=4))
+  assert 'chosen' not in evaluator.evaluate_workdir(config, run)
+  said = capsys.readouterr().out
+  assert 'No threshold is used.' in said and 'of step 4, and this one is of step 6' in said
+  assert "--config.data.heldout_split='train[95%:]'" in said  # How to get one.
+  chosen.save(run, dataclasses.replace(kept, rule='margin'))
+  assert 'chosen' not in evaluator.evaluate_workdir(config, run)
+  assert "early_exit.rule='margin'" in capsys.readouterr().out
+  chosen.save(run, dataclasses.replace(kept, heldout={**kept.heldout, 'split': 'test[50%:]'}))
+  assert 'chosen' not in evaluator.evaluate_workdir(config, run)
+  assert "eval_split='test' share 180 images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  'heldout, sentence',
+  [
+    ('train[70%:]', r"data.train_split='train\[:80%\]' share 144 images; hold out others"),
+    ('test', "data.eval_split='test' share 360 images; hold out others"),
+    ('train[-3:]', 'has 3 images, too few to choose'),
+  ],
+)
+def test_held_out_images_that_are_few_or_seen_elsewhere_are_refused(
+  config, tmp_path, heldout, sentence
+):
+  config.data.heldout_split = heldout
+  with pytest.raises(UserError, match=sentence):
+    loop.train_and_evaluate(config, str(tmp_path))
+  assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize(

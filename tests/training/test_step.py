@@ -11,6 +11,7 @@ from steps import BATCH, averaged, new_step, optimizer, values
 import tiny
 
 from basisnet_jax.evaluation import metrics
+from basisnet_jax.models.coefficients import Annealed
 from basisnet_jax.training import distillation, mixing
 from basisnet_jax.training import state as train_state
 
@@ -34,7 +35,7 @@ def test_loss_is_the_specialists_plus_weight_times_the_lightweights(model, traje
   batch, state = tiny.batch(BATCH, 0), trajectories[1]['states'][0]
   images = batch['image'].astype(np.float32) / 127.5 - 1
   outputs, _ = jax.jit(
-    functools.partial(model.apply, train=True, uniform_mix=1.0, mutable=['batch_stats'])
+    functools.partial(model.apply, train=True, annealed=Annealed(1.0), mutable=['batch_stats'])
   )(averaged(state), images)
   expected = {'learning_rate': 0.1, 'broken_images': 0.0, 'loss': 0.0}
   for stage, weight in (('lightweight', 0.5), ('specialist', 1.0)):
@@ -46,6 +47,39 @@ def test_loss_is_the_specialists_plus_weight_times_the_lightweights(model, traje
     expected['loss'] += weight * cross_entropy(logits, labels, 0.2).mean()
   assert trajectories[1]['metrics'][0] == pytest.approx(expected, rel=1e-5)
   assert 0 < expected['specialist_top5'] < 1
+
+
+def test_penalties_of_the_coefficients_join_the_loss(model, trajectories):
+  batch, state = tiny.batch(BATCH), trajectories[1]['states'][1]
+  batch['mask'][:5] = 0
+  apply = jax.jit(functools.partial(model.apply, train=True, mutable=['batch_stats']))
+
+  def shares(rows):
+    """The coefficients of the rows that count, as a batch by themselves."""
+    images = batch['image'][rows].astype(np.float32) / 127.5 - 1
+    outputs, _ = apply(averaged(state), images)
+    return np.asarray(outputs.coefficients, np.float64)[batch['mask'][rows] > 0]
+
+  def balance(shares):
+    return (shares.shape[-1] * (shares.mean(0) ** 2).sum(-1) - 1).mean()
+
+  def measured(objective=None, **options):
+    step = new_step(model, optimizer(), objective=objective, **options)
+    return values(jax.jit(step)(state, batch)[1])
+
+  whole = shares(slice(None))
+  entropy = -(whole * np.log(whole)).sum(-1).mean() / np.log(whole.shape[-1])
+  plain, found = measured(), measured({'load_balance': 3.0, 'coefficient_entropy': -0.5})
+  extra = found.pop('loss') - plain.pop('loss')
+  assert extra == pytest.approx(3 * balance(whole) - 0.5 * entropy, rel=1e-3)
+  assert found.pop('load_balance') == pytest.approx(3 * balance(whole), rel=1e-3)
+  assert found.pop('coefficient_entropy') == pytest.approx(entropy, rel=1e-5)
+  assert found == pytest.approx(plain, rel=1e-5)
+  # Part by part: every second row is of the same.
+  parts = measured({'load_balance': 3.0}, accumulation=2)['load_balance']
+  of_parts = np.mean([balance(shares(slice(part, None, 2))) for part in (0, 1)])
+  assert parts == pytest.approx(3 * of_parts, rel=1e-3)
+  assert of_parts != pytest.approx(balance(whole), rel=1e-3)
 
 
 def test_uniform_mix_follows_its_schedule(trajectories):

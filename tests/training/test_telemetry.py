@@ -1,5 +1,6 @@
 """Telemetry, judged by TensorBoard's own reader."""
 
+import io
 import math
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import textwrap
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import PIL.Image
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
@@ -63,6 +65,15 @@ def test_bad_scalar_is_reported_where_it_is_passed_and_spoils_nothing(tmp_path, 
       telemetry.scalars(1, {'train/loss': bad})
     telemetry.scalars(2, {'train/loss': 7})
   assert tensors(tmp_path, 'train/loss') == [(2, 7.0)]
+
+
+def test_pictures_are_read_back_pixel_by_pixel(tmp_path):
+  picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+  with Telemetry(str(tmp_path), enabled=True) as telemetry:
+    telemetry.images(4, {'eval/coefficients': picture})
+  ((step, (width, height, encoded)),) = tensors(tmp_path, 'eval/coefficients')
+  assert (step, int(width), int(height)) == (4, 7, 5)
+  np.testing.assert_array_equal(PIL.Image.open(io.BytesIO(encoded)), picture)
 
 
 def test_histograms_count_every_finite_entry(tmp_path):

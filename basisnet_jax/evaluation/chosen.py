@@ -1,0 +1,106 @@
+"""The early termination that was chosen for a checkpoint: kept beside it, as early_exit.json."""
+
+from collections.abc import Mapping
+import dataclasses
+import json
+import os
+from typing import Any
+
+from etils import epath
+
+from basisnet_jax.errors import UserError
+from basisnet_jax.evaluation import confidence, report
+
+NAME = 'early_exit.json'
+FORMAT_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+  """All that it takes to end early with a checkpoint, and how it came about.
+
+  Attributes:
+    rule: of `confidence.RULES`.
+    temperatures: {stage: T}; its logits are divided by it.
+    threshold: images whose confidence, by the rule from the lightweight model's logits, is at
+      least this exit; 2 where nobody does.
+    goal: what was to be reached: 'by' and the numbers that belong to it.
+    reason: the same in words.
+    heldout: of the held-out images 'data' (the dataset), 'split' and 'images', and what is expected
+      from those of them that the threshold was chosen on: 'exit_rate', 'average_madds', 'top1',
+      'specialist_top1'.
+    checkpoint: the folder in the workdir that holds the checkpoint.
+    step: of the checkpoint.
+  """
+
+  rule: str
+  temperatures: Mapping[str, float]
+  threshold: float
+  goal: Mapping[str, Any]
+  reason: str
+  heldout: Mapping[str, Any]
+  checkpoint: str
+  step: int
+
+
+def save(workdir: str, chosen: Chosen) -> None:
+  """Writes `<workdir>/early_exit.json`."""
+  report.write_json(
+    os.path.join(workdir, NAME),
+    {'format_version': FORMAT_VERSION, **dataclasses.asdict(chosen)},
+  )
+
+
+def load(workdir: str, step: int) -> Chosen | None:
+  """What was chosen for the workdir's checkpoint of a step; None if nothing ever was.
+
+  Raises:
+    UserError: it was for another step, or the file is damaged or of a newer format.
+  """
+  path = epath.Path(workdir) / NAME
+  if not path.exists():
+    return None
+  again = f'choose anew: python -m basisnet_jax.main --mode=evaluate --workdir={workdir}'
+  try:
+    found = json.loads(path.read_text())
+    version = found.pop('format_version')
+    if version > FORMAT_VERSION:
+      raise UserError(
+        f'{path} has format {version}, and this version of basisnet_jax reads up to '
+        f'{FORMAT_VERSION}; install a newer one, or {again}'
+      )
+    chosen = _checked(Chosen(**found))
+  except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    reason = ' '.join(str(error).split()) or type(error).__name__
+    raise UserError(f'{path} is damaged ({reason}); {again}') from error
+  if chosen.step != step:
+    raise UserError(
+      f'{path} was chosen for the checkpoint of step {chosen.step:,}, and this one is of step '
+      f'{step:,}; {again}'
+    )
+  return chosen
+
+
+def _checked(chosen):
+  wrong = [
+    name
+    for name, right in (
+      ('rule', chosen.rule in confidence.RULES),
+      (
+        'temperatures',
+        all(0 < chosen.temperatures[stage] for stage in ('lightweight', 'specialist')),
+      ),
+      ('threshold', 0 <= chosen.threshold < float('inf')),
+      ('goal', isinstance(chosen.goal['by'], str)),
+      (
+        'heldout',
+        {'data', 'split', 'images', 'exit_rate', 'average_madds', 'top1', 'specialist_top1'}
+        <= set(chosen.heldout),
+      ),
+      ('step', type(chosen.step) is int),
+    )
+    if not right
+  ]
+  if wrong:
+    raise ValueError(f'it has no sensible {" and ".join(wrong)}')
+  return chosen

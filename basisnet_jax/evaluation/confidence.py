@@ -1,0 +1,50 @@
+"""How sure a network is of its first answer: the rules of early termination."""
+
+import jax
+import jax.numpy as jnp
+
+from basisnet_jax.errors import UserError
+
+
+def max_softmax(probabilities: jax.Array) -> jax.Array:
+  """The largest probability, as MSDNet's rule (Huang et al. 2018)."""
+  return probabilities.max(axis=-1)
+
+
+def margin(probabilities: jax.Array) -> jax.Array:
+  """The largest probability less the second: how far the runner-up is behind."""
+  # Not `lax.top_k`, which would gather the logits of all devices on each.
+  best = jnp.arange(probabilities.shape[-1]) == probabilities.argmax(axis=-1, keepdims=True)
+  return probabilities.max(axis=-1) - jnp.where(best, 0.0, probabilities).max(axis=-1)
+
+
+def entropy(probabilities: jax.Array) -> jax.Array:
+  """1 - H / log(classes): 1 for a single certain class, 0 for all alike.
+
+  BranchyNet's rule (Teerapittayanon et al. 2016), turned so that more is surer.
+  """
+  entropies = -(probabilities * jnp.log(jnp.maximum(probabilities, 1e-37))).sum(axis=-1)
+  return 1 - entropies / jnp.log(probabilities.shape[-1])
+
+
+RULES = {'max_softmax': max_softmax, 'margin': margin, 'entropy': entropy}
+
+
+def of(logits: jax.Array, rule: str, temperature: float | jax.Array = 1.0) -> jax.Array:
+  """The confidence of each image, from 0 to 1; larger is surer.
+
+  Args:
+    logits: `[..., classes]`, at least two classes.
+    rule: of `RULES`.
+    temperature: divides the logits (Guo et al. 2017); it may be traced.
+
+  Returns:
+    float32 `[...]`; NaN where a logit is NaN.
+  """
+  return RULES[rule](jax.nn.softmax(logits.astype(jnp.float32) / temperature))
+
+
+def check_rule(rule: str) -> None:
+  """Raises a UserError for a rule that there is not."""
+  if rule not in RULES:
+    raise UserError(f'config.early_exit.rule is {rule!r}: use {", ".join(map(repr, RULES))}.')

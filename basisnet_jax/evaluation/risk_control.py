@@ -1,0 +1,117 @@
+"""How much accuracy early termination loses at most, with a guarantee that needs no assumption.
+
+Learn then Test (Angelopoulos et al. 2021): thresholds are tried from the most cautious one on,
+each with a test of "it loses epsilon or more", until a test does not reject. The chance that the
+last rejected one loses epsilon or more is at most delta, whatever the images and the networks are,
+as long as those to choose on are drawn like those to come.
+
+The loss of an image is +1 (lost: it exits, and only the specialist is right), -1 (gained: it exits,
+and only the lightweight network is right) or 0. Bounds for any loss between -1 and 1 would have to
+allow for the largest variance, and bounds on what is lost alone would not credit what is gained.
+With three values the test can be exact: counts are multinomial. Its statistic is the likelihood
+ratio, which is also the most that a bettor against the hypothesis could have gained with one stake
+(Waudby-Smith and Ramdas 2024); the share of gained images, which is unknown, goes over a confidence
+set (Berger and Boos 1994).
+"""
+
+from collections.abc import Iterable
+import functools
+import math
+
+import numpy as np
+from scipy import stats
+
+# The chance that the confidence set misses; the p-value pays for it.
+_MISS = 1e-4
+_CELLS = 100  # Of the confidence set. More of them tighten the bound a little.
+_TAIL = 1e-9  # Of counts that are too unlikely to be looked at; they count against us.
+
+
+@functools.lru_cache(maxsize=4096)
+def p_value(lost: int, gained: int, images: int, epsilon: float) -> float:
+  """Of the hypothesis that exits lose at least `epsilon` of accuracy.
+
+  If it holds, this is at most x with a chance of at most x, for every x and number of images.
+
+  Args:
+    lost: images that exit wrong where the specialist is right.
+    gained: images that exit right where the specialist is wrong.
+    images: all of them, those that do not exit included.
+    epsilon: a fraction, above 0 and below 1.
+  """
+  observed = _log_ratio(lost, gained, images, epsilon)
+  if observed == 0:
+    return 1.0
+  # Clopper and Pearson's; where the hypothesis holds, less than half of the images can be gained.
+  low = stats.beta.ppf(_MISS / 2, gained, images - gained + 1) if gained else 0.0
+  high = stats.beta.ppf(1 - _MISS / 2, gained + 1, images - gained) if gained < images else 1.0
+  low, high = (min(share, (1 - epsilon) / 2) for share in (low, high))
+  edges = np.linspace(low, high, _CELLS + 1)
+  least, most = stats.binom.ppf(_TAIL, images, low), stats.binom.isf(_TAIL, images, high)
+  rows = np.arange(int(least), int(most) + 1)
+  most_lost = _most_lost(rows, images, epsilon, observed)
+  # The region grows with what is gained and shrinks with what is lost. So for every share of gained
+  # images within a cell its chance is at most that at the cell's upper edge, where what is lost is
+  # taken at the lower one.
+  gain, loss = edges[1:, None], edges[:-1, None] + epsilon
+  inside = stats.binom.cdf(most_lost, images - rows, np.minimum(1.0, loss / (1 - gain)))
+  chance = (stats.binom.pmf(rows, images, gain) * inside).sum(axis=1).max()
+  return float(min(1.0, chance + _MISS + 2 * _TAIL))
+
+
+def last_safe(p_values: Iterable[float], delta: float) -> int | None:
+  """Fixed-sequence testing: the index of the last p-value before the first above `delta`.
+
+  The iterable is not read further than that; None if the first one is above.
+  """
+  last = None
+  for index, value in enumerate(p_values):
+    if value > delta:
+      break
+    last = index
+  return last
+
+
+def least_images(epsilon: float, delta: float) -> int:
+  """With fewer images no threshold can pass, even if nothing is lost; delta is above 0.0002."""
+  chance = delta - _MISS - 2 * _TAIL
+  return math.ceil(math.log(chance) / math.log1p(-epsilon))
+
+
+def _log_ratio(lost, gained, images, epsilon):
+  """log of the likelihood ratio: of any shares, over those that lose `epsilon` or more.
+
+  It is the maximum over a stake x of `lost * log(1 - x (1 - e)) + gained * log(1 + x (1 + e)) +
+  others * log(1 + x e)`, whose derivative is zero where a quadratic is. It falls with `lost` and
+  rises with `gained`; it is 0 where the observed loss is `epsilon` or more.
+  """
+  lost, gained = np.asarray(lost, np.float64), np.asarray(gained, np.float64)
+  down, up, others = 1 - epsilon, 1 + epsilon, images - lost - gained
+  square = down * up * epsilon * images
+  linear = (
+    -lost * down * (up + epsilon) + gained * up * (epsilon - down) + others * epsilon * (up - down)
+  )
+  constant = np.maximum(0.0, images * epsilon - lost + gained)
+  root = np.sqrt(linear**2 + 4 * square * constant)
+  # Of two forms of the solution the one that does not subtract nearly equal numbers.
+  stake = np.where(
+    linear > 0,
+    (linear + root) / (2 * square),
+    2 * constant / np.maximum(root - linear, np.finfo(float).tiny),
+  )
+  stake = np.minimum(stake, 1 / down)
+  with np.errstate(divide='ignore', invalid='ignore'):
+    worst = np.where(lost > 0, lost * np.log1p(-stake * down), 0.0)
+  return worst + gained * np.log1p(stake * up) + others * np.log1p(stake * epsilon)
+
+
+def _most_lost(gained, images, epsilon, observed):
+  """For each number of gained images the most lost ones with `_log_ratio` >= observed, or -1."""
+  low = np.full(gained.shape, -1)
+  high = np.minimum(gained + math.ceil(images * epsilon), images - gained) + 1
+  while np.any(high - low > 1):
+    middle = (low + high) // 2
+    # Rounding must not part the observed counts from themselves.
+    inside = _log_ratio(middle, gained, images, epsilon) >= observed - 1e-9
+    low, high = np.where(inside, middle, low), np.where(inside, high, middle)
+  return low

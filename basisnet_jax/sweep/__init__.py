@@ -1,0 +1,60 @@
+"""A sweep: a grid of runs, rows of a table times seeds.
+
+A sweep's file is a recipe whose variants are the rows, so that each row is a recipe that can be
+trained by itself (`--config=configs/sweeps/NAME.py:ROW`); beside `get_config(row=None)` it has
+`SWEEP = Sweep(rows={...}, ...)`.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import re
+from typing import Any
+
+from basisnet_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+  """What is to be run.
+
+  Attributes:
+    rows: {name: what `config.apply_variants` takes: dotted keys and values, or a function}.
+    seeds: values of `config.seed`; each row is run with all of them.
+    compare: the row that the others are compared with; None compares none.
+
+  Raises:
+    UserError: a row's name is no name of a folder or of a variant, `compare` is no row, there
+      are no rows or seeds, or a seed is no seed or there twice.
+  """
+
+  rows: Mapping[str, Any]
+  seeds: Sequence[int] = (0, 1, 2)
+  compare: str | None = None
+
+  def __post_init__(self):
+    for row in self.rows:
+      if not re.fullmatch(r'\w[\w.-]*', row):
+        raise UserError(f'The row {row!r} of a sweep cannot name a folder: use letters, digits, _.')
+    if not self.rows:
+      raise UserError('A sweep needs at least one row.')
+    if self.compare is not None and self.compare not in self.rows:
+      raise UserError(f'compare={self.compare!r} is no row of the sweep: {", ".join(self.rows)}.')
+    wrong = [s for s in self.seeds if type(s) is not int or not 0 <= s < 2**32]
+    if wrong or not self.seeds or len(set(self.seeds)) < len(self.seeds):
+      raise UserError(
+        f'The seeds of a sweep are {tuple(self.seeds)}, wanted different whole numbers of at '
+        'least 0, such as 0,1,2.'
+      )
+
+  def with_seeds(self, texts: Sequence[str]) -> 'Sweep':
+    """The same sweep with the seeds that were written, as those of a flag: ['3', '4']."""
+    try:
+      return dataclasses.replace(self, seeds=tuple(int(text) for text in texts))
+    except ValueError:
+      raise UserError(
+        f'--seeds={",".join(texts)} are no whole numbers; write them as 0,1,2.'
+      ) from None
+
+  def runs(self) -> list[tuple[str, int]]:
+    """(row, seed) in the order of running: all rows with one seed first, then with the next."""
+    return [(row, seed) for seed in self.seeds for row in self.rows]

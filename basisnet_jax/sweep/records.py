@@ -1,0 +1,92 @@
+"""What a run of a sweep has left in its folder, and what the sweep notes there."""
+
+from collections.abc import Sequence
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+from basisnet_jax.evaluation import report
+
+
+class Run(NamedTuple):
+  """One training of a sweep.
+
+  Attributes:
+    row: of the sweep.
+    seed: the value of `config.seed`.
+    folder: its workdir.
+  """
+
+  row: str
+  seed: int
+  folder: pathlib.Path
+
+  @property
+  def name(self) -> str:
+    """For people."""
+    return f'{self.row}, seed {self.seed}'
+
+
+def of(sweep, workdir: str) -> list[Run]:
+  """The runs of a sweep (`Sweep`) in the order of running; in folders <row>/seed_<n>."""
+  root = pathlib.Path(workdir)
+  return [Run(row, seed, root / row / f'seed_{seed}') for row, seed in sweep.runs()]
+
+
+def read(run: Run, name: str) -> dict[str, Any] | None:
+  """A JSON file of the run; None where there is none, or only a part of one."""
+  try:
+    found = json.loads((run.folder / name).read_text())
+  except (OSError, ValueError):
+    return None
+  return found if isinstance(found, dict) else None
+
+
+def write(run: Run, seconds: float, *, finished: bool) -> None:
+  """Notes the time that the run took so far and, once its last step is evaluated, that step."""
+  evaluation = read(run, 'evaluation.json') if finished else None
+  step = evaluation and evaluation['step']
+  report.write_json(str(run.folder / 'sweep.json'), {'seconds': seconds, 'step': step})
+
+
+def is_finished(run: Run) -> bool:
+  """Whether the training was complete and its evaluation is that of the last step."""
+  record, evaluation = read(run, 'sweep.json'), read(run, 'evaluation.json')
+  return bool(record and evaluation) and record['step'] == evaluation['step']
+
+
+def seconds(run: Run) -> float:
+  """Wall-clock time that the run took so far, with starting, compiling and evaluating."""
+  return (read(run, 'sweep.json') or {'seconds': 0.0})['seconds']
+
+
+def seconds_left(runs: Sequence[Run], current: Run, elapsed: float) -> float | None:
+  """What the sweep will still take; None before the first run is finished.
+
+  A run is expected to take what the row's finished ones took on average, or else all rows'.
+  """
+  taken: dict[str, list[float]] = {}
+  for run in filter(is_finished, runs):
+    taken.setdefault(run.row, []).append(seconds(run))
+  if not taken:
+    return None
+  every = [value for values in taken.values() for value in values]
+
+  def expected(run):
+    values = taken.get(run.row, every)
+    spent = elapsed if run == current else seconds(run)
+    return max(0.0, sum(values) / len(values) - spent)
+
+  return sum(expected(run) for run in runs if not is_finished(run))
+
+
+def last_line(run: Run) -> str:
+  """Of the run's log, '' if there is none."""
+  try:
+    with (run.folder / 'log.txt').open('rb') as file:
+      file.seek(0, 2)
+      file.seek(max(0, file.tell() - 4096))
+      lines = file.read().decode(errors='replace').splitlines()
+  except OSError:
+    return ''
+  return next((line.strip() for line in reversed(lines) if line.strip()), '')

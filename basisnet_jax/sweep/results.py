@@ -1,0 +1,215 @@
+"""The table of a sweep: mean and standard deviation over seeds, and differences between rows."""
+
+from collections.abc import Sequence
+import csv
+import io
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from basisnet_jax.evaluation import plots, report
+from basisnet_jax.sweep import records
+from basisnet_jax.sweep.records import Run
+
+# Of a run, in the order of the table; what a network does not have is left out.
+METRICS = (
+  'top1',
+  'lightweight_top1',
+  'total_madds',
+  'total_params',
+  'early_top1',
+  'early_change',
+  'early_average_madds',
+  'early_saving',
+  'seconds',
+)
+
+
+def collect(runs: Sequence[Run], compare: str | None) -> dict[str, Any]:
+  """Reads what the finished runs have left.
+
+  Args:
+    runs: all of the sweep.
+    compare: the row that the others are compared with, or None.
+
+  Returns:
+    'runs' and 'finished' (their numbers), 'unfinished' (their names), 'compare' and 'rows': for
+    each row with a finished run {'row', 'seeds', metric: {'mean', 'std', 'values'}} and, besides
+    the row to compare with, 'difference' of the same form. `METRICS` of a run:
+    top1 (fraction): of the final answer, which is the specialist's, or the single network's;
+    lightweight_top1 (fraction);
+    total_madds, total_params: of one image, both stages;
+    early_top1 (fraction), early_average_madds, early_saving (share of total_madds): with early
+      termination at the threshold that was chosen on held-out images; early_change (fraction)
+      is what it changes of top1;
+    seconds: wall-clock, with starting, compiling and evaluating.
+    `std` is the sample's standard deviation (n - 1), None for one seed. A difference is the mean
+    over the seeds that both rows have of the difference in top1; it has 'standard_error', of
+    these pairs, in place of `std`.
+  """
+  finished = [run for run in runs if records.is_finished(run)]
+  rows = []
+  for row in dict.fromkeys(run.row for run in finished):
+    found = {run.seed: _metrics(run) for run in finished if run.row == row}
+    entry = {'row': row, 'seeds': list(found)}
+    for metric in METRICS:
+      values = [metrics[metric] for metrics in found.values() if metric in metrics]
+      if len(values) == len(found):
+        entry[metric] = _spread(values)
+    rows.append(entry)
+  base = next((entry for entry in rows if entry['row'] == compare), None)
+  for entry in rows:
+    if base is not None and entry is not base:
+      entry['difference'] = _difference(entry, base)
+  return {
+    'runs': len(runs),
+    'finished': len(finished),
+    'unfinished': [run.name for run in runs if run not in finished],
+    'compare': compare,
+    'rows': rows,
+  }
+
+
+def write(workdir: str, title: str, runs: Sequence[Run], compare: str | None) -> str:
+  """Collects, and writes results.json, .csv, .md and .png into the sweep's folder.
+
+  Returns:
+    The table and the names of the files, to be printed; with no run finished, that alone.
+  """
+  results = collect(runs, compare)
+  if not results['finished']:
+    return f'None of the {len(runs)} runs is finished: there is no table yet.'
+  folder = pathlib.Path(workdir)
+  files = {kind: folder / f'results.{kind}' for kind in ('json', 'csv', 'md', 'png')}
+  table = markdown(results)
+  report.write_json(str(files['json']), results)
+  files['csv'].write_text(_csv(results['rows']))
+  files['md'].write_text(f'{table}\n')
+  plots.rows_over_cost(str(files['png']), _points(results['rows']), title=title)
+  return f'{table}\n\nWritten: {", ".join(map(str, files.values()))}'
+
+
+def markdown(results: dict[str, Any]) -> str:
+  """`collect`'s results as a table in Markdown, which is legible on a terminal too."""
+  compare = results['compare']
+  columns = {
+    'seeds': lambda entry: str(len(entry['seeds'])),
+    'top-1 %': lambda entry: _cell(entry.get('top1'), 100, 2),
+    f'against {compare}, points': lambda entry: _cell(entry.get('difference'), 100, 2, sign='+'),
+    'lightweight top-1 %': lambda entry: _cell(entry.get('lightweight_top1'), 100, 2),
+    'MAdds (M)': lambda entry: _mean(entry.get('total_madds'), 1e-6, 2),
+    'params (M)': lambda entry: _mean(entry.get('total_params'), 1e-6, 3),
+    'early termination: top-1 %': lambda entry: _cell(entry.get('early_top1'), 100, 2),
+    'change, points': lambda entry: _cell(entry.get('early_change'), 100, 2, sign='+'),
+    'average MAdds (M)': lambda entry: _cell(entry.get('early_average_madds'), 1e-6, 2),
+    'saving %': lambda entry: _cell(entry.get('early_saving'), 100, 1),
+    'minutes': lambda entry: _cell(entry.get('seconds'), 1 / 60, 1),
+  }
+  rows = results['rows']
+  cells = {header: [cell(entry) for entry in rows] for header, cell in columns.items()}
+  cells = {'': [entry['row'] for entry in rows]} | {
+    header: column for header, column in cells.items() if any(column)
+  }
+  widths = [max(map(len, [header, *column])) for header, column in cells.items()]
+
+  def line(texts):
+    first, *others = (
+      text.rjust(width) if i else text.ljust(width)
+      for i, (text, width) in enumerate(zip(texts, widths, strict=True))
+    )
+    return f'| {" | ".join([first, *others])} |'
+
+  rule = ['-' * width if not i else '-' * (width - 1) + ':' for i, width in enumerate(widths)]
+  lines = [line(cells), line(rule), *map(line, zip(*cells.values(), strict=True))]
+  notes = ['\N{PLUS-MINUS SIGN}: standard deviation over seeds']
+  if any('difference' in entry for entry in rows):
+    notes[0] += '; of differences, the standard error of the mean over pairs of equal seeds'
+  notes[0] += '.'
+  if results['unfinished']:
+    notes.append(
+      f'Partial: {results["finished"]} of {results["runs"]} runs are finished; not yet '
+      f'{"; ".join(results["unfinished"])}.'
+    )
+  return '\n'.join([*lines, '', *notes])
+
+
+def _metrics(run):
+  """{metric: value} of a finished run."""
+  evaluation = records.read(run, 'evaluation.json')
+  final = evaluation['network' if 'network' in evaluation else 'specialist']
+  metrics = {
+    'top1': final['top1'],
+    'total_madds': evaluation['total_madds'],
+    'seconds': records.seconds(run),
+  }
+  if cost := records.read(run, 'cost.json'):
+    metrics['total_params'] = cost['total_params']
+  if 'lightweight' in evaluation:
+    metrics['lightweight_top1'] = evaluation['lightweight']['top1']
+  if chosen := evaluation.get('chosen'):
+    metrics |= {
+      'early_top1': chosen['top1'],
+      'early_change': chosen['top1'] - final['top1'],
+      'early_average_madds': chosen['average_madds'],
+      'early_saving': 1 - chosen['average_madds'] / evaluation['total_madds'],
+    }
+  return metrics
+
+
+def _spread(values):
+  std = float(np.std(values, ddof=1)) if len(values) > 1 else None
+  return {'mean': float(np.mean(values)), 'std': std, 'values': values}
+
+
+def _difference(entry, base):
+  """Of top1, by pairs of runs with the same seed; None where there is no pair."""
+  theirs = dict(zip(base['seeds'], base['top1']['values'], strict=True))
+  ours = zip(entry['seeds'], entry['top1']['values'], strict=True)
+  pairs = [top1 - theirs[seed] for seed, top1 in ours if seed in theirs]
+  if not pairs:
+    return None
+  spread = _spread(pairs)
+  std = spread.pop('std')
+  return spread | {'standard_error': None if std is None else std / len(pairs) ** 0.5}
+
+
+def _cell(spread, factor, digits, sign=''):
+  """'81.20 ± 0.31', of one seed '81.20'; '' where nothing is known."""
+  if spread is None:
+    return ''
+  width = spread.get('std', spread.get('standard_error'))
+  text = _mean(spread, factor, digits, sign)
+  return text if width is None else f'{text} \N{PLUS-MINUS SIGN} {width * factor:.{digits}f}'
+
+
+def _mean(spread, factor, digits, sign=''):
+  return '' if spread is None else f'{spread["mean"] * factor:{sign},.{digits}f}'
+
+
+def _csv(rows):
+  text = io.StringIO()
+  writer = csv.writer(text, lineterminator='\n')
+  columns = [(metric, 'std') for metric in METRICS] + [('difference', 'standard_error')]
+  names = [name for metric, width in columns for name in (metric, f'{metric}_{width}')]
+  writer.writerow(['row', 'seeds', *names])
+  for entry in rows:
+    spreads = [(entry.get(metric) or {}, width) for metric, width in columns]
+    cells = [value for s, width in spreads for value in (s.get('mean'), s.get(width))]
+    writer.writerow([entry['row'], ' '.join(map(str, entry['seeds'])), *cells])
+  return text.getvalue()
+
+
+def _points(rows):
+  """What the picture shows: {row: {'final': and 'early': (MAdds, top-1, its deviation)}}."""
+  points = {}
+  for entry in rows:
+    points[entry['row']] = {
+      name: (entry[madds]['mean'], entry[top1]['mean'], entry[top1]['std'] or 0.0)
+      for name, madds, top1 in (
+        ('final', 'total_madds', 'top1'),
+        ('early', 'early_average_madds', 'early_top1'),
+      )
+      if madds in entry
+    }
+  return points
