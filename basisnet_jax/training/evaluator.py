@@ -17,11 +17,8 @@ from basisnet_jax.evaluation import (
   confidence,
   early_exit,
   evaluate,
-  page,
-  plots,
-  plots_calibration,
+  files,
   plots_coefficients,
-  report,
   thresholds,
 )
 from basisnet_jax.evaluation import chosen as chosen_lib
@@ -190,54 +187,12 @@ class Evaluator:
     To be called on one host.
     """
     if statistics := results.get('coefficient_statistics'):
-      telemetry.text(
-        step, {'eval/coefficients': coefficients_lib.table(statistics, self._model.layers)}
+      layers, names = self._model.layers, self._dataset.label_names
+      telemetry.text(step, {'eval/coefficients': coefficients_lib.table(statistics, layers)})
+      maps = plots_coefficients.coefficient_maps(
+        statistics, layers, names, title=f'{self._config.name} at step {step:,}'
       )
-      picture = plots_coefficients.pixels(self._coefficient_maps(results))
-      telemetry.images(step, {'eval/coefficients': picture})
-
-  def _coefficient_maps(self, results):
-    return plots_coefficients.coefficient_maps(
-      results['coefficient_statistics'],
-      self._model.layers,
-      self._dataset.label_names,
-      title=self._title(len(results['label'])),
-    )
-
-  def _title(self, images):
-    return f'{self._config.name}: {images:,} images of {self._config.data.name}'
-
-  def write(self, workdir: str, summary, results, chosen: chosen_lib.Chosen | None) -> list[str]:
-    """Prints the table and writes it, the choice and the pictures; returns the files' names.
-
-    To be called on one host.
-    """
-    print(report.table(summary), flush=True)  # Before a full disk could be in the way.
-    report.write(workdir, summary)
-    names = ['evaluation.json']
-    if 'confidence' not in results:
-      return names
-    if chosen is not None:
-      print(f'Chosen threshold: {chosen.reason}.')
-      chosen_lib.save(workdir, chosen)
-      names.append(chosen_lib.NAME)
-    else:
-      print(_HOW_TO_CHOOSE)
-    plots.cost_accuracy(
-      os.path.join(workdir, 'cost_accuracy.png'),
-      early_exit.cost_accuracy_curve(*evaluate.answers(results), **evaluate.madds(self.cost)),
-      summary['early_exit'],
-      lightweight=(self.cost.lightweight_madds, summary['lightweight']['top1']),
-      specialist=(self.cost.total_madds, summary['specialist']['top1']),
-      chosen=summary.get('chosen'),
-      title=self._title(summary['images']),
-    )
-    names.append('cost_accuracy.png')
-    if 'coefficient_statistics' in results:
-      path = os.path.join(workdir, 'coefficients.png')
-      plots_calibration.save(self._coefficient_maps(results), path)
-      names.append('coefficients.png')
-    return names
+      telemetry.images(step, {'eval/coefficients': plots_coefficients.pixels(maps)})
 
   def examples(self, chosen: chosen_lib.Chosen | None) -> examples_lib.Examples:
     """What to watch an evaluation with, for images to show."""
@@ -248,33 +203,21 @@ class Evaluator:
   def _threshold(self, chosen):
     return self._config.evaluation.threshold if chosen is None else chosen.threshold
 
-  def write_page(
-    self, workdir: str, summary, results, chosen, examples: examples_lib.Examples
-  ) -> list[str]:
-    """Writes report.html and the tables that it shows; returns the files' names.
-
-    To be called on one host.
-    """
-    config = self._config
+  def findings(
+    self, summary, results, chosen: chosen_lib.Chosen | None, examples=None
+  ) -> analysis.Findings:
+    """An evaluation for `evaluation.files`, with examples to show if there are any."""
     subject = analysis.Subject(
-      name=config.name,
-      data=config.data.name,
-      split=config.data.eval_split,
+      name=self._config.name,
+      data=self._config.data.name,
+      split=self._config.data.eval_split,
       label_names=self._dataset.label_names,
       layers=getattr(self._model, 'layers', ()),
       **evaluate.madds(self.cost),
     )
-    threshold = self._threshold(chosen)
-    return page.write(
-      workdir,
-      analysis.Findings(subject, summary, results, threshold, chosen, examples.best()),
+    return analysis.Findings(
+      subject, summary, results, self._threshold(chosen), chosen, examples or {}
     )
-
-
-_HOW_TO_CHOOSE = (
-  'To have a threshold chosen, on images that neither training nor this table sees, train with '
-  "--config.data.train_split='train[:95%]' --config.data.heldout_split='train[95%:]'."
-)
 
 
 def restore(
@@ -314,7 +257,6 @@ def evaluate_workdir(config: ml_collections.ConfigDict, workdir: str) -> dict[st
   examples = evaluator.examples(chosen)
   summary, results = evaluator(state, chosen=chosen, watch=examples.watch if first_host else None)
   if first_host:
-    names = evaluator.write(workdir, summary, results, chosen)
-    names += evaluator.write_page(workdir, summary, results, chosen, examples)
-    print(f'\nWritten: {", ".join(os.path.join(workdir, name) for name in names)}')
+    found = evaluator.findings(summary, results, chosen, examples.best())
+    files.tell(workdir, files.write(workdir, found) + files.write_page(workdir, found))
   return summary
