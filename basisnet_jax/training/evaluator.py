@@ -183,10 +183,10 @@ class Evaluator:
     """
     if statistics := results.get('coefficient_statistics'):
       telemetry.text(
-        step, {'eval/coefficients': coefficients_lib.table(statistics, self._model.layers)}
+        step, {'eval/coefficients/layers': coefficients_lib.table(statistics, self._model.layers)}
       )
       picture = plots_coefficients.pixels(self._coefficient_maps(results))
-      telemetry.images(step, {'eval/coefficients': picture})
+      telemetry.images(step, {'eval/coefficients/maps': picture})
 
   def _coefficient_maps(self, results):
     return plots_coefficients.coefficient_maps(
