@@ -7,7 +7,8 @@ Rows: `static` is the specialist's backbone alone. `static_wide`, `condconv` and
 `dynamic_convolution` are that backbone, widened to what BasisNet costs with both stages. MAdds:
 static 3.37M, static_wide 6.68M, basisnet_k4 6.57M, basisnet_k8 7.76M, condconv 7.65M,
 dynamic_convolution 6.85M. All have the recipe configs/cifar10.py:short and its number of images.
-Early termination comes with the rows of two stages, where a threshold was chosen on held-out images.
+Early termination comes with the rows of two stages, where a threshold was chosen on held-out
+images.
 
 Hardware: 2 CPU cores; 5 to 8 minutes a run, three hours in all, estimated from timed steps.
 """
