@@ -2,8 +2,8 @@
 
 Each operation takes an image, uint8 [height, width, 3], and a number, float32 scalar, and returns
 an image of the same shape; several have no use for the number. They run inside tf.data. XLA fuses
-the arithmetic of a pixel into one pass over the image; op by op, TensorFlow takes 3 to 10 times as
-long, most of it for images in between (`docs/performance.md` is about the whole pipeline).
+the arithmetic of a pixel into one pass over the image: TensorFlow's own kernels, one after another,
+take 2 to 10 times as long, most of it for the images in between.
 """
 
 from collections.abc import Callable
