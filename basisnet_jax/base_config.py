@@ -97,6 +97,12 @@ def get_config() -> ml_collections.ConfigDict:
   d.crop_min_area = 0.08  # For 'area': the smallest share of the image.
   d.crop_padding = 4  # For 'pad': pixels at the training resolution.
   d.flip = True  # Mirror left-right half of the training images.
+  # After that: '' (nothing), 'autoaugment_imagenet', 'autoaugment_cifar10' or 'randaugment'.
+  d.augment = ''
+  d.randaugment_layers = 2  # For 'randaugment': operations that each image undergoes.
+  d.randaugment_magnitude = 9.0  # How strong they are, 0 to 30; 10 is AutoAugment's greatest.
+  d.cutout = 0.0  # Side of a gray square over the image's; 0.5 is usual for CIFAR-10, 0 is off.
+  d.random_erasing = 0.0  # Probability of a rectangle, at last, being replaced by noise.
   d.eval_crop = 0.875  # Share of the shorter side that evaluation sees, centred.
   d.eval_resize = 'bilinear'  # Or 'bicubic', as some trained weights want it.
   # Records, still encoded, over all hosts; a split of up to 200 MB is shuffled as a whole.
@@ -109,6 +115,9 @@ def get_config() -> ml_collections.ConfigDict:
   t.batch_size = 2048  # Over all devices.
   t.epochs = 350.0
   t.steps = config_dict.placeholder(int)  # Instead of epochs, if set.
+  # (share of the training, size) in order: from there on the training images have this size, in
+  # pixels, instead of model.resolution: ((0.0, 128), (0.3, 160), (0.7, 224)). Evaluation keeps it.
+  t.resolutions = ()
   # A batch goes through the model in so many parts, one after another, which takes less memory.
   t.accumulation = 1
   # Alphas of mixup and CutMix, which mix each image with another of its device (0.2 and 1.0 are

@@ -6,6 +6,18 @@ from typing import Any
 
 from basisnet_jax.errors import UserError
 
+
+def _are_resolutions(value):
+  """Pairs of a share of the training, rising from 0, and a size."""
+  if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in value):
+    return False
+  if not all(type(share) in (int, float) and type(size) is int for share, size in value):
+    return False
+  shares = [share for share, _ in value]
+  rising = shares[:1] in ([], [0]) and all(a < b for a, b in zip(shares, shares[1:], strict=False))
+  return rising and all(share < 1 and size >= 8 for share, size in value)
+
+
 # (what is wanted, whether a value is that, the keys)
 _RANGES = (
   (
@@ -13,8 +25,8 @@ _RANGES = (
     lambda v: v >= 1,
     'model.num_classes model.output_stride model.num_bases model.lightweight.output_stride '
     'training.batch_size training.steps training.accumulation evaluation.batch_size '
-    'data.shuffle_buffer checkpoint.every_steps checkpoint.keep logging.every_steps '
-    'distillation.teacher.output_stride',
+    'data.shuffle_buffer data.randaugment_layers checkpoint.every_steps checkpoint.keep '
+    'logging.every_steps distillation.teacher.output_stride',
   ),
   (
     'at least 8 pixels',
@@ -54,10 +66,17 @@ _RANGES = (
     lambda v: 0 <= v <= 1,
     'model.coefficients.uniform_mix evaluation.threshold training.cutmix_share loss.exit_aware '
     'loss.exit_threshold distillation.weight distillation.from_specialist '
-    'early_exit.choose.exit_rate',
+    'early_exit.choose.exit_rate data.cutout data.random_erasing',
   ),
   ('points from 0.01 to 99', lambda v: 0.01 <= v <= 99, 'early_exit.choose.accuracy_loss'),
   ('a chance from 0.001 to 0.999', lambda v: 0.001 <= v <= 0.999, 'early_exit.choose.delta'),
+  ('from 0 to 30', lambda v: 0 <= v <= 30, 'data.randaugment_magnitude'),
+  (
+    '(share of the training, pixels) pairs such as ((0.0, 128), (0.5, 224)), the first share 0, '
+    'each above the one before and below 1, and at least 8 pixels',
+    _are_resolutions,
+    'training.resolutions',
+  ),
   ('above 0 and at most 1', lambda v: 0 < v <= 1, 'data.crop_min_area data.eval_crop'),
   (
     'numbers from 0 to 1, at least one',

@@ -198,8 +198,15 @@ def kill_when(process, moment):
 
 def test_run_killed_at_any_moments_equals_the_uninterrupted_run(tmp_path, data_flag):
   whole, broken = tmp_path / 'whole', tmp_path / 'broken'
-  flags = [*TINY, data_flag, f'--workdir={broken}']
-  run_well(*TINY, data_flag, f'--workdir={whole}')
+  recipe = [
+    *TINY,
+    data_flag,
+    '--config.training.resolutions=((0.0, 8), (0.3, 16))',
+    '--config.data.augment=randaugment',
+    '--config.data.random_erasing=0.5',
+  ]
+  flags = [*recipe, f'--workdir={broken}']
+  run_well(*recipe, f'--workdir={whole}')
 
   def saving():
     return bool(list(broken.glob('checkpoints/*-tmp')))

@@ -1,5 +1,6 @@
 """Images in: which datasets there are, and batches of them for training and evaluation."""
 
+from basisnet_jax.data.autoaugment import create_policy
 from basisnet_jax.data.datasets import Dataset, open_dataset
 from basisnet_jax.data.pipeline import (
   CROPS,
@@ -13,6 +14,7 @@ from basisnet_jax.data.pipeline import (
 __all__ = [
   'CROPS',
   'Dataset',
+  'create_policy',
   'eval_batches',
   'num_common_images',
   'num_images',

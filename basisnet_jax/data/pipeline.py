@@ -1,10 +1,11 @@
 """Batches of images for one host: training (endless, resumable) and evaluation (once through)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+import functools
 
 import numpy as np
 
-from basisnet_jax.data import augmentation, decoding, records, recovery
+from basisnet_jax.data import augmentation, autoaugment, decoding, records, recovery
 from basisnet_jax.data.datasets import Dataset
 from basisnet_jax.data.quiet_tensorflow import tf
 from basisnet_jax.errors import UserError
@@ -17,11 +18,14 @@ def train_batches(
   *,
   split: str,
   batch_size: int,
-  resolution: int,
+  resolution: int | Sequence[tuple[int, int]],
   crop: str,
   crop_min_area: float,
   crop_padding: int,
   flip: bool,
+  policy: autoaugment.Policy | None = None,
+  cutout: float = 0.0,
+  random_erasing: float = 0.0,
   shuffle_buffer: int,
   seed: int,
   start_step: int = 0,
@@ -41,11 +45,15 @@ def train_batches(
     dataset: from `open_dataset`.
     split: a split's name, or a part of one in TFDS's syntax: 'train[:90%]'.
     batch_size: images per batch on all hosts together.
-    resolution: height and width of the images, pixels.
+    resolution: height and width of the images, pixels; or, in order, (number of a batch, their size
+      from it on), the first for batch 0.
     crop: 'area' (random area and aspect ratio) or 'pad' (resize, pad, shift).
     crop_min_area: for 'area', the smallest share of the image's area, in (0, 1].
     crop_padding: for 'pad', pixels on each side.
     flip: whether half of the images are mirrored left-right.
+    policy: what they undergo next, from `autoaugment.create_policy`; None is nothing.
+    cutout: side of a square that is painted gray, as a share of the images'; 0 is none.
+    random_erasing: probability of a rectangle, last of all, being replaced by noise.
     shuffle_buffer: records, still encoded, in the buffers of all hosts that shuffle them. A
       split small enough for memory (200 MB) is shuffled as a whole instead.
     seed: what order and augmentation follow from, at least 0.
@@ -65,7 +73,7 @@ def train_batches(
   """
   _check(crop, CROPS, 'data.crop')
   _check(broken_images, recovery.POLICIES, 'data.broken_images')
-  _, crop_key, flip_key = _keys(seed)
+  _, crop_key, flip_key, policy_key, cutout_key, erasing_key = _keys(seed)
   local_size = batch_size // process_count
   order = dict(
     batch_size=batch_size,
@@ -75,20 +83,33 @@ def train_batches(
     process_count=process_count,
   )
 
+  def seed_of(key, position):
+    return tf.stack([tf.constant(key, tf.int64), position])
+
+  def image(encoded, position, size):
+    if crop == 'area':
+      image = decoding.decode_area_crop(encoded, size, crop_min_area, seed_of(crop_key, position))
+    else:
+      image = decoding.decode_pad_crop(encoded, size, crop_padding, seed_of(crop_key, position))
+    if flip:
+      image = augmentation.random_flip(image, seed_of(flip_key, position))
+    if policy:
+      image = autoaugment.augment(image, policy, seed_of(policy_key, position))
+    if cutout:
+      image = augmentation.cutout(image, cutout, seed_of(cutout_key, position))
+    if random_erasing:
+      image = augmentation.random_erasing(image, random_erasing, seed_of(erasing_key, position))
+    return image
+
+  at_its_size = functools.partial(_at_its_size, resolution, batch_size)
+
   def example(position, record_id, record):
     encoded, label = records.parse(record)
-    crop_seed = tf.stack([tf.constant(crop_key, tf.int64), position])
-    if crop == 'area':
-      image = decoding.decode_area_crop(encoded, resolution, crop_min_area, crop_seed)
-    else:
-      image = decoding.decode_pad_crop(encoded, resolution, crop_padding, crop_seed)
-    if flip:
-      flip_seed = tf.stack([tf.constant(flip_key, tf.int64), position])
-      image = augmentation.random_flip(image, flip_seed)
-    return {'image': image, 'label': label, 'mask': tf.ones([]), 'id': record_id}
+    pixels = at_its_size(position, functools.partial(image, encoded, position))
+    return {'image': pixels, 'label': label, 'mask': tf.ones([]), 'id': record_id}
 
   def black(position, record_id, record):
-    return _black(resolution, record_id)
+    return at_its_size(position, lambda size: _black(size, record_id))
 
   def make(step, careful):
     read = recovery.or_replacement(example, black) if careful else example
@@ -220,7 +241,7 @@ def _check(value, possible, key):
 
 def _keys(seed):
   """Independent keys, one for each use, so that no two draw the same numbers."""
-  keys = np.random.SeedSequence([seed, 0]).generate_state(3) % np.uint32(2**31)
+  keys = np.random.SeedSequence([seed, 0]).generate_state(6) % np.uint32(2**31)
   return [int(key) for key in keys]
 
 
@@ -229,13 +250,28 @@ def _in_training_order(
 ):
   """Endless (position in the sequence, id, record) of this host's rows of the batches."""
   (files,) = records.shares(dataset, split, 1)
-  order_key, _, _ = _keys(seed)
+  order_key, *_ = _keys(seed)
   local_size = batch_size // process_count
   rows = range(process_index * local_size, (process_index + 1) * local_size)
   order = dict(batch_size=batch_size, rows=rows, key=order_key, start_step=start_step)
   if records.fit_in_memory(dataset, files):
     return records.shuffled_in_memory(dataset, files, **order)
   return records.shuffled_from_files(dataset, split, buffer=shuffle_buffer, **order)
+
+
+def _at_its_size(
+  resolution: int | Sequence[tuple[int, int]],
+  batch_size: int,
+  position: tf.Tensor,
+  make: Callable[[int], tf.Tensor],
+) -> tf.Tensor:
+  """What `make` makes at the size of the batch that holds this position; nothing at the others."""
+  if isinstance(resolution, int):
+    return make(resolution)
+  first, sizes = zip(*resolution, strict=True)
+  begun = position // batch_size >= tf.constant(first, tf.int64)
+  last_begun = tf.reduce_sum(tf.cast(begun, tf.int32)) - 1
+  return tf.switch_case(last_begun, [functools.partial(make, size) for size in sizes])
 
 
 def _black(resolution, record_id):

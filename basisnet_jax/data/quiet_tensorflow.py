@@ -4,6 +4,7 @@ TensorFlow reads images, nothing else: left alone it would take the accelerators
 memory that JAX needs, and print pages of notes about the processor.
 """
 
+import functools
 import os
 
 if os.environ.get('TF_CPP_MIN_LOG_LEVEL', '1') == '1':  # JAX sets 1: warnings, too.
@@ -16,4 +17,21 @@ import tensorflow_datasets as tfds  # noqa: E402
 tf.config.set_visible_devices([], 'GPU')
 tf.config.set_visible_devices([], 'TPU')
 
-__all__ = ['tf', 'tfds']
+
+@functools.cache
+def start_compiler() -> None:
+  """Readies TensorFlow's XLA, before anything is run that has `jit_compile=True`.
+
+  Like JAX's it reads XLA_FLAGS, once, and ends the process at a flag that it does not know. They
+  are two versions, and the flags are meant for JAX's.
+  """
+  flags = os.environ.pop('XLA_FLAGS', None)
+  try:
+    with tf.init_scope():  # Now, though it may be asked for inside a function that is traced.
+      tf.function(tf.negative, jit_compile=True, autograph=False)(tf.zeros([]))
+  finally:
+    if flags is not None:
+      os.environ['XLA_FLAGS'] = flags
+
+
+__all__ = ['start_compiler', 'tf', 'tfds']

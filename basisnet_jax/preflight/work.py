@@ -88,7 +88,9 @@ def _take_steps(job):
   state = experiment.with_trained_weights(c, model, state)
   step = learning.train_step(c, model, optimizer, schedule, mesh, shardings)
   random = np.random.default_rng(job.process)
-  size, side = c.training.batch_size // jax.process_count(), c.model.resolution
+  size = c.training.batch_size // jax.process_count()
+  # The largest images take the most memory.
+  side = max((side for _, side in c.training.resolutions), default=c.model.resolution)
   images = random.integers(0, 256, (size, side, side, 3), np.uint8)
   labels = random.integers(0, experiment.num_classes(c), size, np.int32)
   batch = {'image': images, 'label': labels, 'mask': np.ones(size, np.float32)}

@@ -138,15 +138,28 @@ def train_batches(
   _check_batch_size(config, mesh)
   return data.train_batches(
     dataset,
-    resolution=config.model.resolution,
+    resolution=_train_resolution(config, dataset),
     crop=d.crop,
     crop_min_area=d.crop_min_area,
     crop_padding=d.crop_padding,
     flip=d.flip,
+    policy=data.create_policy(
+      d.augment, layers=d.randaugment_layers, magnitude=d.randaugment_magnitude
+    ),
+    cutout=d.cutout,
+    random_erasing=d.random_erasing,
     start_step=start_step,
     broken_images=d.broken_images,
     **_order(config),
   )
+
+
+def _train_resolution(config, dataset):
+  """The images' size, or (number of a batch, size from it on)."""
+  if not config.training.resolutions:
+    return config.model.resolution
+  total = Schedule(config, num_images(dataset, config.data.train_split)).total_steps
+  return tuple((round(share * total), size) for share, size in config.training.resolutions)
 
 
 def _order(config):

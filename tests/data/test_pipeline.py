@@ -6,6 +6,7 @@ import pytest
 from tiny_datasets import TEST, TRAIN, picture
 
 from basisnet_jax.data import (
+  create_policy,
   eval_batches,
   num_images,
   open_dataset,
@@ -140,6 +141,41 @@ def test_augmentation_does_not_depend_on_the_batch_size(jpeg_images):
       np.concatenate([batch[key] for batch in large]),
       np.concatenate([batch[key] for batch in small]),
     )
+
+
+def augmented():
+  return dict(
+    policy=create_policy('randaugment', layers=2, magnitude=9.0), cutout=0.3, random_erasing=0.5
+  )
+
+
+def test_augmented_images_are_those_of_their_position(jpeg_images, storage):
+  kept = dict(batch_size=6, resolution=((0, 16), (2, 24), (4, 8)), **augmented())
+  alone = train(jpeg_images, 6, **kept)
+  assert [batch['image'].shape[1] for batch in alone] == [16, 16, 24, 24, 8, 8]
+  for start_step in (1, 2, 5):  # Resumed before, at and after a change of size.
+    resumed = train(jpeg_images, 6 - start_step, start_step=start_step, **kept)
+    assert_equal(resumed, alone[start_step:])
+  halves = [train(jpeg_images, 6, process_index=i, process_count=2, **kept) for i in range(2)]
+  for batch, *parts in zip(alone, *halves, strict=True):
+    for key, values in batch.items():
+      np.testing.assert_array_equal(np.concatenate([part[key] for part in parts]), values)
+
+
+def test_augmentation_changes_neither_order_nor_crop_nor_flip(jpeg_images):
+  plain, changed = train(jpeg_images, 3), train(jpeg_images, 3, random_erasing=0.5)
+  same = 0
+  for a, b in zip(plain, changed, strict=True):
+    np.testing.assert_array_equal(a['label'], b['label'])
+    same += (a['image'] == b['image']).all((1, 2, 3)).sum()
+  assert 2 < same < 13  # Of 15; half are erased.
+
+
+def test_sizes_by_step_are_the_images_of_each_size(jpeg_images):
+  by_step = train(jpeg_images, 3, resolution=((0, 8), (1, 12)))
+  assert_equal(
+    by_step, [*train(jpeg_images, 1, resolution=8), *train(jpeg_images, 3, resolution=12)[1:]]
+  )
 
 
 def test_half_of_the_training_images_are_mirrored(jpeg_images):
