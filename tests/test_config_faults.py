@@ -71,6 +71,8 @@ def test_any_variant_and_mode_make_a_config_or_a_sentence(variant, mode):
     ('logging.every_steps', '0'),
     ('evaluation.every_epochs', 'inf'),
     ('evaluation.thresholds', '(1.5,)'),
+    ('early_exit.choose.accuracy_loss', '0.0'),
+    ('early_exit.choose.delta', '1.0'),
     ('model.pixel_std', '(0.0,1.0,1.0)'),
     ('data.name', ''),
     ('ema_decay', '1.0'),

@@ -166,6 +166,8 @@ def test_evaluation_needs_nothing_but_the_workdir(demo):
   assert demo['evaluated'] == found
   assert 'early termination at 0.7' in demo['evaluate']
   assert all((demo['workdir'] / name).exists() for name in PICTURES)
+  assert (demo['workdir'] / 'report.html').read_text().endswith('</html>\n')
+  assert '--config.data.heldout_split=' in demo['evaluate']  # How to have a threshold chosen.
 
 
 TINY = ['--config=tests/tiny.py', '--config.training.steps=80']

@@ -26,8 +26,9 @@ class Chosen:
       least this exit; 2 where nobody does.
     goal: what was to be reached: 'by' and the numbers that belong to it.
     reason: the same in words.
-    heldout: of the held-out images 'split' and 'images', and what is expected from those of them
-      that the threshold was chosen on: 'exit_rate', 'average_madds', 'top1', 'specialist_top1'.
+    heldout: of the held-out images 'data' (the dataset), 'split' and 'images', and what is expected
+      from those of them that the threshold was chosen on: 'exit_rate', 'average_madds', 'top1',
+      'specialist_top1'.
     checkpoint: the folder in the workdir that holds the checkpoint.
     step: of the checkpoint.
   """
@@ -91,7 +92,11 @@ def _checked(chosen):
       ),
       ('threshold', 0 <= chosen.threshold < float('inf')),
       ('goal', isinstance(chosen.goal['by'], str)),
-      ('heldout', {'split', 'images', 'exit_rate', 'average_madds', 'top1'} <= set(chosen.heldout)),
+      (
+        'heldout',
+        {'data', 'split', 'images', 'exit_rate', 'average_madds', 'top1', 'specialist_top1'}
+        <= set(chosen.heldout),
+      ),
       ('step', type(chosen.step) is int),
     )
     if not right

@@ -155,7 +155,7 @@ def _specialist(found):
 
 
 def _name(threshold):
-  return 'none, nobody exits' if threshold > 1 else f'{threshold:.4f}'
+  return 'none, nobody exits' if threshold > 1 else f'{threshold:g}'
 
 
 def points(difference: float) -> str:

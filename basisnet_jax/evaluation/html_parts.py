@@ -69,7 +69,8 @@ tr.marked > * { background: #e3f4ee; font-weight: 600; }
 .legend i { display: inline-block; width: .8em; height: .8em; border-radius: .15em;
   margin-right: .35em; }
 @media (min-width: 45rem) { tbody th code { white-space: nowrap; } }
-@media (max-width: 30rem) { th, td { padding: .28rem .3rem; } table { font-size: .84rem; }
+footer { margin-top: 3rem; }
+@media (max-width: 30rem) { th, td { padding: .28rem .22rem; } table { font-size: .8rem; }
   .cards { grid-template-columns: 1fr 1fr; gap: .5rem; } }
 @media print { body { max-width: none; } nav { display: none; }
   section, .cards li, figure { break-inside: avoid; } }

@@ -257,7 +257,7 @@ def _thresholds(axes, points, marks):
       groups.append([i])
   labels = []
   for group in groups:
-    first, last = (f'{points[i]["threshold"]:.4g}' for i in (group[0], group[-1]))
+    first, last = (f'{points[i]["threshold"]:g}' for i in (group[0], group[-1]))
     text = first if len(group) == 1 else f'{first}\N{EN DASH}{last}'
     labels.append((marks[group[len(group) // 2]], text))
   return labels

@@ -59,7 +59,7 @@ def table(evaluation: dict[str, Any]) -> str:
       for p in evaluation['early_exit']
     ]
     if chosen := evaluation.get('chosen'):
-      name = f'{chosen["threshold"]:.4f}' if chosen['threshold'] <= 1 else 'nobody exits'
+      name = f'{chosen["threshold"]:g}' if chosen['threshold'] <= 1 else 'nobody exits'
       lines.append(
         (f'chosen: {name}', chosen['top1'], chosen['exit_rate'], chosen['average_madds'])
       )

@@ -44,11 +44,17 @@ class Heldout(NamedTuple):
   specialist_correct: np.ndarray
 
 
-def check(goal: Goal) -> None:
-  """Raises a UserError for a way of choosing that there is not."""
+def check(goal: Goal, lightweight_madds: float) -> None:
+  """Raises a UserError for a way of choosing that there is not, or a cost that cannot be."""
   if goal.by not in WAYS:
     raise UserError(
       f'config.early_exit.choose.by is {goal.by!r}: use {", ".join(map(repr, WAYS))}.'
+    )
+
+  if goal.by == 'average_madds' and goal.average_madds * 1e6 < lightweight_madds:
+    raise UserError(
+      f'config.early_exit.choose.average_madds={goal.average_madds:g} million cannot be reached: '
+      f'if all images exit, one still costs {lightweight_madds / 1e6:.4g} million.'
     )
 
 
@@ -63,9 +69,6 @@ def choose(
 
   Returns:
     The threshold, `NOBODY` where nobody may exit, and how it was found, a sentence.
-
-  Raises:
-    UserError: the average cost cannot be reached.
   """
   curve = early_exit.cost_accuracy_curve(
     *heldout, lightweight_madds=lightweight_madds, total_madds=total_madds
@@ -80,11 +83,7 @@ def choose(
     reason = f'the lowest that loses at most {goal.accuracy_loss:g} points on held-out images'
   elif goal.by == 'average_madds':
     allowed = np.flatnonzero(madds <= goal.average_madds * (1 + 1e-12))
-    if not allowed.size:
-      raise UserError(
-        f'config.early_exit.choose.average_madds={goal.average_madds:g} million cannot be reached: '
-        f'if all images exit, one still costs {madds[-1]:.4g} million.'
-      )
+    allowed = allowed if allowed.size else np.array([len(madds) - 1])  # Some are NaN, and stay.
     index = allowed[np.flatnonzero(top1[allowed] == top1[allowed].max())[-1]]
     reason = f'the most accurate for at most {goal.average_madds:g} million MAdds on average'
   else:
@@ -141,17 +140,15 @@ def guarantee(goal: Goal, fitted_on: np.ndarray, heldout: Heldout) -> tuple[floa
       yield risk_control.p_value(lost, gained, images, epsilon)
 
   index = risk_control.last_safe(p_values(), goal.delta)
-  promise = (
-    f'it loses at most {goal.accuracy_loss:g} points, with a confidence of '
-    f'{100 * (1 - goal.delta):g}%'
+  test = (
+    f'passed the test, on {images:,} other images than the temperatures were fitted on, of losing '
+    f'at most {goal.accuracy_loss:g} points, with a confidence of {100 * (1 - goal.delta):g}%'
   )
   if index is not None:
-    return float(
-      candidates[index]
-    ), f'the lowest that passed the test on held-out images: {promise}'
-  reason = f'nobody exits, since no threshold passed the test: {promise}'
+    return float(candidates[index]), f'the lowest that {test}'
+  reason = f'nobody exits, since none {test}'
   if images < (least := risk_control.least_images(epsilon, goal.delta)):
-    reason += f'; that takes at least {least:,} images to choose on, and there are {images:,}'
+    reason += f'; that takes at least {least:,} images'
   return NOBODY, reason
 
 
@@ -188,9 +185,6 @@ def fit(
     rule: of `confidence.RULES`.
     goal: what to reach.
     lightweight_madds, total_madds: see `early_exit.operating_point`.
-
-  Raises:
-    UserError: the goal cannot be reached.
   """
   stages = [key.removesuffix('_logits') for key in results if key.endswith('_logits')]
   for_fit, for_choice = parts(goal, len(results['label']))

@@ -47,7 +47,7 @@ def _look_at_data(job):
   c = job.config
   job.dataset = experiment.open_dataset(c)
   experiment.check_classes(c, job.dataset)
-  experiment.check_heldout(c, job.dataset)
+  experiment.check_heldout(c, job.dataset, c.data.heldout_split)
   images = {
     f'images in {split!r} of {c.data.name}': experiment.num_images(job.dataset, split)
     for split in (c.data.train_split, c.data.eval_split)

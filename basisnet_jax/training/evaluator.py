@@ -17,11 +17,8 @@ from basisnet_jax.evaluation import (
   confidence,
   early_exit,
   evaluate,
-  page,
-  plots,
-  plots_calibration,
+  files,
   plots_coefficients,
-  report,
   thresholds,
 )
 from basisnet_jax.evaluation import chosen as chosen_lib
@@ -51,12 +48,12 @@ class Evaluator:
     self._config, self._model, self._dataset, self._mesh = config, model, dataset, mesh
     self._goal = thresholds.Goal(**config.early_exit.choose)
     confidence.check_rule(config.early_exit.rule)
-    thresholds.check(self._goal)
-    experiment.check_heldout(config, dataset)
+    experiment.check_heldout(config, dataset, config.data.heldout_split)
     held = jax.tree.map(lambda leaf: leaf.sharding, state.eval_variables())
     self._step = evaluate.make_eval_step(model, mesh, held, rule=config.early_exit.rule)
     self.cost = cost_lib.count(model, config.model.resolution)
     self.final_stage = 'network' if self.cost.lightweight_madds is None else 'specialist'
+    thresholds.check(self._goal, self.cost.lightweight_madds or 0)
 
   def choose(
     self,
@@ -86,7 +83,12 @@ class Evaluator:
       threshold=fit.threshold,
       goal=self._goal.as_dict(),
       reason=fit.reason,
-      heldout={'split': split, 'images': len(results['label']), **(fit.expected or {})},
+      heldout={
+        'data': self._config.data.name,
+        'split': split,
+        'images': len(results['label']),
+        **(fit.expected or {}),
+      },
       checkpoint=checkpoint,
       step=int(state.step),
     )
@@ -94,14 +96,17 @@ class Evaluator:
   def _chosen_before(self, workdir, step):
     try:
       chosen = chosen_lib.load(workdir, step)
-      if chosen is None or chosen.rule == self._config.early_exit.rule:
-        return chosen
-      reason = f'The threshold in {workdir} is for early_exit.rule={chosen.rule!r}'
+      if chosen is None:
+        return None
+      if chosen.rule != self._config.early_exit.rule:
+        raise UserError(f'The one in {workdir} is for early_exit.rule={chosen.rule!r}.')
+      if chosen.heldout['data'] == self._config.data.name:
+        experiment.check_heldout(self._config, self._dataset, chosen.heldout['split'])
+      return chosen
     except UserError as error:
-      reason = str(error)
-    if jax.process_index() == 0:
-      print(f'No threshold is used. {reason}')
-    return None
+      if jax.process_index() == 0:
+        print(f'No threshold is used. {error}')
+      return None
 
   def __call__(
     self,
@@ -182,54 +187,12 @@ class Evaluator:
     To be called on one host.
     """
     if statistics := results.get('coefficient_statistics'):
-      telemetry.text(
-        step, {'eval/coefficients/layers': coefficients_lib.table(statistics, self._model.layers)}
+      layers, names = self._model.layers, self._dataset.label_names
+      telemetry.text(step, {'eval/coefficients/layers': coefficients_lib.table(statistics, layers)})
+      maps = plots_coefficients.coefficient_maps(
+        statistics, layers, names, title=f'{self._config.name} at step {step:,}'
       )
-      picture = plots_coefficients.pixels(self._coefficient_maps(results))
-      telemetry.images(step, {'eval/coefficients/maps': picture})
-
-  def _coefficient_maps(self, results):
-    return plots_coefficients.coefficient_maps(
-      results['coefficient_statistics'],
-      self._model.layers,
-      self._dataset.label_names,
-      title=self._title(len(results['label'])),
-    )
-
-  def _title(self, images):
-    return f'{self._config.name}: {images:,} images of {self._config.data.name}'
-
-  def write(self, workdir: str, summary, results, chosen: chosen_lib.Chosen | None) -> list[str]:
-    """Prints the table and writes it, the choice and the pictures; returns the files' names.
-
-    To be called on one host.
-    """
-    print(report.table(summary), flush=True)  # Before a full disk could be in the way.
-    report.write(workdir, summary)
-    names = ['evaluation.json']
-    if 'confidence' not in results:
-      return names
-    if chosen is not None:
-      print(f'Chosen threshold: {chosen.reason}.')
-      chosen_lib.save(workdir, chosen)
-      names.append(chosen_lib.NAME)
-    else:
-      print(_HOW_TO_CHOOSE)
-    plots.cost_accuracy(
-      os.path.join(workdir, 'cost_accuracy.png'),
-      early_exit.cost_accuracy_curve(*evaluate.answers(results), **evaluate.madds(self.cost)),
-      summary['early_exit'],
-      lightweight=(self.cost.lightweight_madds, summary['lightweight']['top1']),
-      specialist=(self.cost.total_madds, summary['specialist']['top1']),
-      chosen=summary.get('chosen'),
-      title=self._title(summary['images']),
-    )
-    names.append('cost_accuracy.png')
-    if 'coefficient_statistics' in results:
-      path = os.path.join(workdir, 'coefficients.png')
-      plots_calibration.save(self._coefficient_maps(results), path)
-      names.append('coefficients.png')
-    return names
+      telemetry.images(step, {'eval/coefficients/maps': plots_coefficients.pixels(maps)})
 
   def examples(self, chosen: chosen_lib.Chosen | None) -> examples_lib.Examples:
     """What to watch an evaluation with, for images to show."""
@@ -240,33 +203,21 @@ class Evaluator:
   def _threshold(self, chosen):
     return self._config.evaluation.threshold if chosen is None else chosen.threshold
 
-  def write_page(
-    self, workdir: str, summary, results, chosen, examples: examples_lib.Examples
-  ) -> list[str]:
-    """Writes report.html and the tables that it shows; returns the files' names.
-
-    To be called on one host.
-    """
-    config = self._config
+  def findings(
+    self, summary, results, chosen: chosen_lib.Chosen | None, examples=None
+  ) -> analysis.Findings:
+    """An evaluation for `evaluation.files`, with examples to show if there are any."""
     subject = analysis.Subject(
-      name=config.name,
-      data=config.data.name,
-      split=config.data.eval_split,
+      name=self._config.name,
+      data=self._config.data.name,
+      split=self._config.data.eval_split,
       label_names=self._dataset.label_names,
       layers=getattr(self._model, 'layers', ()),
       **evaluate.madds(self.cost),
     )
-    threshold = self._threshold(chosen)
-    return page.write(
-      workdir,
-      analysis.Findings(subject, summary, results, threshold, chosen, examples.best()),
+    return analysis.Findings(
+      subject, summary, results, self._threshold(chosen), chosen, examples or {}
     )
-
-
-_HOW_TO_CHOOSE = (
-  'To have a threshold chosen, on images that neither training nor this table sees, train with '
-  "--config.data.train_split='train[:95%]' --config.data.heldout_split='train[95%:]'."
-)
 
 
 def restore(
@@ -306,7 +257,6 @@ def evaluate_workdir(config: ml_collections.ConfigDict, workdir: str) -> dict[st
   examples = evaluator.examples(chosen)
   summary, results = evaluator(state, chosen=chosen, watch=examples.watch if first_host else None)
   if first_host:
-    names = evaluator.write(workdir, summary, results, chosen)
-    names += evaluator.write_page(workdir, summary, results, chosen, examples)
-    print(f'\nWritten: {", ".join(os.path.join(workdir, name) for name in names)}')
+    found = evaluator.findings(summary, results, chosen, examples.best())
+    files.tell(workdir, files.write(workdir, found) + files.write_page(workdir, found))
   return summary

@@ -106,11 +106,18 @@ def num_images(dataset, split: str) -> int:
   return data.num_images(dataset, split)
 
 
-def check_heldout(config: ml_collections.ConfigDict, dataset) -> None:
-  """Raises a UserError if training or evaluation sees images that thresholds are chosen on."""
+def check_heldout(config: ml_collections.ConfigDict, dataset, heldout: str) -> None:
+  """Raises a UserError if training or evaluation sees images that a threshold is chosen on.
+
+  Or if they are fewer than ten; `heldout` is their split, '' is none.
+  """
   from basisnet_jax import data
 
-  heldout = config.data.heldout_split
+  if heldout and (images := data.num_images(dataset, heldout)) < 10:
+    raise UserError(
+      f'config.data.heldout_split={heldout!r} has {images} images, too few to choose a threshold '
+      'on; hold out at least ten, better some thousands.'
+    )
   for key in ('train_split', 'eval_split') if heldout else ():
     split = config.data[key]
     if common := data.num_common_images(dataset, heldout, split):

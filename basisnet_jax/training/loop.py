@@ -12,7 +12,7 @@ import ml_collections
 from basisnet_jax import config as config_lib
 from basisnet_jax import distributed, sharding
 from basisnet_jax.errors import Preempted, UserError
-from basisnet_jax.evaluation import report
+from basisnet_jax.evaluation import files, report
 from basisnet_jax.models import cost as cost_lib
 from basisnet_jax.training import checkpoints, diagnosis, experiment, learning, workdir_lock
 from basisnet_jax.training import evaluator as evaluator_lib
@@ -157,8 +157,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
     summary, results = _evaluate(evaluator, state, telemetry, best, progress, watchdog, chosen)
     latest.wait()
   if first_host:
-    names = evaluator.write(workdir, summary, results, chosen)
-    print(f'\nWritten: {", ".join(os.path.join(workdir, name) for name in names)}')
+    files.tell(workdir, files.write(workdir, evaluator.findings(summary, results, chosen)))
   return summary
 
 

@@ -1,4 +1,4 @@
-"""The report: its numbers, and a page that needs nothing else and is no trap for anybody."""
+"""The report: its numbers, and a page that needs nothing else and trips nobody up."""
 
 import csv
 import dataclasses
@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from basisnet_jax.evaluation import analysis, calibration, chosen, coefficients, evaluate, page
+from basisnet_jax.evaluation import analysis, calibration, chosen, coefficients, evaluate, files
 from basisnet_jax.evaluation.examples import Example
 from basisnet_jax.models.cost import Cost, Layer
 
@@ -50,8 +50,8 @@ def two():
   summary = evaluate.summarize(results, cost=COST, thresholds=(0.5,), step=7, chosen=0.4)
   choice = chosen.Chosen(
     'margin', {'lightweight': 1.5, 'specialist': 1.0}, 0.4, {'by': 'exit_rate'}, 'the highest',
-    {'split': 'train[90%:]', 'images': 50, 'exit_rate': 0.3, 'average_madds': 7e6, 'top1': 0.7,
-     'specialist_top1': 0.71}, 'best', 7,
+    {'data': 'pets', 'split': 'train[90%:]', 'images': 50, 'exit_rate': 0.3, 'average_madds': 7e6,
+     'top1': 0.7, 'specialist_top1': 0.71}, 'best', 7,
   )  # fmt: skip
   subject = analysis.Subject(
     'a <recipe>', 'pets', 'test', NAMES, ('stem', 'block_1/conv'), 2_000_000, 10_000_000
@@ -98,7 +98,7 @@ class Page(HTMLParser):
 @pytest.fixture(params=['two', 'one'])
 def written(request, tmp_path):
   found = request.getfixturevalue(request.param)
-  names = page.write(str(tmp_path), found)
+  names = files.write_page(str(tmp_path), found)
   assert set(names) == {path.name for path in tmp_path.iterdir()}
   return found, tmp_path, Page((tmp_path / 'report.html').read_text())
 
@@ -122,7 +122,7 @@ def test_page_can_be_read_without_seeing_it(written):
 
 
 def test_tables_and_files_have_the_same_numbers(two, tmp_path):
-  page.write(str(tmp_path), two)
+  files.write_page(str(tmp_path), two)
   text = Page((tmp_path / 'report.html').read_text()).text
   found = json.loads((tmp_path / 'report.json').read_text())
   exits = two.results['confidence'] >= 0.4
@@ -161,10 +161,10 @@ def test_oracle_and_random_exits_bound_every_rule(two):
 
 
 def test_page_says_how_the_threshold_was_chosen_or_how_to_have_one(two, tmp_path):
-  page.write(str(tmp_path), two)
+  files.write_page(str(tmp_path), two)
   text = Page((tmp_path / 'report.html').read_text()).text
-  assert 'Threshold 0.4000 on the largest softmax less the second' in text
+  assert 'Threshold 0.4 on the largest softmax less the second' in text
   assert 'train[90%:]' in text and '\N{MINUS SIGN}1.00' in text
-  page.write(str(tmp_path), dataclasses.replace(two, chosen=None))
+  files.write_page(str(tmp_path), dataclasses.replace(two, chosen=None))
   text = Page((tmp_path / 'report.html').read_text()).text
   assert 'No threshold was chosen' in text and '--config.data.heldout_split' in text

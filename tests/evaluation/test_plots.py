@@ -82,6 +82,24 @@ def test_picture_without_thresholds_has_the_two_stages(tmp_path, drawn_labels):
   }
 
 
+def test_chosen_threshold_and_oracle_are_in_the_picture_of_the_page():
+  random = np.random.default_rng(0)
+  light, special = random.random((2, 300)) < [[0.6], [0.8]]
+  answers = random.random(300), light, special
+  draw_svg = lambda: plots.cost_accuracy_svg(  # noqa: E731
+    early_exit.cost_accuracy_curve(*answers, **COSTS),
+    [],
+    lightweight=(26e6, light.mean()),
+    specialist=(290e6, special.mean()),
+    chosen=early_exit.operating_point(0.625, *answers, **COSTS),
+    oracle=early_exit.oracle_curve(light, special, **COSTS),
+  )
+  svg = draw_svg()
+  assert b'oracle</text>' in svg and b'chosen threshold</text>' in svg
+  assert plots._CHOSEN.lower().encode() in svg
+  assert svg == draw_svg()  # Byte for byte.
+
+
 def test_plots_leave_pyplot_alone():
   code = 'import sys, basisnet_jax.evaluation.plots; sys.exit("matplotlib.pyplot" in sys.modules)'
   assert subprocess.run([sys.executable, '-c', code]).returncode == 0

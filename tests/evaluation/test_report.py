@@ -83,7 +83,7 @@ def test_table_of_two_stages_reads_as_expected():
 def test_chosen_threshold_is_the_last_row():
   point = {'threshold': 0.8123456, 'exit_rate': 0.4, 'average_madds': 180e6, 'top1': 0.78}
   lines = report.table(TWO_STAGES | {'chosen': point}).splitlines()
-  assert lines[-2].split() == ['chosen:', '0.8123', '78.00', '40.0', '180.0', 'M', '37.9']
+  assert lines[-2].split() == ['chosen:', '0.812346', '78.00', '40.0', '180.0', 'M', '37.9']
   assert len({len(line) for line in lines[1:]}) == 1 and set(lines[-3]) == {'-'}
   nobody = report.table(TWO_STAGES | {'chosen': point | {'threshold': 2.0}})
   assert 'chosen: nobody exits' in nobody

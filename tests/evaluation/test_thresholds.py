@@ -49,7 +49,7 @@ def test_most_accurate_threshold_within_the_budget_is_chosen(millions):
 
 def test_budget_below_the_lightweight_model_is_one_sentence():
   with pytest.raises(UserError, match='average_madds=1.5 million cannot be .* still costs 2 mill'):
-    thresholds.choose(Goal('average_madds', average_madds=1.5), images(50), **COSTS)
+    thresholds.check(Goal('average_madds', average_madds=1.5), 2e6)
 
 
 @pytest.mark.parametrize('share', [0.25, 0.9, 1.0])
@@ -70,7 +70,7 @@ def test_nobody_exits_where_every_exit_loses():
 
 def test_unknown_way_is_one_sentence():
   with pytest.raises(UserError, match="choose.by is 'loss': use 'accuracy_loss', 'guarantee'"):
-    thresholds.check(Goal('loss'))
+    thresholds.check(Goal('loss'), 2e6)
 
 
 def population(random, shape):
@@ -103,7 +103,7 @@ def test_too_few_images_for_a_guarantee_let_nobody_exit_and_it_is_said():
   goal = Goal('guarantee', accuracy_loss=0.3, delta=0.1)
   found, reason = thresholds.guarantee(goal, heldout.confidence, heldout)
   assert found == thresholds.NOBODY
-  assert 'nobody exits' in reason and 'at least 767 images' in reason and 'are 200' in reason
+  assert 'nobody exits' in reason and 'on 200 other' in reason and 'at least 767 images' in reason
 
 
 @pytest.mark.parametrize('by', ['accuracy_loss', 'guarantee'])

@@ -96,16 +96,24 @@ def test_choice_of_another_step_or_rule_is_not_used_and_it_is_said(
   chosen.save(run, dataclasses.replace(kept, rule='margin'))
   assert 'chosen' not in evaluator.evaluate_workdir(config, run)
   assert "early_exit.rule='margin'" in capsys.readouterr().out
+  chosen.save(run, dataclasses.replace(kept, heldout={**kept.heldout, 'split': 'test[50%:]'}))
+  assert 'chosen' not in evaluator.evaluate_workdir(config, run)
+  assert "eval_split='test' share 180 images" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-  'heldout, key, common', [('train[70%:]', 'train_split', 144), ('test', 'eval_split', 360)]
+  'heldout, sentence',
+  [
+    ('train[70%:]', r"data.train_split='train\[:80%\]' share 144 images; hold out others"),
+    ('test', "data.eval_split='test' share 360 images; hold out others"),
+    ('train[-3:]', 'has 3 images, too few to choose'),
+  ],
 )
-def test_held_out_images_that_are_seen_elsewhere_are_refused(
-  config, tmp_path, heldout, key, common
+def test_held_out_images_that_are_few_or_seen_elsewhere_are_refused(
+  config, tmp_path, heldout, sentence
 ):
   config.data.heldout_split = heldout
-  with pytest.raises(UserError, match=f'data.{key}=.* share {common} images; hold out others'):
+  with pytest.raises(UserError, match=sentence):
     loop.train_and_evaluate(config, str(tmp_path))
   assert os.listdir(tmp_path) == []
 

@@ -1,0 +1,91 @@
+"""What an evaluation leaves in the workdir: tables, pictures, a page for people."""
+
+from collections.abc import Iterable
+import csv
+import io
+import os
+
+from etils import epath
+
+from basisnet_jax.evaluation import (
+  chosen,
+  html_report,
+  plots,
+  plots_calibration,
+  plots_coefficients,
+  report,
+)
+from basisnet_jax.evaluation.analysis import Findings
+
+_HOW_TO_CHOOSE = (
+  'To have a threshold chosen, on images that neither training nor this table sees, train with '
+  "--config.data.train_split='train[:95%]' --config.data.heldout_split='train[95%:]'."
+)
+
+
+def write(workdir: str, found: Findings) -> list[str]:
+  """Prints the table and writes it as evaluation.json; returns the names of the files.
+
+  For two stages also cost_accuracy.png, coefficients.png, if there are any, and early_exit.json,
+  if a threshold was chosen.
+  """
+  summary, subject = found.summary, found.subject
+  print(report.table(summary), flush=True)  # Before a full disk could be in the way.
+  report.write(workdir, summary)
+  names = ['evaluation.json']
+  if not found.two_stages:
+    return names
+  if found.chosen is None:
+    print(_HOW_TO_CHOOSE)
+  else:
+    print(f'Chosen threshold: {found.chosen.reason}.')
+    chosen.save(workdir, found.chosen)
+    names.append(chosen.NAME)
+  title = f'{subject.name}: {summary["images"]:,} images of {subject.data}'
+  plots.cost_accuracy(
+    os.path.join(workdir, 'cost_accuracy.png'),
+    found.curve,
+    summary['early_exit'],
+    lightweight=(subject.lightweight_madds, summary['lightweight']['top1']),
+    specialist=(subject.total_madds, summary['specialist']['top1']),
+    chosen=summary.get('chosen'),
+    title=title,
+  )
+  names.append('cost_accuracy.png')
+  if statistics := found.results.get('coefficient_statistics'):
+    maps = plots_coefficients.coefficient_maps(
+      statistics, subject.layers, subject.label_names, title=title
+    )
+    plots_calibration.save(maps, os.path.join(workdir, 'coefficients.png'))
+    names.append('coefficients.png')
+  return names
+
+
+def write_page(workdir: str, found: Findings) -> list[str]:
+  """Writes the page and what it shows as files; returns their names.
+
+  report.html, report.json, classes.csv, calibration.png and, for two stages, cost_accuracy.csv.
+  """
+  join = lambda name: os.path.join(workdir, name)  # noqa: E731
+  names = ['report.html', 'report.json', 'classes.csv', 'calibration.png']
+  (epath.Path(workdir) / 'report.html').write_text(html_report.render(found))
+  report.write_json(join('report.json'), found.as_dict())
+  _write_csv(join('classes.csv'), found.classes[0], (row.values() for row in found.classes))
+  plots_calibration.save(plots_calibration.reliability(found.calibration), join('calibration.png'))
+  if found.two_stages:
+    names.append('cost_accuracy.csv')
+    _write_csv(join('cost_accuracy.csv'), found.curve, zip(*found.curve.values(), strict=True))
+  return names
+
+
+def tell(workdir: str, names: Iterable[str]) -> None:
+  """Prints where files of these names are."""
+  print(f'\nWritten: {", ".join(os.path.join(workdir, name) for name in names)}')
+
+
+def _write_csv(path: str, header: Iterable[str], rows: Iterable[Iterable]) -> None:
+  text = io.StringIO()
+  writer = csv.writer(text, lineterminator='\n')
+  writer.writerow(header)
+  writer.writerows(rows)
+  epath.Path(path).write_text(text.getvalue())
