@@ -24,7 +24,6 @@ class Terms(NamedTuple):
     weights: {the same: number}.
     values: {metric: float32 `[b]`}, reported as their means over the images that count.
     penalties: {metric: float32 scalar}, weighted terms of a batch as a whole; reported, too.
-    scalars: {metric: float32 scalar} of a batch as a whole that are reported alone.
     batch_stats: of the batch normalisation, after the batch.
   """
 
@@ -32,7 +31,6 @@ class Terms(NamedTuple):
   weights: dict[str, float]
   values: dict[str, jax.Array]
   penalties: dict[str, jax.Array]
-  scalars: dict[str, jax.Array]
   batch_stats: Any
 
 
@@ -102,6 +100,6 @@ def make_objective(
       name = 'coefficient_entropy'
       values[name] = coefficients_lib.entropy(outputs.coefficients).mean(-1)
       losses_of[name], weights[name] = values[name], coefficient_entropy
-    return Terms(losses_of, weights, values, penalties, {}, updates.get('batch_stats', {}))
+    return Terms(losses_of, weights, values, penalties, updates.get('batch_stats', {}))
 
   return objective

@@ -57,8 +57,7 @@ def make_train_step(
     weighted = [terms.weights[stage] * share(own) for stage, own in terms.losses.items()]
     loss = sum([*weighted, *penalties.values()])
     values = {name: share(value) for name, value in terms.values.items()}
-    scalars = {name: value / accumulation for name, value in terms.scalars.items()}
-    return loss, ({'loss': loss, **values, **penalties, **scalars}, terms.batch_stats)
+    return loss, ({'loss': loss, **values, **penalties}, terms.batch_stats)
 
   gradients = jax.grad(loss_and_updates, has_aux=True)
 
