@@ -69,6 +69,7 @@ def get_config(variant=None):
         'model.width': 0.35,
         'model.coefficients.uniform_mix_epochs': 3.5,
         'data.train_split': 'train[:90%]',
+        'data.heldout_split': 'train[90%:]',
         'training.epochs': 4.0,
         'optimizer.warmup_epochs': 0.5,
         'evaluation.every_epochs': 4.0,

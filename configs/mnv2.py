@@ -4,7 +4,8 @@
       --config.data.data_dir=gs://BUCKET/tensorflow_datasets
 
 Cost: 369.0M MAdds, 21.3M parameters (the paper's BasisNet-MobileNetV2 is not public).
-Hardware, sources: those of configs/mnv3.py. Nobody has trained this recipe yet.
+Data, hardware, hours, teacher, sources: those of configs/mnv3.py. Nobody has trained this recipe
+yet.
 """
 
 from basisnet_jax import base_config, config
@@ -21,6 +22,11 @@ def get_config(variant=None):
   c.model.lightweight.width = 0.5
   c.model.coefficients.uniform_mix = 1.0
   c.model.coefficients.uniform_mix_epochs = 5.0
+  c.model.coefficients.basis_dropout = 0.1
+  c.data.train_split = 'train[:98%]'
+  c.data.heldout_split = 'train[98%:]'
+  c.data.augment = 'autoaugment_imagenet'
+  c.training.mixup = 0.2
   return config.apply_variants(
     c,
     variant,

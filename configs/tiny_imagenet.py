@@ -36,6 +36,7 @@ def get_config(variant=None):
 
   c.data.name = 'tiny_imagenet40k'
   c.data.train_split = 'train[:90%]'
+  c.data.heldout_split = 'train[90%:]'
   c.data.crop = 'pad'
   c.data.eval_crop = 1.0
 
