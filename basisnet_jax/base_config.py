@@ -144,10 +144,13 @@ def get_config() -> ml_collections.ConfigDict:
   s.weight = 0.5
   s.temperature = 1.0
   s.lightweight = True  # The lightweight stage has the teacher, too.
-  # Without any teacher: the specialist is the lightweight stage's, with this weight; 0 is off.
+  # The specialist teaches the lightweight stage, with or without another teacher, by this weight:
+  # (1 - from_specialist) * the above + from_specialist * temperature^2 * KL. 0 is off.
   s.from_specialist = 0.0
   s.teacher = teacher = ml_collections.ConfigDict()
-  teacher.workdir = ''  # A run of ours, whatever its network; of a BasisNet the specialist teaches.
+  # A run of ours, whatever its network, that trains no further; of two stages the specialist
+  # teaches.
+  teacher.workdir = ''
   teacher.checkpoint = 'latest'  # Or 'best'.
   # Or, instead of a workdir, a network by name and its weights (`models.pretrained`).
   teacher.name = ''

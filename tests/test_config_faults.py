@@ -76,6 +76,9 @@ def test_any_variant_and_mode_make_a_config_or_a_sentence(variant, mode):
     ('model.pixel_std', '(0.0,1.0,1.0)'),
     ('data.name', ''),
     ('ema_decay', '1.0'),
+    ('loss.exit_aware', '1.5'),
+    ('distillation.temperature', '0.0'),
+    ('training.alternate_steps', '-1'),
     ('seed', '-1'),
   ],
 )

@@ -29,6 +29,7 @@ DEMO = [
   '--config.checkpoint.every_steps=5',
   '--config.logging.every_steps=4',
 ]
+PICTURES = ('cost_accuracy.png', 'coefficients.png')
 
 
 def command(*arguments, devices=1):
@@ -95,7 +96,8 @@ def demo(tmp_path_factory, data_flag):
   found['again'], found['again_progress'] = run_well(*DEMO, data_flag, f'--workdir={workdir}')
   found['again_trained'] = evaluation(workdir), checkpoints(workdir)
   (workdir / 'evaluation.json').unlink()
-  (workdir / 'cost_accuracy.png').unlink()
+  for name in PICTURES:
+    (workdir / name).unlink()
   found['evaluate'], _ = run_well('--mode=evaluate', f'--workdir={workdir}')
   found['evaluated'] = evaluation(workdir)
   return found
@@ -122,7 +124,8 @@ def test_workdir_holds_what_a_run_leaves(demo):
   versions = json.loads((workdir / 'versions.json').read_text())
   assert {'jax', 'flax', 'python', 'device'} <= set(versions)
   assert json.loads((workdir / 'config.json').read_text())['model']['num_bases'] == 2
-  assert (workdir / 'cost_accuracy.png').read_bytes().startswith(b'\x89PNG')
+  for name in PICTURES:
+    assert (workdir / name).read_bytes().startswith(b'\x89PNG')
   (best,) = (workdir / 'best').iterdir()
   assert best.name in ('6', '12')
 
@@ -146,6 +149,8 @@ def test_dashboards_get_curves_histograms_and_the_recipe(demo):
   for name in ('exit_rate', 'average_madds', 'top1'):
     assert steps[f'eval/early_exit/{name}'][:2] == [6, 12]
   assert steps['eval/confidence'][:2] == steps['eval/coefficients'][:2] == [6, 12]
+  for name in ('entropy', 'effective_bases', 'input_dependence', 'layers', 'maps'):
+    assert steps[f'eval/coefficients/{name}'][:2] == [6, 12]
   assert steps['config'] == [0]
   assert '_hparams_/session_start_info' in steps
 
@@ -160,7 +165,7 @@ def test_evaluation_needs_nothing_but_the_workdir(demo):
   found, _ = demo['trained']
   assert demo['evaluated'] == found
   assert 'early termination at 0.7' in demo['evaluate']
-  assert (demo['workdir'] / 'cost_accuracy.png').exists()
+  assert all((demo['workdir'] / name).exists() for name in PICTURES)
   assert (demo['workdir'] / 'report.html').read_text().endswith('</html>\n')
   assert '--config.data.heldout_split=' in demo['evaluate']  # How to have a threshold chosen.
 

@@ -47,7 +47,9 @@ def coefficient_maps(
   FigureCanvasAgg(figure)
   figure.suptitle(title, x=0.012, ha='left', fontsize=12, fontweight='bold', color=_INK)
   axes = figure.subplots(1, len(widths), width_ratios=widths)
-  colours = {'vmin': 0, 'vmax': max(statistics.mean.max(), by_class[:, shown].max())}
+  # Coefficients that are all alike, 1 / K, are never darker than half way.
+  largest = max(statistics.mean.max(), by_class[:, shown].max(), min(1, 2 / num_bases))
+  colours = {'vmin': 0, 'vmax': largest}
 
   image = _heat_map(axes[0], statistics.mean, 'all images', **colours)
   _name_rows(axes[0], [_short(layer) for layer in layers], height)

@@ -188,11 +188,11 @@ class Evaluator:
     """
     if statistics := results.get('coefficient_statistics'):
       layers, names = self._model.layers, self._dataset.label_names
-      telemetry.text(step, {'eval/coefficients': coefficients_lib.table(statistics, layers)})
+      telemetry.text(step, {'eval/coefficients/layers': coefficients_lib.table(statistics, layers)})
       maps = plots_coefficients.coefficient_maps(
         statistics, layers, names, title=f'{self._config.name} at step {step:,}'
       )
-      telemetry.images(step, {'eval/coefficients': plots_coefficients.pixels(maps)})
+      telemetry.images(step, {'eval/coefficients/maps': plots_coefficients.pixels(maps)})
 
   def examples(self, chosen: chosen_lib.Chosen | None) -> examples_lib.Examples:
     """What to watch an evaluation with, for images to show."""

@@ -43,6 +43,11 @@ def load(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> Teacher 
       f'config.distillation.teacher has both a workdir ({t.workdir}) and a name ({t.name}): a '
       'teacher is a run or a network with weights; leave one of them out.'
     )
+  if t.weights and not t.name:
+    raise UserError(
+      f'config.distillation.teacher.weights={t.weights} is of which network? Set '
+      'config.distillation.teacher.name.'
+    )
   if t.workdir:
     return _of_workdir(config, mesh)
   if t.name:

@@ -81,6 +81,8 @@ def test_network_of_the_registry_teaches_with_its_weights(config, tmp_path):
   assert 'teacher.name=basisnet has two stages' in refusal(config)
   t.workdir = str(tmp_path)
   assert 'both a workdir' in refusal(config)
+  t.workdir, t.name = '', ''
+  assert 'weights.npz is of which network' in refusal(config)
 
 
 def test_teacher_that_is_not_there_is_one_sentence(config, run, tmp_path):
