@@ -1,6 +1,7 @@
 """Images on the page, with what each stage says of them."""
 
 from collections.abc import Mapping, Sequence
+import itertools
 
 import numpy as np
 
@@ -20,26 +21,35 @@ _TITLES = {
 
 def cards(examples: Mapping[str, Sequence[Example]], subject) -> list[str]:
   """A heading and cards for each group of examples, at most one image of a class in each."""
-  layers, num_bases = len(subject.layers), 0
   texts = []
   for name, group in examples.items():
     title, about = _TITLES[name]
-    texts.append(f'<h3>{title}</h3>\n<p class="note">{about}</p>')
-    if not group:
-      texts.append('<p>There are none.</p>')
-      continue
-    if layers:
-      num_bases = group[0].coefficients.shape[-1]
     items = ''.join(_card(example, subject.label_names) for example in group)
-    texts.append(f'<ul class="cards">{items}</ul>')
-  if num_bases:
-    about = (
-      'First is the answer of the lightweight model, final that of the specialist, each with its '
-      f'confidence. Bars: the coefficients of the {layers} layers with bases, first layer on top, '
-      f'each cut into the shares of its {num_bases} bases.'
-    )
-    texts = [f'<p>{about}</p>', parts.basis_legend(num_bases), *texts]
-  return texts
+    texts += [
+      f'<h3>{title}</h3>\n<p class="note">{about}</p>',
+      f'<ul class="cards">{items}</ul>' if items else '<p>There are none.</p>',
+    ]
+  return [*_explanation(list(itertools.chain(*examples.values())), len(subject.layers)), *texts]
+
+
+def _explanation(examples, layers):
+  """What the cards of two stages say."""
+  if not any('confidence' in example.values for example in examples):
+    return []
+  about = (
+    'First is the answer of the lightweight model, final that of the specialist, each with its '
+    'confidence.'
+  )
+  if any(map(_by_another_rule, examples)):
+    about += ' Sure is what early termination goes by.'
+  if not layers:
+    return [f'<p>{about}</p>']
+  num_bases = examples[0].coefficients.shape[-1]
+  about += (
+    f' Bars: the coefficients of the {layers} layers with bases, first layer on top, each cut into '
+    f'the shares of its {num_bases} bases.'
+  )
+  return [f'<p>{about}</p>', parts.basis_legend(num_bases)]
 
 
 def _card(example, names):
@@ -58,11 +68,8 @@ def _card(example, names):
         f'{parts.escape(names[values[f"{stage}_prediction"]])} '
         f'{100 * values[f"{stage}_calibrated"]:.0f}%',
       ))  # fmt: skip
-  by_another_rule = (
-    abs(values.get('confidence', 0) - values.get('lightweight_calibrated', 0)) > 1e-5
-  )
-  if by_another_rule:
-    entries.append(('confidence', f'{values["confidence"]:.3f}'))
+  if _by_another_rule(example):
+    entries.append(('sure', f'{values["confidence"]:.3f}'))
   text += f'<dl>{"".join(f"<dt>{term}</dt><dd>{what}</dd>" for term, what in entries)}</dl>'
   if example.coefficients is not None and example.coefficients.shape[0]:
     shares = example.coefficients
@@ -71,3 +78,9 @@ def _card(example, names):
     label = f'coefficients: basis {top.argmax() + 1} is the largest in {top.max()} of {len(shares)}'
     text += parts.stacked_bars(shares, f'{label} layers', height)
   return f'<li>{text}</li>'
+
+
+def _by_another_rule(example):
+  """Whether the confidence of early termination is another one than the softmax beside."""
+  values = example.values
+  return abs(values.get('confidence', 0) - values.get('lightweight_calibrated', 0)) > 1e-5

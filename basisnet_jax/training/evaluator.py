@@ -212,7 +212,7 @@ class Evaluator:
       data=self._config.data.name,
       split=self._config.data.eval_split,
       label_names=self._dataset.label_names,
-      layers=getattr(self._model, 'layers', ()),
+      layers=() if self.cost.lightweight_madds is None else self._model.layers,
       **evaluate.madds(self.cost),
     )
     return analysis.Findings(

@@ -160,6 +160,17 @@ def test_oracle_and_random_exits_bound_every_rule(two):
     assert found.bounds == pytest.approx({'random': top1, 'oracle': top1})
 
 
+def test_cascade_has_a_page_without_bases(two, tmp_path):
+  results = {k: v for k, v in two.results.items() if k != 'coefficient_statistics'}
+  (shown, *_), subject = two.examples['early'], two.subject._replace(layers=())
+  examples = {'early': [shown._replace(coefficients=np.zeros((0, 3)))]}
+  found = dataclasses.replace(two, results=results, subject=subject, examples=examples)
+  files.write_page(str(tmp_path), found)
+  text = Page((tmp_path / 'report.html').read_text()).text
+  assert 'First is the answer of the lightweight model' in text
+  assert 'basis 1' not in text and 'Use of the bases' not in text
+
+
 def test_page_says_how_the_threshold_was_chosen_or_how_to_have_one(two, tmp_path):
   files.write_page(str(tmp_path), two)
   text = Page((tmp_path / 'report.html').read_text()).text
