@@ -202,7 +202,6 @@ def test_run_killed_at_any_moments_equals_the_uninterrupted_run(tmp_path, data_f
     *TINY,
     data_flag,
     '--config.training.resolutions=((0.0, 8), (0.3, 16))',
-    '--config.data.augment=randaugment',
     '--config.data.random_erasing=0.5',
   ]
   flags = [*recipe, f'--workdir={broken}']

@@ -102,13 +102,14 @@ def test_layers_of_randaugment_are_drawn_independently():
 
 def test_image_undergoes_what_is_drawn_for_it():
   image, chosen = tf.constant(photo(24, 20)), policy('randaugment', layers=3)
+  apply = tf.function(augmentation_ops.apply, autograph=False)
+  augment = tf.function(lambda seed: autoaugment.augment(image, chosen, seed), autograph=False)
   for number in range(5):
     seed = tf.constant([3, number], tf.int64)
     expected = image
     for operation, value in zip(*autoaugment.draw(chosen, seed), strict=True):
-      expected = augmentation_ops.apply(expected, operation, value)
-    found = tf.function(autoaugment.augment, autograph=False)(image, chosen, seed)
-    np.testing.assert_array_equal(found, expected)
+      expected = apply(expected, operation, value)
+    np.testing.assert_array_equal(augment(seed), expected)
 
 
 def test_unknown_policy_names_those_there_are():
