@@ -59,8 +59,8 @@ def test_saved_config_is_plain_json_that_a_person_can_read(tmp_path):
   text = (tmp_path / 'config.json').read_text()
   saved = json.loads(text)
   assert saved['training'] == {
-    'batch_size': 2048, 'epochs': 3.0, 'steps': None, 'accumulation': 1, 'nonfinite': 'stop',
-    'stall_timeout': 1800.0,
+    'batch_size': 2048, 'epochs': 3.0, 'steps': None, 'resolutions': [], 'accumulation': 1,
+    'nonfinite': 'stop', 'stall_timeout': 1800.0,
   }  # fmt: skip
   assert saved['evaluation']['thresholds'] == [0.1, 1 / 3]
   assert '\n    "epochs": 3.0' in text
