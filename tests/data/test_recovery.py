@@ -54,11 +54,15 @@ def test_broken_image_is_left_out_in_its_place_and_named(corrupt, storage, warni
 def test_resumed_batches_equal_uninterrupted_ones_around_a_broken_image(
   corrupt, storage, start_step
 ):
-  sizes = ((0, 16), (3, 24))
-  uninterrupted = train(corrupt, 10, resolution=sizes)
+  uninterrupted = train(corrupt, 10)
   assert sum((batch['mask'] == 0).sum() for batch in uninterrupted[:5]) == 1
-  resumed = train(corrupt, 10 - start_step, start_step=start_step, resolution=sizes)
-  assert_equal(resumed, uninterrupted[start_step:])
+  assert_equal(train(corrupt, 10 - start_step, start_step=start_step), uninterrupted[start_step:])
+
+
+def test_black_image_has_the_size_of_its_batch(corrupt):
+  batches = train(corrupt, 5, resolution=((0, 16), (3, 24)))
+  assert [batch['image'].shape for batch in batches] == [(5, n, n, 3) for n in (16, 16, 16, 24, 24)]
+  assert sum((batch['mask'] == 0).sum() for batch in batches) == 1
 
 
 def prepared(builder_class, folder):
