@@ -21,8 +21,8 @@ from basisnet_jax.training.state import TrainState
 
 NAMES = [name for name in models.names() if name not in ('basisnet', 'cascade')]
 every_network = pytest.mark.parametrize('name', NAMES)
-# Compiling takes many minutes for all of them: `make test` tests what needs it on one network of
-# each kind, `make test-extras` on every one.
+# All of them take many minutes: `make test` tests what compiles, or traces often, on one network
+# of each kind, `make test-extras` on every one.
 KINDS = {re.match(r'mobilenet_v\d|[a-z]+', name)[0]: name for name in reversed(NAMES)}
 every_kind = pytest.mark.parametrize(
   'name', NAMES if 'EVERY_NETWORK' in os.environ else KINDS.values()
@@ -147,7 +147,7 @@ def test_bfloat16_computes_near_float32_on_float32_parameters(name):
   assert 0.97 < np.corrcoef(logits.astype(jnp.float32).ravel(), exact.ravel())[0, 1] < 1
 
 
-@every_network
+@every_kind
 def test_parameters_of_a_bfloat16_network_are_float32_and_its_logits_are_not(name):
   network = create(name, dtype=jnp.bfloat16)
   logits, init = jax.eval_shape(network.init_with_output, KEY, images())
@@ -179,7 +179,7 @@ def flat(tree):
   return traverse_util.flatten_dict(tree, sep='/')
 
 
-@every_network
+@every_kind
 def test_width_multiplies_parameters_and_cost_counts_them(name):
   narrow, wide = shapes(name), shapes(name, 0.5)
   assert parameters(narrow) < parameters(wide)
@@ -208,7 +208,7 @@ def test_state_survives_a_checkpoint(name, tmp_path):
     np.testing.assert_array_equal(found[path], leaf, err_msg=path)
 
 
-@every_network
+@every_kind
 def test_network_is_either_stage(name):
   small = models.create('mobilenet_v1', num_classes=7, width=0.1, output_stride=8)
   network, options = create(name), {'resolution': 32, 'num_bases': 2}

@@ -160,7 +160,7 @@ def test_batches_are_the_recipes(config, digits_folder):
   np.testing.assert_array_equal(first['image'], second['image'])
   assert not np.array_equal(first['image'], third['image'])
   config.evaluation.batch_size = 200
-  masks = [batch['mask'].sum() for batch in experiment.eval_batches(config, dataset, mesh)]
+  masks = [batch['mask'].sum() for batch in experiment.eval_batches(config, dataset, mesh, 'test')]
   assert masks == [200, 160]
 
 
@@ -169,7 +169,7 @@ def test_batch_size_that_the_devices_cannot_share_is_refused(config, digits_fold
   config.data.data_dir = digits_folder
   config[key].batch_size = 12
   batches = experiment.train_batches if key == 'training' else experiment.eval_batches
-  arguments = (0,) if key == 'training' else ()
+  arguments = (0,) if key == 'training' else ('test',)
   with pytest.raises(UserError, match=f'config.{key}.batch_size=12 cannot be split over 8 devices'):
     batches(config, experiment.open_dataset(config), sharding.create_mesh(), *arguments)
 
