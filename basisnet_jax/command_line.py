@@ -210,9 +210,9 @@ def _check_keys(arguments: Sequence[str], config: ml_collections.ConfigDict) -> 
         f'--config.{match[1]} is a group of keys;'
         f' set one of them, such as --config.{inner[0]}=VALUE.'
       )
-    # What goes on after a key that there is can only mean that key.
-    begun = [key for key in keys if match[1].startswith(f'{key}.')]
-    near = _nearest(f'config.{match[1]}', [f'config.{key}' for key in begun or keys])
+    begun = [f'--config.{key}' for key in keys if match[1].startswith(f'{key}.')]
+    nearest = _nearest(f'config.{match[1]}', [f'config.{key}' for key in keys])
+    near = ' or '.join([*begun, nearest])
     base = os.path.relpath(_BASE)
     raise UserError(
       f'The config has no key {match[1]!r}; did you mean {near}? ({base} lists all keys.)'
