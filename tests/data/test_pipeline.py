@@ -91,9 +91,8 @@ def test_streams_of_a_large_split_have_each_image_once_an_epoch(jpeg_images, mon
   assert len({tuple(np.argsort(row[:4])) for row in rows}) > 1  # Each in an order of its own.
 
 
-@pytest.mark.parametrize('start_step', [0, 5])
 @pytest.mark.parametrize(
-  ('batch_size', 'process_count'), [(6, 2), (6, 3), (6, 6), (46, 2), (70, 7)]
+  ('batch_size', 'process_count', 'start_step'), [(6, 3, 0), (6, 6, 5), (46, 2, 0), (70, 7, 5)]
 )
 def test_batches_do_not_depend_on_the_number_of_hosts(
   jpeg_images, storage, batch_size, process_count, start_step

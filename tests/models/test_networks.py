@@ -22,8 +22,11 @@ from basisnet_jax.training.state import TrainState
 NAMES = [name for name in models.names() if name not in ('basisnet', 'cascade')]
 every_network = pytest.mark.parametrize('name', NAMES)
 # All of them take many minutes: `make test` tests what compiles, or traces often, on one network
-# of each kind, `make test-extras` on every one.
-KINDS = {re.match(r'mobilenet_v\d|[a-z]+', name)[0]: name for name in reversed(NAMES)}
+# of each kind, the first or a small one, `make test-extras` on every one.
+KINDS = {
+  re.match(r'mobilenet_v\d|[a-z]+', name)[0]: name
+  for name in sorted(reversed(NAMES), key=lambda name: name.endswith('_small'))
+}
 every_kind = pytest.mark.parametrize(
   'name', NAMES if 'EVERY_NETWORK' in os.environ else KINDS.values()
 )
