@@ -6,9 +6,8 @@ from basisnet_jax.data.quiet_tensorflow import tf
 # Of a rectangle that is erased: its share of the area, and height over width.
 _AREAS = (0.02, 0.4)
 _RATIOS = (0.3, 1 / 0.3)
-_TRIES = (
-  64  # All fail for one image in half a billion; then the first one is cut off at the border.
-)
+# All fail for one image in half a billion; then the first one is cut off at the border.
+_TRIES = 64
 
 
 def random_flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:

@@ -56,7 +56,7 @@ def write(workdir: str, found: Findings) -> list[str]:
     maps = plots_coefficients.coefficient_maps(
       statistics, subject.layers, subject.label_names, title=title
     )
-    plots_calibration.save(maps, os.path.join(workdir, 'coefficients.png'))
+    plots.save(maps, os.path.join(workdir, 'coefficients.png'))
     names.append('coefficients.png')
   return names
 
@@ -71,7 +71,7 @@ def write_page(workdir: str, found: Findings) -> list[str]:
   (epath.Path(workdir) / 'report.html').write_text(html_report.render(found))
   report.write_json(join('report.json'), found.as_dict())
   _write_csv(join('classes.csv'), found.classes[0], (row.values() for row in found.classes))
-  plots_calibration.save(plots_calibration.reliability(found.calibration), join('calibration.png'))
+  plots.save(plots_calibration.reliability(found.calibration), join('calibration.png'))
   if found.two_stages:
     names.append('cost_accuracy.csv')
     _write_csv(join('cost_accuracy.csv'), found.curve, zip(*found.curve.values(), strict=True))

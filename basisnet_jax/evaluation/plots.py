@@ -48,8 +48,7 @@ def cost_accuracy(
     chosen: the point that was chosen, if one was.
   """
   figure = _cost_accuracy(_SIZE, curve, points, lightweight, specialist, title, chosen, None)
-  with epath.Path(path).open('wb') as file:
-    figure.savefig(file, format='png')
+  save(figure, path)
 
 
 def cost_accuracy_svg(
@@ -65,6 +64,12 @@ def cost_accuracy_svg(
   return svg(
     _cost_accuracy(_SMALL_SIZE, curve, points, lightweight, specialist, '', chosen, oracle)
   )
+
+
+def save(figure: Figure, path: str) -> None:
+  """Writes a figure as PNG, local or to gs://."""
+  with epath.Path(path).open('wb') as file:
+    figure.savefig(file, format='png')
 
 
 def svg(figure: Figure) -> bytes:
@@ -164,8 +169,7 @@ def cost_comparison(path: str, families: Mapping[str, Sequence[tuple[float, floa
     figure.legend(frameon=False, fontsize=9, loc='outside right upper')
   else:
     axes.text(0.5, 0.5, 'nothing was published of these', ha='center', transform=axes.transAxes)
-  with epath.Path(path).open('wb') as file:
-    figure.savefig(file, format='png')
+  save(figure, path)
 
 
 def rows_over_cost(
@@ -214,8 +218,7 @@ def rows_over_cost(
   canvas.draw()
   labels = [(point[:2], name.replace('_', ' ')) for name, point in zip(rows, final, strict=True)]
   _annotate(canvas, axes, labels, [pair[:, :2] for pair in pairs], bars)
-  with epath.Path(path).open('wb') as file:
-    figure.savefig(file, format='png')
+  save(figure, path)
 
 
 def _frame(axes, line, ends):

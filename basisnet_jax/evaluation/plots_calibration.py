@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-from etils import epath
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 import numpy as np
@@ -38,12 +37,6 @@ def reliability(stages: Mapping[str, tuple[Reliability, Reliability | None]]) ->
       upper.set_ylabel('share that is right (%)', color=_INK, fontsize=9.5)
       lower.set_ylabel('images (%)', color=_INK, fontsize=9.5)
   return figure
-
-
-def save(figure: Figure, path: str) -> None:
-  """Writes a figure as PNG, local or to gs://."""
-  with epath.Path(path).open('wb') as file:
-    figure.savefig(file, format='png')
 
 
 def _diagram(axes, before, after):

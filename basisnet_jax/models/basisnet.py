@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from basisnet_jax.models import coefficients as coefficients_lib
-from basisnet_jax.models import synthesis
+from basisnet_jax.models import preprocessing, synthesis
 from basisnet_jax.models.coefficients import AT_REST, Annealed
 
 
@@ -70,10 +70,8 @@ class BasisNet(nn.Module):
 
   def preview(self, images, *, train: bool = False, annealed: Annealed = AT_REST):
     """Stage 1: images `[b, h, w, 3]` -> logits `[b, classes]`, coefficients `[b, layers, K]`."""
-    size = self.lightweight_resolution
-    if size is not None and images.shape[1:3] != (size, size):
-      shape = (images.shape[0], size, size, images.shape[-1])
-      images = jax.image.resize(images, shape, 'bilinear')
+    if self.lightweight_resolution is not None:
+      images = preprocessing.resize(images, self.lightweight_resolution)
     logits, features = _logits_and_features(self.lightweight, images, train)
     if self.layers:
       coefficients = self.coefficient_head(features, annealed, train)

@@ -9,6 +9,7 @@ from flax import linen as nn
 import jax
 
 from basisnet_jax.evaluation import metrics
+from basisnet_jax.models import preprocessing
 from basisnet_jax.training import losses
 
 # (teacher's variables, images in [-1, 1] `[b, h, w, 3]`) -> float32 logits `[b, classes]`
@@ -23,9 +24,7 @@ def make_teacher(model: nn.Module, resolution: int) -> Teacher:
   """
 
   def teacher(variables, images):
-    shape = (images.shape[0], resolution, resolution, images.shape[-1])
-    if images.shape != shape:
-      images = jax.image.resize(images, shape, 'bilinear')
+    images = preprocessing.resize(images, resolution)
     *_, logits = metrics.stage_logits(model.apply(variables, images, train=False)).values()
     return logits
 

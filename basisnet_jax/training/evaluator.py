@@ -232,17 +232,26 @@ def restore(
     return saved.restore(like)
 
 
+def checkpoint_folder(key: str, which: str) -> str:
+  """The folder in a workdir for 'latest' or 'best', which a key of the recipe chooses.
+
+  Raises:
+    UserError: it is neither.
+  """
+  folders = {'latest': 'checkpoints', 'best': 'best'}
+  if which not in folders:
+    raise UserError(f"{key} is {which!r}; it can be 'latest' or 'best'.")
+  return folders[which]
+
+
 def evaluate_workdir(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
   """Evaluates a workdir's checkpoint, prints the table and writes the report.
 
   Raises:
     UserError: there is no checkpoint.
   """
-  which = config.evaluation.checkpoint
-  folders = {'latest': 'checkpoints', 'best': 'best'}
-  if which not in folders:
-    raise UserError(f"config.evaluation.checkpoint is {which!r}; it can be 'latest' or 'best'.")
-  folder = os.path.join(workdir, folders[which])
+  name = checkpoint_folder('config.evaluation.checkpoint', config.evaluation.checkpoint)
+  folder = os.path.join(workdir, name)
   mesh = sharding.create_mesh(config.sharding.mesh)
   model = experiment.build_model(config)
   state = restore(config, model, mesh, folder)
@@ -253,7 +262,7 @@ def evaluate_workdir(config: ml_collections.ConfigDict, workdir: str) -> dict[st
     )
   evaluator = Evaluator(config, model, experiment.open_dataset(config), mesh, state)
   first_host = jax.process_index() == 0
-  chosen = evaluator.choose(state, workdir, folders[which])
+  chosen = evaluator.choose(state, workdir, name)
   examples = evaluator.examples(chosen)
   summary, results = evaluator(state, chosen=chosen, watch=examples.watch if first_host else None)
   if first_host:

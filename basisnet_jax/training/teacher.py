@@ -58,11 +58,7 @@ def load(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> Teacher 
 def _of_workdir(config, mesh):
   t = config.distillation.teacher
   key = f'config.distillation.teacher.workdir={t.workdir}'
-  folders = {'latest': 'checkpoints', 'best': 'best'}
-  if t.checkpoint not in folders:
-    raise UserError(
-      f"config.distillation.teacher.checkpoint is {t.checkpoint!r}; it can be 'latest' or 'best'."
-    )
+  folder = evaluator.checkpoint_folder('config.distillation.teacher.checkpoint', t.checkpoint)
   if not config_lib.is_saved(t.workdir):
     raise UserError(f'{key} holds no run (it has no config.json); train the teacher there first.')
   own = config_lib.load(t.workdir)
@@ -73,9 +69,9 @@ def _of_workdir(config, mesh):
     raise UserError(f'{key} has {classes} classes, the data to be learned {wanted}; use another.')
   own.model.num_classes = classes
   model = experiment.build_model(own)
-  state = evaluator.restore(own, model, mesh, os.path.join(t.workdir, folders[t.checkpoint]))
+  state = evaluator.restore(own, model, mesh, os.path.join(t.workdir, folder))
   if state is None:
-    raise UserError(f'{key} has no checkpoint in {folders[t.checkpoint]}/; train it first.')
+    raise UserError(f'{key} has no checkpoint in {folder}/; train it first.')
   if jax.process_index() == 0:
     print(f'Teacher: {own.name} of {t.workdir}, step {int(state.step):,} ({t.checkpoint}).')
   return Teacher(model, own.model.resolution, state.eval_variables())
