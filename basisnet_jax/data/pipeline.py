@@ -7,7 +7,7 @@ import numpy as np
 
 from basisnet_jax.data import augmentation, autoaugment, decoding, records, recovery
 from basisnet_jax.data.datasets import Dataset
-from basisnet_jax.data.quiet_tensorflow import tf
+from basisnet_jax.data.quiet_tensorflow import as_written, tf
 from basisnet_jax.errors import UserError
 
 CROPS = ('area', 'pad')
@@ -114,7 +114,7 @@ def train_batches(
   def make(step, careful):
     read = recovery.or_replacement(example, black) if careful else example
     stream = _in_training_order(dataset, split, start_step=step, **order)
-    stream = stream.map(read, tf.data.AUTOTUNE, deterministic=True)
+    stream = stream.map(as_written(read), tf.data.AUTOTUNE, deterministic=True)
     return stream.batch(local_size, drop_remainder=True)
 
   records.check_files(dataset, split)  # Now, and not at the first batch.
@@ -146,7 +146,8 @@ def train_records(
     process_index=process_index,
     process_count=process_count,
   )
-  ids = stream.map(lambda position, record_id, record: record_id).take(batch_size // process_count)
+  rows = stream.take(batch_size // process_count)
+  ids = rows.map(as_written(lambda position, record_id, record: record_id))
   return [records.describe(dataset, record_id) for record_id in ids.as_numpy_iterator()]
 
 
@@ -209,7 +210,7 @@ def eval_batches(
     if files:
       read = recovery.or_replacement(example, black) if careful else example
       real = records.in_order(dataset, files).skip(batch * batch_size)
-      images = real.map(read, tf.data.AUTOTUNE, deterministic=True).concatenate(images)
+      images = real.map(as_written(read), tf.data.AUTOTUNE, deterministic=True).concatenate(images)
     return images.batch(batch_size, drop_remainder=True)
 
   return recovery.batches(make, 0, dataset=dataset, policy=broken_images)

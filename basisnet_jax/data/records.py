@@ -10,7 +10,7 @@ import os
 import numpy as np
 
 from basisnet_jax.data.datasets import Dataset
-from basisnet_jax.data.quiet_tensorflow import tf, tfds
+from basisnet_jax.data.quiet_tensorflow import as_written, tf, tfds
 from basisnet_jax.errors import UserError
 
 # A split up to this size is held in memory, still encoded.
@@ -121,6 +121,7 @@ def shuffled_in_memory(
   """
   ids, records = in_order(dataset, files).batch(count_records(files)).get_single_element()
 
+  @as_written
   def one_epoch(epoch):
     order = tf.random.experimental.stateless_shuffle(tf.range(len(ids)), [key, epoch])
     return tf.data.Dataset.from_tensor_slices(order)
@@ -130,7 +131,7 @@ def shuffled_in_memory(
   epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
   indices = epochs.flat_map(one_epoch).skip(skipped).enumerate(start)
   mine = _only(rows, batch_size, indices)
-  return mine.map(lambda position, index: (position, ids[index], records[index]))
+  return mine.map(as_written(lambda position, index: (position, ids[index], records[index])))
 
 
 def shuffled_from_files(
@@ -169,6 +170,7 @@ def shuffled_from_files(
   sizes = tf.constant([count_records(share) for share in files], tf.int64)
   parallel_files = max(2, _PARALLEL_FILES // num_streams)
 
+  @as_written
   def stream(number):
     own = number - first
     size, begin, end = sizes[own], begins[own], begins[own + 1]
@@ -196,9 +198,10 @@ def shuffled_from_files(
 
 
 def _only(rows, batch_size, numbered):
+  @as_written
   def wanted(position, *_):
     row = position % batch_size
-    return rows.start <= row and row < rows.stop
+    return (rows.start <= row) & (row < rows.stop)
 
   return numbered if len(rows) == batch_size else numbered.filter(wanted)
 
@@ -230,6 +233,7 @@ def _as_tensors(dataset: Dataset, files: list) -> dict[str, tf.Tensor]:
 
 
 def _read(files: dict[str, tf.Tensor], parallel_files: int = _PARALLEL_FILES) -> tf.data.Dataset:
+  @as_written
   def read(f):
     records = tf.data.TFRecordDataset(f['filename']).skip(f['skip']).take(f['take'])
     return records.enumerate(f['first_id'])

@@ -19,7 +19,7 @@ import functools
 import math
 
 import numpy as np
-from scipy import stats
+import scipy  # Its statistics, a second's work, are loaded where they are used.
 
 # The chance that the confidence set misses; the p-value pays for it.
 _MISS = 1e-4
@@ -43,19 +43,20 @@ def p_value(lost: int, gained: int, images: int, epsilon: float) -> float:
   if observed == 0:
     return 1.0
   # Clopper and Pearson's; where the hypothesis holds, less than half of the images can be gained.
-  low = stats.beta.ppf(_MISS / 2, gained, images - gained + 1) if gained else 0.0
-  high = stats.beta.ppf(1 - _MISS / 2, gained + 1, images - gained) if gained < images else 1.0
+  beta, binom = scipy.stats.beta, scipy.stats.binom
+  low = beta.ppf(_MISS / 2, gained, images - gained + 1) if gained else 0.0
+  high = beta.ppf(1 - _MISS / 2, gained + 1, images - gained) if gained < images else 1.0
   low, high = (min(share, (1 - epsilon) / 2) for share in (low, high))
   edges = np.linspace(low, high, _CELLS + 1)
-  least, most = stats.binom.ppf(_TAIL, images, low), stats.binom.isf(_TAIL, images, high)
+  least, most = binom.ppf(_TAIL, images, low), binom.isf(_TAIL, images, high)
   rows = np.arange(int(least), int(most) + 1)
   most_lost = _most_lost(rows, images, epsilon, observed)
   # The region grows with what is gained and shrinks with what is lost. So for every share of gained
   # images within a cell its chance is at most that at the cell's upper edge, where what is lost is
   # taken at the lower one.
   gain, loss = edges[1:, None], edges[:-1, None] + epsilon
-  inside = stats.binom.cdf(most_lost, images - rows, np.minimum(1.0, loss / (1 - gain)))
-  chance = (stats.binom.pmf(rows, images, gain) * inside).sum(axis=1).max()
+  inside = binom.cdf(most_lost, images - rows, np.minimum(1.0, loss / (1 - gain)))
+  chance = (binom.pmf(rows, images, gain) * inside).sum(axis=1).max()
   return float(min(1.0, chance + _MISS + 2 * _TAIL))
 
 
