@@ -31,7 +31,8 @@ test: $(VENV)/.done
 	JAX_PLATFORMS=cpu $(PYTEST) $(TESTS)
 
 test-extras: $(VENV)/.extras
-	JAX_PLATFORMS=cpu EVERY_NETWORK=1 $(PYTEST) tests/extras tests/models/test_networks.py
+	JAX_PLATFORMS=cpu EVERY_NETWORK=1 $(PYTEST) tests/extras tests/models/test_networks.py \
+	  tests/models/test_cost.py
 
 soak: $(VENV)/.done
 	JAX_PLATFORMS=cpu $(RUN) -m pytest --capture=no tests/soak

@@ -19,13 +19,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-# The demo, made small. Evaluated halfway and at the end.
-DEMO = [
-  '--config=configs/digits.py',
+# Evaluated halfway and at the end. Of networks that are known without the recipe's file.
+SHORT = [
+  '--config=tests/tiny.py',
+  '--config.model.specialist=resnet_18',
+  '--config.model.lightweight.name=resnet_18',
+  '--config.model.width=0.125',
+  '--config.model.lightweight.width=0.125',
   '--config.training.steps=12',
   '--config.training.batch_size=32',
-  '--config.model.width=0.25',
-  '--config.model.num_bases=2',
   '--config.evaluation.every_epochs=0.12',
   '--config.checkpoint.every_steps=5',
   '--config.logging.every_steps=4',
@@ -98,13 +100,13 @@ def turkish(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def demo(tmp_path_factory, data_flag, turkish):
-  """The demo trained, started again when finished, and evaluated from its workdir alone."""
-  workdir = tmp_path_factory.mktemp('runs') / 'digits'
+def short(tmp_path_factory, data_flag, turkish):
+  """A short run, started again when finished, and evaluated from its workdir alone."""
+  workdir = tmp_path_factory.mktemp('runs') / 'short'
   found = {'workdir': workdir}
-  found['train'], _ = run_well(*DEMO, data_flag, f'--workdir={workdir}')
+  found['train'], _ = run_well(*SHORT, data_flag, f'--workdir={workdir}')
   found['trained'] = evaluation(workdir), checkpoints(workdir)
-  found['again'], found['again_progress'] = run_well(*DEMO, data_flag, f'--workdir={workdir}')
+  found['again'], found['again_progress'] = run_well(*SHORT, data_flag, f'--workdir={workdir}')
   found['again_trained'] = evaluation(workdir), checkpoints(workdir)
   (workdir / 'evaluation.json').unlink()
   for name in PICTURES:
@@ -114,8 +116,8 @@ def demo(tmp_path_factory, data_flag, turkish):
   return found
 
 
-def test_evaluation_has_both_stages_and_early_termination(demo):
-  found, _ = demo['trained']
+def test_evaluation_has_both_stages_and_early_termination(short):
+  found, _ = short['trained']
   assert (found['step'], found['images']) == (12, 360)
   for stage in ('lightweight', 'specialist'):
     assert set(found[stage]) == {'loss', 'top1', 'top5'}
@@ -128,8 +130,8 @@ def test_evaluation_has_both_stages_and_early_termination(demo):
   ]  # fmt: skip
 
 
-def test_workdir_holds_what_a_run_leaves(demo):
-  workdir = demo['workdir']
+def test_workdir_holds_what_a_run_leaves(short):
+  workdir = short['workdir']
   assert checkpoints(workdir) == [5, 10, 12]
   assert (workdir / 'labels.txt').read_text().splitlines() == [str(i) for i in range(10)]
   versions = json.loads((workdir / 'versions.json').read_text())
@@ -141,15 +143,15 @@ def test_workdir_holds_what_a_run_leaves(demo):
   assert best.name in ('6', '12')
 
 
-def test_training_prints_cost_table_and_what_comes_next(demo):
-  out = demo['train']
+def test_training_prints_cost_table_and_what_comes_next(short):
+  out = short['train']
   assert 'MAdds' in out and 'early termination at 0.7' in out
-  assert f'--mode=evaluate --workdir={demo["workdir"]}' in out
+  assert f'--mode=evaluate --workdir={short["workdir"]}' in out
   assert re.search(r'step 6 .*specialist top1 \d+\.\d\d%', out)
 
 
-def test_dashboards_get_curves_histograms_and_the_recipe(demo):
-  events = EventAccumulator(str(demo['workdir']), size_guidance={'tensors': 0}).Reload()
+def test_dashboards_get_curves_histograms_and_the_recipe(short):
+  events = EventAccumulator(str(short['workdir']), size_guidance={'tensors': 0}).Reload()
   steps = {tag: [event.step for event in events.Tensors(tag)] for tag in events.Tags()['tensors']}
   for name in ('loss', 'top1', 'top5'):
     for stage in ('lightweight', 'specialist'):
@@ -166,19 +168,19 @@ def test_dashboards_get_curves_histograms_and_the_recipe(demo):
   assert '_hparams_/session_start_info' in steps
 
 
-def test_finished_run_started_again_trains_no_more(demo):
-  assert demo['again_trained'] == demo['trained']
-  assert 'early termination at 0.7' in demo['again']
-  assert re.search(r'training 100%  12/12', demo['again_progress'])
+def test_finished_run_started_again_trains_no_more(short):
+  assert short['again_trained'] == short['trained']
+  assert 'early termination at 0.7' in short['again']
+  assert re.search(r'training 100%  12/12', short['again_progress'])
 
 
-def test_evaluation_needs_nothing_but_the_workdir_and_is_the_same_in_turkish(demo):
-  found, _ = demo['trained']
-  assert demo['evaluated'] == found
-  assert 'early termination at 0.7' in demo['evaluate']
-  assert all((demo['workdir'] / name).exists() for name in PICTURES)
-  assert (demo['workdir'] / 'report.html').read_text().endswith('</html>\n')
-  assert '--config.data.heldout_split=' in demo['evaluate']  # How to have a threshold chosen.
+def test_evaluation_needs_nothing_but_the_workdir_and_is_the_same_in_turkish(short):
+  found, _ = short['trained']
+  assert short['evaluated'] == found
+  assert 'early termination at 0.7' in short['evaluate']
+  assert all((short['workdir'] / name).exists() for name in PICTURES)
+  assert (short['workdir'] / 'report.html').read_text().endswith('</html>\n')
+  assert '--config.data.heldout_split=' in short['evaluate']  # How to have a threshold chosen.
 
 
 TINY = ['--config=tests/tiny.py', '--config.training.steps=80']
