@@ -26,6 +26,7 @@ class Row(NamedTuple):
     width: multiplier of the channels.
     resolution: pixels.
     madds, params: counted here.
+    madds_elementwise: `madds` with pooling, gates and shortcuts, which some publications count too.
     published_madds, published_params, top1: from `source`.
     source: where those stand.
   """
@@ -34,6 +35,7 @@ class Row(NamedTuple):
   width: float
   resolution: int
   madds: float | None
+  madds_elementwise: float | None
   params: float | None
   published_madds: float | None = None
   published_params: float | None = None
@@ -55,7 +57,7 @@ def rows(names: Sequence[str]) -> list[Row]:
   if list(names) == ['all']:
     names = [name for name in models.names() if name not in ('basisnet', 'cascade')]
     table = [
-      Row('basisnet (the paper)', r.width, r.resolution, None, None, *r[3:])
+      Row('basisnet (the paper)', r.width, r.resolution, None, None, None, *r[3:])
       for r in published.RESULTS
       if r.network == 'basisnet'
     ]
@@ -74,7 +76,8 @@ def row(name: str, width: float, resolution: int, counted: cost_lib.Cost, result
   """Makes a row of a count and of a `published.Result`, if there is one."""
   known = () if result is None else (result.madds, result.params, result.top1, result.source)
   madds, params = counted.total_madds / 1e6, counted.total_params / 1e6
-  return Row(name, width, resolution, madds, params, *known)
+  everything = madds + counted.elementwise_madds / 1e6
+  return Row(name, width, resolution, madds, everything, params, *known)
 
 
 def write(folder: str, table: Sequence[Row]) -> list[str]:
@@ -93,7 +96,7 @@ def write(folder: str, table: Sequence[Row]) -> list[str]:
 
 def markdown(table: Sequence[Row]) -> str:
   """The table in Markdown, which is legible on a terminal too."""
-  header = ['network', 'width', 'pixels', 'MAdds (M)', 'params (M)']
+  header = ['network', 'width', 'pixels', 'MAdds (M)', 'elementwise too', 'params (M)']
   header += ['published MAdds', 'params', 'top-1 %', 'source']
   cells = [
     [
@@ -101,8 +104,9 @@ def markdown(table: Sequence[Row]) -> str:
       f'{r.width:g}',
       str(r.resolution),
       '' if r.madds is None else f'{r.madds:,.2f}',
+      '' if r.madds_elementwise is None else f'{r.madds_elementwise:,.2f}',
       '' if r.params is None else f'{r.params:,.3f}',
-      *('' if value is None else f'{value:g}' for value in r[5:8]),
+      *('' if value is None else f'{value:g}' for value in r[6:9]),
       r.source or '',
     ]
     for r in table
