@@ -15,7 +15,7 @@ import numpy as np
 
 from basisnet_jax.data import records
 from basisnet_jax.data.datasets import Dataset
-from basisnet_jax.data.quiet_tensorflow import as_written, tf
+from basisnet_jax.data.quiet_tensorflow import tf
 from basisnet_jax.errors import UserError
 
 POLICIES = ('skip', 'stop')
@@ -38,8 +38,8 @@ def or_replacement(example: Callable, replacement: Callable) -> Callable:
 
   def map_fn(*args):
     once = tf.data.Dataset.from_tensors(args)
-    found = once.map(as_written(example)).ignore_errors()
-    return found.concatenate(once.map(as_written(replacement))).take(1).get_single_element()
+    found = once.map(example).ignore_errors()
+    return found.concatenate(once.map(replacement)).take(1).get_single_element()
 
   return map_fn
 
