@@ -155,7 +155,7 @@ def _unknown(name: str, folder: tfds.core.Path, registered: set[str]) -> str:
     where = f'the folder {folder} does not exist'
   return (
     f'Dataset {name!r} is unknown to TFDS, and {where}: {hint} data.data_dir to the folder that '
-    'holds it.'
+    'holds it. (Photos are named by their folder, which has train/<class>/*.jpg.)'
   )
 
 

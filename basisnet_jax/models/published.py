@@ -28,6 +28,7 @@ _SLIM_V2 = "slim's mobilenet README"
 _V3 = 'Howard et al. 2019'
 _D_LI14 = 'd-li14/mobilenetv3.pytorch'
 _EFFICIENTNET = "TPU models' EfficientNet README (AutoAugment)"
+_LITE = "TPU models' EfficientNet-Lite README"  # Its MAdds hold more than products, about 5%.
 _CONDCONV = "TPU models' CondConv README"
 _FBNET = "mobile-vision's model zoo"
 _OFA = "once-for-all's model zoo"
@@ -50,6 +51,11 @@ RESULTS = (
   Result('efficientnet_b0', 1.0, 224, 391, 5.3, 77.1, _EFFICIENTNET),
   Result('efficientnet_b1', 1.0, 240, 700, 7.8, 79.1, _EFFICIENTNET),
   Result('efficientnet_b2', 1.0, 260, 1000, None, 80.1, _EFFICIENTNET),
+  Result('efficientnet_lite0', 1.0, 224, 407, 4.7, 75.1, _LITE),
+  Result('efficientnet_lite1', 1.0, 240, 631, 5.4, 76.7, _LITE),
+  Result('efficientnet_lite2', 1.0, 260, 899, 6.1, 77.6, _LITE),
+  Result('efficientnet_lite3', 1.0, 280, 1440, 8.2, 79.8, _LITE),
+  Result('efficientnet_lite4', 1.0, 300, 2640, 13.0, 81.5, _LITE),
   Result('fbnet_v3_a', 1.0, 224, 356.6, 8.54, 79.57, _FBNET),
   Result('fbnet_v3_b', 1.0, 248, 461.6, 8.54, 80.21, _FBNET),
   Result('fbnet_v3_c', 1.0, 248, 557.0, 9.91, 80.83, _FBNET),

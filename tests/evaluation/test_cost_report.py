@@ -11,7 +11,7 @@ from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import cost_report
 from basisnet_jax.models import published
 
-NAMES = ['mobilenet_v3_small', 'efficientnet_lite0']
+NAMES = ['mobilenet_v3_small', 'fbnet_v3_a0']
 
 
 @pytest.fixture(scope='module')
@@ -23,7 +23,7 @@ def test_each_published_size_has_a_row_and_the_others_one(table):
   assert [(row.network, row.width, row.resolution) for row in table] == [
     ('mobilenet_v3_small', 1.0, 224),
     ('mobilenet_v3_small', 0.75, 224),
-    ('efficientnet_lite0', 1.0, 224),
+    ('fbnet_v3_a0', 1.0, 224),
   ]
   first, last = table[0], table[-1]
   assert (round(first.madds, 2), round(first.params, 3)) == (56.51, 2.543)
