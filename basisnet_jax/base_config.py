@@ -39,11 +39,13 @@ def get_config() -> ml_collections.ConfigDict:
   ofa.depths = (4, 4, 4, 4, 4)  # Blocks of each stage, 1 to 4.
   ofa.kernels = (7,) * 20  # Of each block, four a stage (those beyond the depth do not count).
   ofa.expansions = (6,) * 20  # The same.
-  m.num_bases = 16  # K, of 'basisnet', 'condconv_...' and 'dynamic_convolution_...'.
+  # Of 'basisnet', 'condconv_...' and 'dynamic_convolution_...'.
+  m.num_bases = 16  # K.
+  # Regular expression: the paths of the layers that hold bases. '' are all convolutions and dense
+  # layers but classifiers and squeeze-excites, or for the last two what their authors chose.
+  m.based_layers = ''
   # This second group is for 'basisnet' and the plain 'cascade', its ablation, alone.
   m.specialist = 'mobilenet_v3_large'  # The second stage; 'basisnet' lifts it into bases.
-  # Regular expression: the paths of the layers that hold bases.
-  m.based_layers = r'(?!.*(squeeze_excite|classifier))'
   m.lightweight = light = ml_collections.ConfigDict()
   light.name = 'mobilenet_v3_small'
   light.resolution = 160  # The images are resized to it on the device.
@@ -59,7 +61,8 @@ def get_config() -> ml_collections.ConfigDict:
   k.activation = 'softmax'  # Or 'sigmoid'.
   k.shared = False  # One vector for all layers instead of one for each.
   k.temperature = 1.0  # Divides the head's outputs before the activation.
-  # Annealing, in training alone: linear from `temperature_start` to `temperature`. 0 is off.
+  # Annealing, in training alone: linear from `temperature_start` to `temperature`. 0 is off. This
+  # and the uniform mix are of 'dynamic_convolution_...', too, and the mix of 'condconv_...'.
   k.temperature_start = 30.0  # As in dynamic convolution.
   k.temperature_epochs = 0.0
   # Factor of the gradient from the coefficients to the lightweight network: 1 is end to end,

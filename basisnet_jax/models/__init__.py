@@ -68,6 +68,8 @@ _ROUTINGS = {
   'condconv': (routed.CondConv, 8),
   'dynamic_convolution': (routed.DynamicConvolution, 4),
 }
+# What holds bases in a BasisNet where nothing is said.
+_USUALLY_BASED = r'(?!.*(squeeze_excite|classifier))'
 # The layers that the papers give bases. CondConv: the last three stages of EfficientNet-B0;
 # of MobileNetV2 also the last 1x1 and the classifier, which its published count asks for.
 # Dynamic convolution: all convolutions. What is not published follows MobileNetV2.
@@ -103,8 +105,9 @@ def create(name: str, **options) -> nn.Module:
     **options: of 'basisnet' and 'cascade' those of `two_stage`; of a network num_classes,
       width, dropout, stochastic_depth, output_stride and the fields of `layers.Style`, each with
       the network's own default but the first (`mobilenet_v3.MobileNetV3` says what they mean). A
-      'condconv_...' or 'dynamic_convolution_...' also takes num_bases, K; 'once_for_all'
-      takes settings (`once_for_all.Settings`).
+      'condconv_...' or 'dynamic_convolution_...' also takes num_bases, K, and based_layers, as
+      `two_stage` does, '' being those of its publication; 'once_for_all' takes settings
+      (`once_for_all.Settings`).
 
   Raises:
     UserError: unknown name, or an option out of its range. (A wrong `output_stride` is
@@ -119,9 +122,9 @@ def create(name: str, **options) -> nn.Module:
     make, num_bases = _ROUTINGS[kind]
     num_bases = options.pop('num_bases', num_bases)
     _check_range('num_bases', num_bases, at_least=1)
+    pattern = options.pop('based_layers', '') or _ROUTED[name]
     network = create(network, **options)
-    based = synthesis.based_layers(network, (64, 64, 3), _ROUTED[name])
-    return make(network, tuple(based), num_bases)
+    return make(network, _based_layers(network, (64, 64, 3), pattern), num_bases)
   if name not in _NETWORKS:
     near = difflib.get_close_matches(name, names(), 1, 0.0)[0]
     raise UserError(f'There is no network {name!r}; did you mean {near!r}? Known: {names()}.')
@@ -164,7 +167,8 @@ def two_stage(
     lightweight_resolution: the preview's, pixels; None is the same.
     num_bases: K.
     based_layers: regular expression; the layers of the specialist whose paths it matches
-      from the start hold bases (`synthesis.based_layers` says which can).
+      from the start hold bases (`synthesis.based_layers` says which can). '' are all but
+      classifiers and what is within squeeze-excites.
     cascade: no layer holds bases: the second network is the same for every image.
     **coefficients: activation, shared, temperature, feature_gradient, basis_dropout (see
       `CoefficientHead`).
@@ -183,29 +187,35 @@ def two_stage(
     raise UserError(
       f'activation={activation!r} of the coefficients is unknown; it is one of {known}.'
     )
-  try:
-    re.compile(based_layers)
-  except re.error as error:
-    raise UserError(f'based_layers={based_layers!r} is no regular expression: {error}.') from error
   if isinstance(specialist, routed.Routed) and not cascade:
     raise UserError(
       f'A {type(specialist).__name__} network blends bases by itself, so it cannot be the '
       "specialist of 'basisnet'; choose a plain network, or the model 'cascade'."
     )
   shape = (resolution, resolution, 3)
-  based = () if cascade else tuple(synthesis.based_layers(specialist, shape, based_layers))
-  if not based and not cascade:
-    known = list(synthesis.based_layers(specialist, shape))
-    raise UserError(f'No layer matches based_layers={based_layers!r}; the layers are {known}.')
+  pattern = based_layers or _USUALLY_BASED
   return BasisNet(
     lightweight=lightweight,
     # A copy, because Flax would take the same object in both places for one shared network.
     specialist=specialist.copy(),
-    layers=based,
+    layers=() if cascade else _based_layers(specialist, shape, pattern),
     num_bases=num_bases,
     lightweight_resolution=lightweight_resolution,
     **coefficients,
   )
+
+
+def _based_layers(network, image_shape, pattern) -> tuple[str, ...]:
+  """The layers of a network that a pattern from the user chooses, at least one."""
+  try:
+    re.compile(pattern)
+  except re.error as error:
+    raise UserError(f'based_layers={pattern!r} is no regular expression: {error}.') from error
+  chosen = tuple(synthesis.based_layers(network, image_shape, pattern))
+  if not chosen:
+    known = list(synthesis.based_layers(network, image_shape))
+    raise UserError(f'No layer matches based_layers={pattern!r}; the layers are {known}.')
+  return chosen
 
 
 def _check_range(name, value, *, at_least=None, above=None, below=None):

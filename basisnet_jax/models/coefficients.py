@@ -82,9 +82,15 @@ class CoefficientHead(nn.Module):
         coefficients, uniform = scale * coefficients, scale * alive / self.num_bases
       coefficients = (1 - mix) * coefficients + mix * uniform
     else:
-      coefficients = (1 - mix) * activate(outputs) + mix / self.num_bases
+      coefficients = mixed(activate(outputs), annealed)
     # `shape[0]`, not `len`: the batch may be symbolic (export).
     return jnp.broadcast_to(coefficients, (features.shape[0], self.num_layers, self.num_bases))
+
+
+def mixed(coefficients, annealed: Annealed):
+  """Coefficients `[..., K]`, blended with the uniform ones as far as `annealed` says."""
+  mix = annealed.uniform_mix
+  return (1 - mix) * coefficients + mix / coefficients.shape[-1]
 
 
 def surviving(key, rate: float, shape):

@@ -10,11 +10,16 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from basisnet_jax.models import coefficients as coefficients_lib
 from basisnet_jax.models import synthesis
+from basisnet_jax.models.coefficients import AT_REST, Annealed
 
 
 class Routed(nn.Module):
   """Images `[b, h, w, 3]` -> logits `[b, classes]`; of the subclasses below.
+
+  In training the coefficients are annealed as those of a BasisNet are: blended with the uniform
+  ones, and those of a softmax by its temperature.
 
   Attributes:
     network: any network from images to logits.
@@ -27,11 +32,15 @@ class Routed(nn.Module):
   num_bases: int
 
   @nn.compact
-  def __call__(self, images, train: bool = False):
+  def __call__(self, images, train: bool = False, annealed: Annealed = AT_REST):
     groups = collections.defaultdict(list)
     for layer in self.layers:
       groups[self.router_of(layer)].append(layer)
-    with synthesis.routed((*self.path, 'network'), groups, self.route):
+
+    def route(module, x):
+      return coefficients_lib.mixed(self.route(module, x, annealed), annealed)
+
+    with synthesis.routed((*self.path, 'network'), groups, route):
       return synthesis.call(self.network, images, train)
 
 
@@ -46,7 +55,7 @@ class CondConv(Routed):
     """The module whose input decides: the first of the path."""
     return layer.split('/')[0]
 
-  def route(self, module, x):
+  def route(self, module, x, annealed):
     """Coefficients `[b, K]` from the input of `module`."""
     return jax.nn.sigmoid(nn.Dense(self.num_bases, name='routing', parent=module)(_pool(x)))
 
@@ -55,7 +64,7 @@ class DynamicConvolution(Routed):
   """Dynamic convolution (Chen et al. 2020): two dense layers and a softmax for each layer.
 
   Attributes:
-    temperature: of the softmax.
+    temperature: of the softmax. The authors train with 30 at first, annealed to 1.
   """
 
   temperature: float = 1.0
@@ -64,21 +73,21 @@ class DynamicConvolution(Routed):
     """The module whose input decides: the layer itself."""
     return layer
 
-  def route(self, module, x):
+  def route(self, module, x, annealed):
     """Coefficients `[b, K]` from the input of `module`."""
-    return Attention(self.num_bases, self.temperature, name='routing', parent=module)(_pool(x))
+    temperature = self.temperature if annealed.temperature is None else annealed.temperature
+    return Attention(self.num_bases, name='routing', parent=module)(_pool(x), temperature)
 
 
 class Attention(nn.Module):
   """Two dense layers, the first to a quarter of the channels, and a softmax."""
 
   num_bases: int
-  temperature: float
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x, temperature):
     x = jax.nn.relu(nn.Dense(max(1, x.shape[-1] // 4), name='reduce')(x))
-    return jax.nn.softmax(nn.Dense(self.num_bases, name='expand')(x) / self.temperature)
+    return jax.nn.softmax(nn.Dense(self.num_bases, name='expand')(x) / temperature)
 
 
 def _pool(x):

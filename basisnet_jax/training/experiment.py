@@ -66,7 +66,7 @@ def _network(config, name, group) -> nn.Module:
   if name == 'once_for_all':
     options['settings'] = once_for_all.Settings(**m.once_for_all)
   if models.is_routed(name):
-    options['num_bases'] = m.num_bases
+    options |= {'num_bases': m.num_bases, 'based_layers': m.based_layers}
   return models.create(
     name,
     num_classes=num_classes(config),

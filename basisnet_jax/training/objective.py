@@ -7,7 +7,7 @@ from flax import linen as nn
 import jax
 
 from basisnet_jax.evaluation import metrics
-from basisnet_jax.models import basisnet, preprocessing
+from basisnet_jax.models import basisnet, preprocessing, routed
 from basisnet_jax.models import coefficients as coefficients_lib
 from basisnet_jax.training import losses
 
@@ -68,6 +68,7 @@ def make_objective(
       0 it makes an image choose few bases, below 0 many.
   """
   two_stage = isinstance(model, basisnet.BasisNet)
+  blends = two_stage or isinstance(model, routed.Routed)
   has_coefficients = two_stage and len(model.layers) > 0
 
   def objective(params, batch_stats, batch, key, step, teacher=None):
@@ -78,7 +79,7 @@ def make_objective(
       train=True,
       rngs={'dropout': key},
       mutable=['batch_stats'],
-      **({'annealed': annealed(step)} if two_stage else {}),
+      **({'annealed': annealed(step)} if blends else {}),
     )
     losses_of, weights, values, penalties = {}, {}, {}, {}
     logits_of = metrics.stage_logits(outputs)

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from basisnet_jax import models
+from basisnet_jax.errors import UserError
 from basisnet_jax.models import routed
+from basisnet_jax.models.coefficients import AT_REST, Annealed
 
 IMAGES = np.random.default_rng(0).normal(size=(4, 9, 9, 3)).astype(np.float32)
 NUM_BASES = 3
@@ -79,18 +81,22 @@ def test_condconv_routes_a_block_by_its_input_and_the_classifier_by_its_own():
   np.testing.assert_allclose(jit(network.apply)(variables, IMAGES), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_dynamic_convolution_attends_to_each_layers_own_input():
+@pytest.mark.parametrize('annealed', [AT_REST, Annealed(0.25, 4.0)])
+def test_dynamic_convolution_attends_to_each_layers_own_input(annealed):
   network, variables, params = make(routed.DynamicConvolution, 'block/first', 'block/second')
   x = np.maximum(convolve(IMAGES, [params['stem']['kernel']] * 4) + params['stem']['bias'], 0)
   for name, strides in (('first', 1), ('second', 2)):
     layer = params['block'][name]
     hidden = np.maximum(dense(x.mean((1, 2)), layer['routing']['reduce']), 0)
     assert hidden.shape[1] == x.shape[-1] // 4
-    coefficients = jax.nn.softmax(dense(hidden, layer['routing']['expand']))
+    outputs = dense(hidden, layer['routing']['expand']) / (annealed.temperature or 1)
+    mix = annealed.uniform_mix
+    coefficients = (1 - mix) * jax.nn.softmax(outputs) + mix / NUM_BASES
     x = convolve(x, blend(coefficients, layer['bases']), strides)
     x = np.maximum(x, 0) if name == 'first' else x
   expected = dense(x.mean((1, 2)), params['classifier'])
-  np.testing.assert_allclose(jit(network.apply)(variables, IMAGES), expected, rtol=1e-4, atol=1e-4)
+  logits = jit(network.apply)(variables, IMAGES, annealed=annealed)
+  np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_temperature_makes_the_attention_uniform():
@@ -116,6 +122,16 @@ def test_registry_gives_bases_to_the_layers_of_the_papers(kind):
   assert blocks == set(range(9, 17) if kind == 'condconv' else range(1, 17))
   assert not any('squeeze' in layer or 'stem' in layer for layer in network.layers)
   assert network.num_bases == 2
+
+
+def test_user_may_choose_the_layers():
+  pattern = r'block_1[56]/expand|classifier'
+  network = models.create(
+    'condconv_efficientnet_b0', num_classes=5, width=0.25, based_layers=pattern
+  )
+  assert network.layers == ('block_15/expand/conv', 'block_16/expand/conv', 'classifier')
+  with pytest.raises(UserError, match="No layer matches based_layers='head_9'; the layers are"):
+    models.create('condconv_efficientnet_b0', num_classes=5, width=0.25, based_layers='head_9')
 
 
 def test_cascade_is_two_plain_networks():
