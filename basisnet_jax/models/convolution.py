@@ -69,8 +69,9 @@ def convolve(x, kernel, *, strides=(1, 1), padding='SAME', dilation=(1, 1), grou
     return _plain(x, kernel, strides, pads, dilation, groups)
   if taps == (1, 1) and groups == 1:
     x = _pad(x, pads)[:, :: strides[0], :: strides[1]]
-    subscripts = 'bhwi,bio->bhwo' if per_image else 'bhwi,io->bhwo'
-    return jnp.einsum(subscripts, x, kernel[..., 0, 0, :, :])
+    lead = x.shape[:1] if per_image else ()
+    y = product(x.reshape(*lead, -1, x.shape[-1]), kernel[..., 0, 0, :, :])
+    return y.reshape(*x.shape[:-1], -1)
   depthwise = groups == x.shape[-1] == kernel.shape[-1] and tuple(dilation) == (1, 1)
   if depthwise and (per_image or _form.get() == 'shift' or jax.default_backend() == 'cpu'):
     kernels = kernel[..., 0, :] if per_image else kernel[None, ..., 0, :]
@@ -105,6 +106,28 @@ def conv_general_dilated(
     dilation=rhs_dilation or (1, 1),
     groups=feature_group_count,
   )
+
+
+@jax.custom_vjp
+def product(x, weights):
+  """`x [..., n, i] @ weights [..., i, o]`, both with the same leading axes.
+
+  Its gradient is written out because the automatic one makes the weights' transposed, which on
+  CPU costs up to ten times the product.
+  """
+  return x @ weights
+
+
+def _product_forward(x, weights):
+  return x @ weights, (x, weights)
+
+
+def _product_backward(residuals, dy):
+  x, weights = residuals
+  return dy @ weights.mT, jnp.einsum('...ni,...no->...io', x, dy)
+
+
+product.defvjp(_product_forward, _product_backward)
 
 
 def _pad(x, pads):

@@ -38,7 +38,7 @@ def synthesize(coefficients, bases):
     `[b, *kernel]` in the dtype of `bases`.
   """
   num_bases, *shape = bases.shape
-  flat = coefficients.astype(bases.dtype) @ bases.reshape(num_bases, -1)
+  flat = convolution.product(coefficients.astype(bases.dtype), bases.reshape(num_bases, -1))
   return flat.reshape(-1, *shape)
 
 
@@ -59,8 +59,9 @@ def mix_outputs(x, coefficients, bases):
   """
   num_bases, (inputs, outputs) = bases.shape[0], bases.shape[-2:]
   c = coefficients.astype(x.dtype).reshape(-1, *[1] * (x.ndim - 2), num_bases, 1)
-  weighted = (c * x[..., None, :]).reshape(*x.shape[:-1], num_bases * inputs)
-  return weighted @ bases.reshape(num_bases * inputs, outputs)
+  weighted = (c * x[..., None, :]).reshape(-1, num_bases * inputs)
+  y = convolution.product(weighted, bases.reshape(num_bases * inputs, outputs))
+  return y.reshape(*x.shape[:-1], outputs)
 
 
 def call(network: nn.Module, images, train: bool):
@@ -215,7 +216,7 @@ def _dense(x, kernel, axes):
   inputs, features = kernel.shape[1 : 1 + axes], kernel.shape[1 + axes :]
   kernel = kernel.reshape(kernel.shape[0], math.prod(inputs), math.prod(features))
   lead = x.shape[: x.ndim - axes]
-  y = jnp.einsum('bni,bio->bno', x.reshape(lead[0], -1, math.prod(inputs)), kernel)
+  y = convolution.product(x.reshape(lead[0], -1, math.prod(inputs)), kernel)
   return y.reshape(*lead, *features)
 
 
