@@ -84,6 +84,8 @@ _ROUTED = {
     f'dynamic_convolution_{name}': _CONVOLUTIONS
     for name in ('efficientnet_b0', 'mobilenet_v2', 'mobilenet_v3_large', 'mobilenet_v3_small')
   },
+  'condconv_resnet_18': r'stage_\d_block|classifier',
+  'dynamic_convolution_resnet_18': r'stage_\d_block',
 }
 
 

@@ -165,10 +165,11 @@ def _by_patches(x, kernel, strides, dilation, groups):
   b, *taps, inputs, outputs = kernel.shape
   patches = jnp.stack([s for _, _, s in _taps(x, taps, strides, dilation)], axis=3)
   height, width, num_taps = patches.shape[1:4]
-  patches = patches.reshape(b, height, width, num_taps, groups, inputs)
-  kernel = kernel.reshape(b, num_taps, inputs, groups, outputs // groups)
-  y = jnp.einsum('bhwtgi,btigo->bhwgo', patches, kernel)
-  return y.reshape(b, height, width, outputs)
+  patches = patches.reshape(b, height * width, num_taps, groups, inputs)
+  patches = jnp.moveaxis(patches, 3, 1).reshape(b, groups, height * width, num_taps * inputs)
+  kernel = kernel.reshape(b, num_taps * inputs, groups, outputs // groups)
+  y = product(patches, jnp.moveaxis(kernel, 2, 1))
+  return jnp.moveaxis(y, 1, 2).reshape(b, height, width, outputs)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
