@@ -19,16 +19,19 @@ class Sweep:
 
   Attributes:
     rows: {name: what `config.apply_variants` takes: dotted keys and values, or a function}.
-    seeds: values of `config.seed`; each row is run with all of them.
+    seeds: values of `config.seed`.
+    headline: the rows that are run with all seeds; the others have the first one alone. None is
+      all rows.
     compare: the row that the others are compared with; None compares none.
 
   Raises:
-    UserError: a row's name is no name of a folder or of a variant, `compare` is no row, there
-      are no rows or seeds, or a seed is no seed or there twice.
+    UserError: a row's name is no name of a folder or of a variant, `compare` or a headline is no
+      row, there are no rows or seeds, or a seed is no seed or there twice.
   """
 
   rows: Mapping[str, Any]
   seeds: Sequence[int] = (0, 1, 2)
+  headline: Sequence[str] | None = None
   compare: str | None = None
 
   def __post_init__(self):
@@ -37,8 +40,10 @@ class Sweep:
         raise UserError(f'The row {row!r} of a sweep cannot name a folder: use letters, digits, _.')
     if not self.rows:
       raise UserError('A sweep needs at least one row.')
-    if self.compare is not None and self.compare not in self.rows:
-      raise UserError(f'compare={self.compare!r} is no row of the sweep: {", ".join(self.rows)}.')
+    for key, names in (('compare', [self.compare]), ('headline', self.headline or ())):
+      for name in names:
+        if name is not None and name not in self.rows:
+          raise UserError(f'{key}={name!r} is no row of the sweep: {", ".join(self.rows)}.')
     wrong = [s for s in self.seeds if type(s) is not int or not 0 <= s < 2**32]
     if wrong or not self.seeds or len(set(self.seeds)) < len(self.seeds):
       raise UserError(
@@ -57,4 +62,8 @@ class Sweep:
 
   def runs(self) -> list[tuple[str, int]]:
     """(row, seed) in the order of running: all rows with one seed first, then with the next."""
-    return [(row, seed) for seed in self.seeds for row in self.rows]
+    repeated = self.rows if self.headline is None else self.headline
+    first, *others = self.seeds
+    return [(row, first) for row in self.rows] + [
+      (row, seed) for seed in others for row in self.rows if row in repeated
+    ]

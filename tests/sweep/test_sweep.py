@@ -55,6 +55,7 @@ def path(tmp_path, monkeypatch):
     ({'rows': {'a/b': {}}}, "'a/b' of a sweep cannot name a folder"),
     ({'rows': {'a,b': {}}}, 'cannot name a folder'),
     ({'rows': {'a': {}}, 'compare': 'b'}, "compare='b' is no row"),
+    ({'rows': {'a': {}}, 'headline': ['b']}, "headline='b' is no row"),
     ({'rows': {'a': {}}, 'seeds': ()}, 'seeds'),
     ({'rows': {'a': {}}, 'seeds': (1, 1)}, 'different'),
     ({'rows': {'a': {}}, 'seeds': (-1,)}, 'at least 0'),
@@ -70,6 +71,11 @@ def test_seeds_of_a_flag_replace_the_sweeps_own():
   assert sweep.with_seeds(['3', '4']).runs() == [('a', 3), ('b', 3), ('a', 4), ('b', 4)]
   with pytest.raises(UserError, match='--seeds=3,x are no whole numbers'):
     sweep.with_seeds(['3', 'x'])
+
+
+def test_rows_that_are_no_headlines_have_one_seed():
+  sweep = Sweep(rows={'a': {}, 'b': {}}, seeds=(5, 6, 7), headline=('b',))
+  assert sweep.runs() == [('a', 5), ('b', 5), ('b', 6), ('b', 7)]
 
 
 def test_each_row_has_its_values_and_the_overrides_of_the_command_line(path):
