@@ -57,12 +57,12 @@ def get_config() -> ml_collections.ConfigDict:
   light.padding = config_dict.placeholder(str)
   light.pixel_mean = (127.5, 127.5, 127.5)
   light.pixel_std = (127.5, 127.5, 127.5)
+  # Temperature and uniform mix are also of 'condconv_...' and 'dynamic_convolution_...'.
   m.coefficients = k = ml_collections.ConfigDict()
   k.activation = 'softmax'  # Or 'sigmoid'.
   k.shared = False  # One vector for all layers instead of one for each.
   k.temperature = 1.0  # Divides the head's outputs before the activation.
-  # Annealing, in training alone: linear from `temperature_start` to `temperature`. 0 is off. This
-  # and the uniform mix are of 'dynamic_convolution_...', too, and the mix of 'condconv_...'.
+  # Annealing, in training alone: linear from `temperature_start` to `temperature`. 0 is off.
   k.temperature_start = 30.0  # As in dynamic convolution.
   k.temperature_epochs = 0.0
   # Factor of the gradient from the coefficients to the lightweight network: 1 is end to end,

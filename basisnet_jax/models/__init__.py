@@ -107,9 +107,9 @@ def create(name: str, **options) -> nn.Module:
     **options: of 'basisnet' and 'cascade' those of `two_stage`; of a network num_classes,
       width, dropout, stochastic_depth, output_stride and the fields of `layers.Style`, each with
       the network's own default but the first (`mobilenet_v3.MobileNetV3` says what they mean). A
-      'condconv_...' or 'dynamic_convolution_...' also takes num_bases, K, and based_layers, as
-      `two_stage` does, '' being those of its publication; 'once_for_all' takes settings
-      (`once_for_all.Settings`).
+      'condconv_...' or 'dynamic_convolution_...' also takes num_bases, K, the temperature of its
+      coefficients, and based_layers, as `two_stage` does, '' being those of its publication;
+      'once_for_all' takes settings (`once_for_all.Settings`).
 
   Raises:
     UserError: unknown name, or an option out of its range. (A wrong `output_stride` is
@@ -124,9 +124,11 @@ def create(name: str, **options) -> nn.Module:
     make, num_bases = _ROUTINGS[kind]
     num_bases = options.pop('num_bases', num_bases)
     _check_range('num_bases', num_bases, at_least=1)
+    temperature = options.pop('temperature', 1.0)
+    _check_range('temperature', temperature, above=0)
     pattern = options.pop('based_layers', '') or _ROUTED[name]
     network = create(network, **options)
-    return make(network, _based_layers(network, (64, 64, 3), pattern), num_bases)
+    return make(network, _based_layers(network, (64, 64, 3), pattern), num_bases, temperature)
   if name not in _NETWORKS:
     near = difflib.get_close_matches(name, names(), 1, 0.0)[0]
     raise UserError(f'There is no network {name!r}; did you mean {near!r}? Known: {names()}.')

@@ -18,18 +18,21 @@ from basisnet_jax.models.coefficients import AT_REST, Annealed
 class Routed(nn.Module):
   """Images `[b, h, w, 3]` -> logits `[b, classes]`; of the subclasses below.
 
-  In training the coefficients are annealed as those of a BasisNet are: blended with the uniform
-  ones, and those of a softmax by its temperature.
+  In training the coefficients can be annealed as those of a BasisNet are. (Not as a stage of a
+  cascade.)
 
   Attributes:
     network: any network from images to logits.
     layers: paths of its layers that hold bases (`synthesis.based_layers`).
     num_bases: K.
+    temperature: divides what the coefficients' sigmoid or softmax is of. For dynamic
+      convolution its authors anneal it from 30 to 1.
   """
 
   network: nn.Module
   layers: tuple[str, ...]
   num_bases: int
+  temperature: float = 1.0
 
   @nn.compact
   def __call__(self, images, train: bool = False, annealed: Annealed = AT_REST):
@@ -37,8 +40,10 @@ class Routed(nn.Module):
     for layer in self.layers:
       groups[self.router_of(layer)].append(layer)
 
+    temperature = self.temperature if annealed.temperature is None else annealed.temperature
+
     def route(module, x):
-      return coefficients_lib.mixed(self.route(module, x, annealed), annealed)
+      return coefficients_lib.mixed(self.route(module, x, temperature), annealed)
 
     with synthesis.routed((*self.path, 'network'), groups, route):
       return synthesis.call(self.network, images, train)
@@ -55,27 +60,21 @@ class CondConv(Routed):
     """The module whose input decides: the first of the path."""
     return layer.split('/')[0]
 
-  def route(self, module, x, annealed):
+  def route(self, module, x, temperature):
     """Coefficients `[b, K]` from the input of `module`."""
-    return jax.nn.sigmoid(nn.Dense(self.num_bases, name='routing', parent=module)(_pool(x)))
+    outputs = nn.Dense(self.num_bases, name='routing', parent=module)(_pool(x))
+    return jax.nn.sigmoid(outputs / temperature)
 
 
 class DynamicConvolution(Routed):
-  """Dynamic convolution (Chen et al. 2020): two dense layers and a softmax for each layer.
-
-  Attributes:
-    temperature: of the softmax. The authors train with 30 at first, annealed to 1.
-  """
-
-  temperature: float = 1.0
+  """Dynamic convolution (Chen et al. 2020): two dense layers and a softmax for each layer."""
 
   def router_of(self, layer: str) -> str:
     """The module whose input decides: the layer itself."""
     return layer
 
-  def route(self, module, x, annealed):
+  def route(self, module, x, temperature):
     """Coefficients `[b, K]` from the input of `module`."""
-    temperature = self.temperature if annealed.temperature is None else annealed.temperature
     return Attention(self.num_bases, name='routing', parent=module)(_pool(x), temperature)
 
 

@@ -66,7 +66,11 @@ def _network(config, name, group) -> nn.Module:
   if name == 'once_for_all':
     options['settings'] = once_for_all.Settings(**m.once_for_all)
   if models.is_routed(name):
-    options |= {'num_bases': m.num_bases, 'based_layers': m.based_layers}
+    options |= {
+      'num_bases': m.num_bases,
+      'based_layers': m.based_layers,
+      'temperature': m.coefficients.temperature,
+    }
   return models.create(
     name,
     num_classes=num_classes(config),

@@ -69,16 +69,23 @@ def sigmoid(x):
   return 1 / (1 + np.exp(-x))
 
 
-def test_condconv_routes_a_block_by_its_input_and_the_classifier_by_its_own():
+@pytest.mark.parametrize('annealed', [AT_REST, Annealed(0.25, 4.0)])
+def test_condconv_routes_a_block_by_its_input_and_the_classifier_by_its_own(annealed):
+  def route(x, params):
+    mix = annealed.uniform_mix
+    outputs = dense(x, params['routing']) / (annealed.temperature or 1)
+    return (1 - mix) * sigmoid(outputs) + mix / NUM_BASES
+
   network, variables, params = make(routed.CondConv, 'block/first', 'block/second', 'classifier')
   block, classifier = params['block'], params['classifier']
   x = np.maximum(convolve(IMAGES, [params['stem']['kernel']] * 4) + params['stem']['bias'], 0)
-  coefficients = sigmoid(dense(x.mean((1, 2)), block['routing']))
+  coefficients = route(x.mean((1, 2)), block)
   y = np.maximum(convolve(x, blend(coefficients, block['first']['bases'])), 0)
   y = convolve(y, blend(coefficients, block['second']['bases']), strides=2).mean((1, 2))
-  kernels = blend(sigmoid(dense(y, classifier['routing'])), classifier['bases'])
+  kernels = blend(route(y, classifier), classifier['bases'])
   expected = np.einsum('bi,bio->bo', y, kernels) + classifier['bias']
-  np.testing.assert_allclose(jit(network.apply)(variables, IMAGES), expected, rtol=1e-4, atol=1e-4)
+  logits = jit(network.apply)(variables, IMAGES, annealed=annealed)
+  np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize('annealed', [AT_REST, Annealed(0.25, 4.0)])

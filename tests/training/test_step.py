@@ -11,9 +11,11 @@ from steps import BATCH, averaged, new_step, optimizer, values
 import tiny
 
 from basisnet_jax.evaluation import metrics
+from basisnet_jax.models import routed, synthesis
 from basisnet_jax.models.coefficients import Annealed
 from basisnet_jax.training import distillation, mixing
 from basisnet_jax.training import state as train_state
+from basisnet_jax.training.objective import make_objective
 
 
 def test_every_part_of_the_state_moves(trajectories):
@@ -47,6 +49,33 @@ def test_loss_is_the_specialists_plus_weight_times_the_lightweights(model, traje
     expected['loss'] += weight * cross_entropy(logits, labels, 0.2).mean()
   assert trajectories[1]['metrics'][0] == pytest.approx(expected, rel=1e-5)
   assert 0 < expected['specialist_top5'] < 1
+
+
+def test_a_peers_coefficients_are_annealed_too():
+  network = tiny.TinyNetwork()
+  layers = tuple(synthesis.based_layers(network, (8, 8, 3)))
+  model = routed.CondConv(network, layers, num_bases=3)
+  batch = tiny.batch(BATCH)
+  variables = jax.jit(model.init)(jax.random.key(0), jnp.asarray(batch['image'], jnp.float32))
+  objective = make_objective(
+    model,
+    label_smoothing=0.0,
+    lightweight_weight=1.0,
+    annealed=lambda step: Annealed(jnp.where(step == 0, 1.0, 0.0)),
+  )
+
+  @jax.jit
+  def gradient(step):
+    def loss(params):
+      stats = variables.get('batch_stats', {})
+      return objective(params, stats, batch, jax.random.key(1), step).losses['network'].sum()
+
+    return jax.grad(loss)(variables['params'])
+
+  for step in (0, 1):
+    leaves = jax.tree_util.tree_leaves_with_path(gradient(step))
+    of_routing = [np.abs(leaf).max() for path, leaf in leaves if 'routing' in str(path)]
+    assert of_routing and (max(of_routing) > 1e-6) == (step == 1)
 
 
 def test_penalties_of_the_coefficients_join_the_loss(model, trajectories):
