@@ -37,10 +37,16 @@ def get_config(variant=None):
       # The ablations: no synthesis, the second stage alone, and the peers' routing.
       'cascade': {'model.name': 'cascade'},
       'static': {'model.name': 'mobilenet_v2'},
-      'condconv': {'model.name': 'condconv_mobilenet_v2', 'model.num_bases': 8},
+      'condconv': {
+        'model.name': 'condconv_mobilenet_v2',
+        'model.num_bases': 8,
+        'model.coefficients.uniform_mix': 0.0,
+      },
       'dynamic_convolution': {
         'model.name': 'dynamic_convolution_mobilenet_v2',
         'model.num_bases': 4,
+        'model.coefficients.uniform_mix': 0.0,
+        'model.coefficients.temperature_epochs': 10.0,  # From 30, as its authors do.
       },
     },
   )

@@ -30,11 +30,14 @@ SWEEP = Sweep(
     'basisnet_k16': {'model.num_bases': 16},
     'condconv': {
       'model.name': 'condconv_mobilenet_v3_small',
+      'model.based_layers': '',  # Its authors' choice.
+      'model.coefficients.uniform_mix': 0.0,
       'model.num_bases': 8,
       'model.width': 0.4,
     },
     'dynamic_convolution': {
       'model.name': 'dynamic_convolution_mobilenet_v3_small',
+      'model.based_layers': '',
       'model.num_bases': 4,
       'model.width': 0.65,
     },
