@@ -95,7 +95,7 @@ def names() -> list[str]:
 
 
 def is_routed(name: str) -> bool:
-  """Whether the network makes coefficients as it runs, and takes num_bases (`routed.Routed`)."""
+  """Whether the network makes coefficients as it runs (`routed.Routed`), with options for it."""
   return name in _ROUTED
 
 
@@ -126,7 +126,7 @@ def create(name: str, **options) -> nn.Module:
     _check_range('num_bases', num_bases, at_least=1)
     temperature = options.pop('temperature', 1.0)
     _check_range('temperature', temperature, above=0)
-    pattern = options.pop('based_layers', '') or _ROUTED[name]
+    pattern = _checked_pattern(options.pop('based_layers', '') or _ROUTED[name])
     network = create(network, **options)
     return make(network, _based_layers(network, (64, 64, 3), pattern), num_bases, temperature)
   if name not in _NETWORKS:
@@ -197,7 +197,7 @@ def two_stage(
       "specialist of 'basisnet'; choose a plain network, or the model 'cascade'."
     )
   shape = (resolution, resolution, 3)
-  pattern = based_layers or _USUALLY_BASED
+  pattern = _checked_pattern(based_layers or _USUALLY_BASED)
   return BasisNet(
     lightweight=lightweight,
     # A copy, because Flax would take the same object in both places for one shared network.
@@ -209,12 +209,17 @@ def two_stage(
   )
 
 
-def _based_layers(network, image_shape, pattern) -> tuple[str, ...]:
-  """The layers of a network that a pattern from the user chooses, at least one."""
+def _checked_pattern(pattern: str) -> str:
+  """The pattern, or a UserError where it is no regular expression."""
   try:
     re.compile(pattern)
   except re.error as error:
     raise UserError(f'based_layers={pattern!r} is no regular expression: {error}.') from error
+  return pattern
+
+
+def _based_layers(network, image_shape, pattern) -> tuple[str, ...]:
+  """The layers of a network that a pattern from the user chooses, at least one."""
   chosen = tuple(synthesis.based_layers(network, image_shape, pattern))
   if not chosen:
     known = list(synthesis.based_layers(network, image_shape))

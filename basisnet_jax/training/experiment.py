@@ -66,11 +66,9 @@ def _network(config, name, group) -> nn.Module:
   if name == 'once_for_all':
     options['settings'] = once_for_all.Settings(**m.once_for_all)
   if models.is_routed(name):
-    options |= {
-      'num_bases': m.num_bases,
-      'based_layers': m.based_layers,
-      'temperature': m.coefficients.temperature,
-    }
+    options['num_bases'] = m.num_bases
+    if group is m:  # These keys are not the lightweight stage's.
+      options |= {'based_layers': m.based_layers, 'temperature': m.coefficients.temperature}
   return models.create(
     name,
     num_classes=num_classes(config),

@@ -343,6 +343,12 @@ def test_mistake_in_the_options_is_one_clear_sentence(options, sentence):
     two_stage(VisionTransformer(), ResNet(), **options)
 
 
+def test_pattern_is_checked_for_a_cascade_too():
+  stages = {'lightweight': VisionTransformer(), 'specialist': ResNet(), 'resolution': 16}
+  with pytest.raises(UserError, match=r"based_layers='\(stem' is no regular expression"):
+    models.create('cascade', **stages, based_layers='(stem')
+
+
 def test_basisnet_cannot_be_a_stage_of_itself():
   with pytest.raises(UserError, match='cannot be a stage'):
     models.create('basisnet', num_classes=10, width=1.0)

@@ -47,6 +47,20 @@ def test_any_other_name_is_that_network_alone(config):
   assert isinstance(model, tiny.TinyNetwork) and model.width == 2.0
 
 
+def test_layers_of_a_peer_are_the_recipes_but_not_of_the_preview(config):
+  config.model.based_layers = 'last'
+  config.model.coefficients.temperature = 3.0
+  config.model.name = 'condconv_mobilenet_v3_small'
+  alone = experiment.build_model(config)
+  assert (alone.layers, alone.temperature) == (('last/conv',), 3.0)
+  config.model.name = 'basisnet'
+  config.model.specialist = 'mobilenet_v3_small'
+  config.model.lightweight.name = 'condconv_mobilenet_v3_small'
+  model = experiment.build_model(config)
+  assert model.layers == ('last/conv',) and model.temperature == 3.0
+  assert len(model.lightweight.layers) > 1 and model.lightweight.temperature == 1.0
+
+
 def test_each_stage_has_its_stochastic_depth(config):
   config.model.name, config.model.specialist = 'cascade', 'mobilenet_v2'
   config.model.lightweight.name = 'resnet_18'
