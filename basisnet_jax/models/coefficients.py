@@ -70,7 +70,7 @@ class CoefficientHead(nn.Module):
     outputs = nn.Dense(rows * self.num_bases, name='dense')(features.astype(jnp.float32))
     temperature = self.temperature if annealed.temperature is None else annealed.temperature
     outputs = outputs.reshape(-1, rows, self.num_bases) / temperature
-    activate, mix = ACTIVATIONS[self.activation], annealed.uniform_mix
+    activate = ACTIVATIONS[self.activation]
     if train and self.basis_dropout > 0:
       alive = surviving(self.make_rng('dropout'), self.basis_dropout, outputs.shape)
       # Shut off before the softmax: afterwards the survivors' sum may be zero.
@@ -80,17 +80,17 @@ class CoefficientHead(nn.Module):
       else:
         scale = 1 / survival_rate(self.basis_dropout, self.num_bases)
         coefficients, uniform = scale * coefficients, scale * alive / self.num_bases
-      coefficients = (1 - mix) * coefficients + mix * uniform
     else:
-      coefficients = mixed(activate(outputs), annealed)
+      coefficients, uniform = activate(outputs), 1 / self.num_bases
+    coefficients = mixed(coefficients, uniform, annealed)
     # `shape[0]`, not `len`: the batch may be symbolic (export).
     return jnp.broadcast_to(coefficients, (features.shape[0], self.num_layers, self.num_bases))
 
 
-def mixed(coefficients, annealed: Annealed):
+def mixed(coefficients, uniform, annealed: Annealed):
   """Coefficients `[..., K]`, blended with the uniform ones as far as `annealed` says."""
   mix = annealed.uniform_mix
-  return (1 - mix) * coefficients + mix / coefficients.shape[-1]
+  return (1 - mix) * coefficients + mix * uniform
 
 
 def surviving(key, rate: float, shape):

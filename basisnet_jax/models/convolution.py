@@ -1,6 +1,6 @@
 """Convolution with one kernel for all images or one kernel for each, and its fast forms.
 
-Every function takes images `x [b, h, w, i]` and a kernel that is either shared,
+Every function but `product` takes images `x [b, h, w, i]` and a kernel that is either shared,
 `[p, q, i / groups, o]`, or per image, `[b, p, q, i / groups, o]`, and returns
 `[b, h', w', o]` in the dtype of `x`.
 

@@ -43,7 +43,8 @@ class Routed(nn.Module):
     temperature = self.temperature if annealed.temperature is None else annealed.temperature
 
     def route(module, x):
-      return coefficients_lib.mixed(self.route(module, x, temperature), annealed)
+      coefficients = self.route(module, x, temperature)
+      return coefficients_lib.mixed(coefficients, 1 / self.num_bases, annealed)
 
     with synthesis.routed((*self.path, 'network'), groups, route):
       return synthesis.call(self.network, images, train)

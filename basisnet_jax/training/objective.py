@@ -68,7 +68,7 @@ def make_objective(
       0 it makes an image choose few bases, below 0 many.
   """
   two_stage = isinstance(model, basisnet.BasisNet)
-  blends = two_stage or isinstance(model, routed.Routed)
+  blends = isinstance(model, basisnet.BasisNet | routed.Routed)
   has_coefficients = two_stage and len(model.layers) > 0
 
   def objective(params, batch_stats, batch, key, step, teacher=None):

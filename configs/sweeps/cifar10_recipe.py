@@ -36,7 +36,7 @@ SWEEP = Sweep(
     'from_specialist': {'distillation.from_specialist': 0.5},
     'turns': {'training.alternate_steps': 50},
     # Where the bases are.
-    'bases_everywhere': {'model.based_layers': r'(?!.*(squeeze_excite|classifier))'},
+    'bases_everywhere': {'model.based_layers': ''},
     'bases_late': {'model.based_layers': r'(block_(9|1[01])/(?!squeeze)|last|head)'},
     'bases_in_classifier': {
       'model.based_layers': r'(block_([4-9]|1[01])/(?!squeeze)|last|head|classifier)'
