@@ -54,12 +54,12 @@ $(VENV)/.done: setup.cfg pyproject.toml
 	@set -euo pipefail; \
 	if ! $(RUN) -m pip --version >/dev/null 2>&1; then \
 	  python=; \
-	  for candidate in $(PYTHON) python3 python3.12 python3.11 python3.13; do \
+	  for candidate in $(or $(PYTHON),python3 python3.12 python3.11 python3.13); do \
 	    if "$$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
 	        >/dev/null 2>&1; then python=$$candidate; break; fi; \
 	  done; \
 	  if [ -z "$$python" ]; then \
-	    echo 'No Python 3.11, 3.12 or 3.13 found; install one, or run make PYTHON=/path/to/python.' >&2; \
+	    echo '$(if $(PYTHON),PYTHON=$(PYTHON) is no,No) Python 3.11, 3.12 or 3.13 that runs; install one, or run make PYTHON=/path/to/python.' >&2; \
 	    exit 1; \
 	  fi; \
 	  if ! "$$python" -c 'from ensurepip import version' >/dev/null 2>&1; then \

@@ -26,7 +26,7 @@ class Row(NamedTuple):
     width: multiplier of the channels.
     resolution: pixels.
     madds, params: counted here.
-    madds_elementwise: `madds` with pooling, gates and shortcuts, which some publications count too.
+    madds_with_elementwise: `madds` with pooling, gates and shortcuts, as some publications count.
     published_madds, published_params, top1: from `source`.
     source: where those stand.
   """
@@ -35,7 +35,7 @@ class Row(NamedTuple):
   width: float
   resolution: int
   madds: float | None
-  madds_elementwise: float | None
+  madds_with_elementwise: float | None
   params: float | None
   published_madds: float | None = None
   published_params: float | None = None
@@ -104,7 +104,7 @@ def markdown(table: Sequence[Row]) -> str:
       f'{r.width:g}',
       str(r.resolution),
       '' if r.madds is None else f'{r.madds:,.2f}',
-      '' if r.madds_elementwise is None else f'{r.madds_elementwise:,.2f}',
+      '' if r.madds_with_elementwise is None else f'{r.madds_with_elementwise:,.2f}',
       '' if r.params is None else f'{r.params:,.3f}',
       *('' if value is None else f'{value:g}' for value in r[6:9]),
       r.source or '',

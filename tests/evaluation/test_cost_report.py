@@ -27,7 +27,7 @@ def test_each_published_size_has_a_row_and_the_others_one(table):
   ]
   first, last = table[0], table[-1]
   assert (round(first.madds, 2), round(first.params, 3)) == (56.51, 2.543)
-  assert first.madds < first.madds_elementwise < 1.02 * first.madds
+  assert first.madds < first.madds_with_elementwise < 1.02 * first.madds
   assert (first.published_madds, first.top1) == (56.52, 67.2)
   assert last.top1 is None and last.published_madds is None and last.source == ''
 
