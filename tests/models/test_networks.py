@@ -10,6 +10,7 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from quick import jit
 import tiny
 
 from basisnet_jax import models, sharding
@@ -31,8 +32,6 @@ every_kind = pytest.mark.parametrize(
   'name', NAMES if 'EVERY_NETWORK' in os.environ else KINDS.values()
 )
 KEY = jax.random.key(0)
-# Compiles in half the time.
-jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 
 
 def create(name, **options):

@@ -1,13 +1,12 @@
 """The peers' routing: CondConv and dynamic convolution around a network that is not ours."""
 
-import functools
-
 from flax import linen as nn
 import jax
 from jax import lax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from quick import jit
 
 from basisnet_jax import models
 from basisnet_jax.errors import UserError
@@ -16,8 +15,6 @@ from basisnet_jax.models.coefficients import AT_REST, Annealed
 
 IMAGES = np.random.default_rng(0).normal(size=(4, 9, 9, 3)).astype(np.float32)
 NUM_BASES = 3
-# Compiles in half the time.
-jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 
 
 class Block(nn.Module):

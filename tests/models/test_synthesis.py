@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from quick import jit, normal
 
 from basisnet_jax.models import convolution, synthesis
 
@@ -16,12 +17,6 @@ BATCH = 3
 NUM_BASES = 3
 NETWORKS = {'resnet': foreign_networks.ResNet(), 'vit': foreign_networks.VisionTransformer()}
 SHAPE = (16, 16, 3)
-# Compiles in half the time.
-jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
-
-
-def normal(seed, shape):
-  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
 def assert_trees_close(actual, expected, tolerance=2e-5):

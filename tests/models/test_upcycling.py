@@ -7,14 +7,13 @@ from foreign_networks import ResNet, VisionTransformer
 import jax
 import numpy as np
 import pytest
+from quick import jit
 
 from basisnet_jax import models
 from basisnet_jax.errors import UserError
 from basisnet_jax.models.upcycling import upcycle
 
 IMAGES = np.random.default_rng(0).normal(size=(3, 16, 16, 3)).astype(np.float32)
-# Compiles in half the time.
-jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 
 
 def trained(network, seed):
