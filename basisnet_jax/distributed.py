@@ -68,6 +68,8 @@ def initialize(
     raise UserError(
       f'--process_id={process_id} is not one of {num_processes} processes; they count from 0.'
     )
+  if num_processes == 1:
+    return  # With none to talk to; on CPU even its own devices would talk over sockets.
   call_roll(address, num_processes, process_id, timeout)
   jax.distributed.initialize(
     address,

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 
+import forks
 import jax
 import numpy as np
 from orbax import checkpoint as ocp
@@ -48,16 +49,21 @@ def command(*arguments, devices=1, **variables):
 
 
 def start(*arguments, stderr=subprocess.PIPE, **options):
-  """Starts it."""
+  """Starts it, as a fork."""
   program, environment = command(*arguments, **options)
-  return subprocess.Popen(
-    program, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True
-  )
+  return forks.start(*program[1:], cwd=ROOT, env=environment, stderr=stderr)
 
 
-def run(*arguments, **options):
-  """Runs it to its end: (exit code, stdout, stderr)."""
-  process = start(*arguments, **options)
+def run(*arguments, **variables):
+  """Runs it to its end: (exit code, stdout, stderr); from its very start, given variables."""
+  if variables:
+    program, environment = command(*arguments, **variables)
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+      program, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True
+    )
+  else:
+    process = start(*arguments)
   out, err = process.communicate(timeout=600)
   return process.returncode, out, err
 

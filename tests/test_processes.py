@@ -147,7 +147,7 @@ def test_one_becomes_two_whose_first_is_killed_and_both_start_again(tmp_path, da
     (tmp_path / part).parent.mkdir(exist_ok=True)
     copy = shutil.copytree if (alone / part).is_dir() else shutil.copy
     copy(alone / part, tmp_path / part)
-  two = start(2, data_flag, f'--workdir={tmp_path}', '--restarts=1', devices=4)
+  two = start(2, data_flag, f'--workdir={tmp_path}', '--restarts=1')
   wait_for_a_checkpoint(tmp_path, after=20)
   (child,) = subprocess.check_output(['pgrep', '-P', str(two[0].pid)], text=True).split()
   os.kill(int(child), signal.SIGKILL)
@@ -203,7 +203,7 @@ def test_one_killed_of_three_ends_the_others_with_a_message(tmp_path, data_flag)
 
 def test_stopped_process_is_waited_for_with_notices_and_no_longer_than_is_said(tmp_path, data_flag):
   flags = (data_flag, f'--workdir={tmp_path}', '--config.training.stall_timeout=20.0')
-  two = start(2, *flags, devices=4)
+  two = start(2, *flags)
   wait_for_a_checkpoint(tmp_path)
   two[1].send_signal(signal.SIGSTOP)  # Alive, and silent.
   began = time.monotonic()
