@@ -7,6 +7,7 @@ Modes:
   sweep     trains a grid of recipes times seeds, and collects a table.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -163,6 +164,7 @@ def _start_again_in_another_environment() -> None:
 def run() -> None:
   """The console's entry: mistakes of the user end in a sentence and exit code 2."""
   _start_again_in_another_environment()
+  gc.set_threshold(50_000)  # The libraries make a million objects, and all of them stay.
   try:
     app.run(main, flags_parser=command_line.parse_flags)
   except UserError as error:

@@ -69,7 +69,7 @@ class Server:
     self._process.stdout.readline()  # It is ready.
 
   def start(self, *arguments, cwd, env, stderr=subprocess.PIPE) -> 'Fork':
-    """Does what Popen does with `python ARGUMENTS`, which begin with a file or '-m'.
+    """Does what Popen does with `python ARGUMENTS`, which begin with a file, '-m' or '-c'.
 
     Its output is kept in files; `stderr` may be `subprocess.STDOUT`.
     """
@@ -161,9 +161,12 @@ def _become(arguments, cwd, env, files):
 
 if __name__ == '__main__':
   first, *sys.argv = _serve()
+  sys.path[0] = os.getcwd()
   if first == '-m':
-    sys.path[0] = os.getcwd()
     runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)
+  elif first == '-c':
+    program, sys.argv[0] = sys.argv[0], first
+    exec(program, {'__name__': '__main__'})
   else:
     sys.argv.insert(0, first)
     sys.path[0] = os.path.dirname(first)

@@ -189,7 +189,11 @@ def test_evaluation_needs_nothing_but_the_workdir_and_is_the_same_in_turkish(sho
   assert '--config.data.heldout_split=' in short['evaluate']  # How to have a threshold chosen.
 
 
-TINY = ['--config=tests/tiny.py', '--config.training.steps=80']
+TINY = [
+  '--config=tests/tiny.py',
+  '--config.training.steps=80',
+  '--config.evaluation.every_epochs=0.6',
+]
 
 
 def kill_when(process, moment):

@@ -164,6 +164,7 @@ def _decode(encoded: tf.Tensor) -> tf.Tensor:
   return tf.cond(tf.io.is_jpeg(encoded), from_jpeg, lambda: _decode_other(encoded))
 
 
+@tf.function(autograph=False, input_signature=[tf.TensorSpec([], tf.string)])
 def _decode_other(encoded: tf.Tensor) -> tf.Tensor:
   def number(position, dtype, little_endian):
     encoded_number = tf.strings.substr(encoded, position, dtype.size)
@@ -189,7 +190,7 @@ def _decode_other(encoded: tf.Tensor) -> tf.Tensor:
 def _checked(shape: tf.Tensor) -> tf.Tensor:
   """The same shape, [height, width, ...]; an error where it is of no image or of a giant one."""
   height, width = tf.unstack(tf.cast(shape[:2], tf.int64))
-  few = tf.debugging.assert_less_equal(height * width, tf.constant(MOST_PIXELS, tf.int64))
-  some = tf.debugging.assert_positive(tf.minimum(height, width))
-  with tf.control_dependencies([few, some]):
+  fits = (tf.minimum(height, width) > 0) & (height * width <= MOST_PIXELS)
+  # The bare operation: what TensorFlow wraps around it takes long to trace.
+  with tf.control_dependencies([tf.raw_ops.Assert(condition=fits, data=[shape])]):
     return tf.identity(shape)

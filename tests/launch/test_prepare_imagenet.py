@@ -6,11 +6,10 @@ import os
 import pathlib
 import shutil
 import signal
-import subprocess
-import sys
 import tarfile
 import time
 
+import forks
 import PIL.Image
 import prepare_imagenet
 import pytest
@@ -117,29 +116,27 @@ def test_odd_images_are_jpegs_in_rgb_and_labels_follow_names(undisturbed):
 
 DRIVER = """
 import sys, time
-sys.path.insert(0, sys.argv[1])
 import imagenet_records, imagenet_tars, prepare_imagenet
 write, find, check = imagenet_records.write_file, imagenet_tars.places, imagenet_records._problem
 def slow(function):
   return lambda *arguments: (time.sleep(0.1), function(*arguments))[1]
 imagenet_records.write_file = slow(write)
 imagenet_records._problem = slow(check)
-expected = imagenet_tars.Expected(*map(eval, sys.argv[4:]))
-prepare_imagenet.prepare(sys.argv[2], sys.argv[3], expected)
+expected = imagenet_tars.Expected(*map(eval, sys.argv[3:]))
+prepare_imagenet.prepare(sys.argv[1], sys.argv[2], expected)
 """
 
 
 def start(tars, data_dir):
   """A process that prepares, one file in a tenth of a second."""
   expected = map(repr, (EXPECTED.classes, EXPECTED.images, EXPECTED.files))
-  command = [sys.executable, '-c', DRIVER, str(LAUNCH), tars, str(data_dir), *expected]
-  return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+  return forks.start('-c', DRIVER, tars, data_dir, *expected, cwd=LAUNCH, env=os.environ)
 
 
 def kill_when(process, reached):
   deadline = time.monotonic() + 120
   while not reached():
-    assert process.poll() is None, process.stderr.read()
+    assert process.poll() is None, process.communicate()
     assert time.monotonic() < deadline
     time.sleep(0.005)
   process.send_signal(signal.SIGKILL)
@@ -178,9 +175,10 @@ def test_killed_at_any_time_it_goes_on_with_what_is_missing(tars, tmp_path, undi
 
 def test_command_wants_the_whole_of_imagenet_and_says_so_in_a_sentence(tars, tmp_path):
   command = [LAUNCH / 'prepare_imagenet.py', f'--tars={tars}', f'--data_dir={tmp_path}']
-  ended = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=120)
+  ended = forks.start(*command, cwd=LAUNCH, env=os.environ)
+  _, err = ended.communicate(timeout=120)
   assert ended.returncode == 2
-  *shown, sentence = ended.stderr.splitlines()
+  *shown, sentence = err.splitlines()
   assert all(line.startswith('checking train') for line in shown)
   assert sentence.startswith(f'{tars}/ILSVRC2012_img_train.tar has 3 classes, not 1,000; ')
   assert not contents(tmp_path)
