@@ -1,5 +1,6 @@
 """The machine that the tests see: eight CPU devices, and compiled programs kept between runs."""
 
+import gc
 import os
 import pathlib
 
@@ -17,6 +18,8 @@ for flag in _FLAGS:
 
 import pytest  # noqa: E402
 
+gc.set_threshold(50_000)  # As the program does.
+
 
 @pytest.fixture(scope='module')
 def data_flag(tmp_path_factory):
@@ -26,4 +29,4 @@ def data_flag(tmp_path_factory):
 
 def pytest_collection_modifyitems(items):
   """Files that start processes come first: a long one at the end would leave cores idle."""
-  items.sort(key=lambda item: {'subprocess', 'test_main'}.isdisjoint(vars(item.module)))
+  items.sort(key=lambda item: {'forks', 'subprocess', 'test_main'}.isdisjoint(vars(item.module)))
