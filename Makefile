@@ -8,8 +8,8 @@ TESTS ?= tests
 VENV := .venv
 RUN := $(VENV)/bin/python
 # A file's tests stay together, for what they share; the longest files come first (tests/conftest.py).
-# More than there are cores: tests of processes wait a lot.
-WORKERS := $$($(RUN) -c 'import os; print(min(8, 2 * os.cpu_count()))')
+# One more than there are cores: tests of processes wait a lot.
+WORKERS := $$($(RUN) -c 'import os; print(min(4, 1 + os.cpu_count()))')
 PYTEST := $(RUN) -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder \
   --durations=25
 
