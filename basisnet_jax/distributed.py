@@ -33,8 +33,8 @@ def initialize(
 ) -> None:
   """Joins this process to the others; before JAX is used.
 
-  With an address the processes call the roll there first. Without one, those of a TPU pod, of
-  Slurm or of Open MPI are found by JAX; any other process is alone.
+  With an address the processes, if they are several, call the roll there first. Without one, those
+  of a TPU pod, of Slurm or of Open MPI are found by JAX; any other process is alone.
 
   Args:
     address: host:port of process 0.

@@ -35,14 +35,12 @@ _ENVIRONMENT = {
 }
 
 
-def start(*arguments, **options) -> 'Fork | subprocess.Popen':
-  """`Server.start`, of a server that stays until the tests end."""
-  if not hasattr(os, 'pidfd_open'):  # Not Linux.
-    command = [sys.executable, *arguments]
-    return subprocess.Popen(
-      command, **{'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True, **options}
-    )
-  return _server().start(*arguments, **options)
+def start(*arguments, cwd, env, stderr=subprocess.PIPE, anew=False) -> 'Fork | subprocess.Popen':
+  """`Server.start`, of a server that stays until the tests end; `anew` imports all by itself."""
+  if anew or not hasattr(os, 'pidfd_open'):  # It has it on Linux.
+    command, pipe = [sys.executable, *arguments], subprocess.PIPE
+    return subprocess.Popen(command, cwd=cwd, env=env, stdout=pipe, stderr=stderr, text=True)
+  return _server().start(*arguments, cwd=cwd, env=env, stderr=stderr)
 
 
 @functools.cache

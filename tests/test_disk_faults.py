@@ -24,10 +24,11 @@ def namespace():
 
 
 @pytest.fixture(scope='module')
-def whole(tmp_path_factory, data_flag):
+def whole(tmp_path_factory, data_flag, namespace):
   """The workdir of an undisturbed run."""
   workdir = tmp_path_factory.mktemp('whole')
-  test_main.run_well(*COMMAND, data_flag, f'--workdir={workdir}')
+  code, _, err = run(namespace, data_flag, f'--workdir={workdir}')
+  assert code == 0, err
   return workdir
 
 
@@ -103,8 +104,8 @@ def test_read_only_disk_is_one_clear_sentence_and_nothing_is_lost(
     assert 'early termination at 0.7' in out
 
 
-def test_workdir_that_is_a_file_is_one_clear_sentence(tmp_path, data_flag):
+def test_workdir_that_is_a_file_is_one_clear_sentence(tmp_path, data_flag, namespace):
   (tmp_path / 'run').write_text('')
-  code, _, err = test_main.run(*COMMAND, data_flag, f'--workdir={tmp_path}/run')
+  code, _, err = run(namespace, data_flag, f'--workdir={tmp_path}/run')
   assert code == 2 and 'Traceback' not in err
   assert f'{tmp_path}/run' in err.splitlines()[-1] and (tmp_path / 'run').is_file()

@@ -48,22 +48,15 @@ def command(*arguments, devices=1, **variables):
   return [sys.executable, '-m', 'basisnet_jax.main', *arguments], environment
 
 
-def start(*arguments, stderr=subprocess.PIPE, **options):
-  """Starts it, as a fork."""
-  program, environment = command(*arguments, **options)
-  return forks.start(*program[1:], cwd=ROOT, env=environment, stderr=stderr)
+def start(*arguments, devices=1, stderr=subprocess.PIPE, **variables):
+  """Starts it: a fork, or anew where variables of the environment are given."""
+  (_, *program), environment = command(*arguments, devices=devices, **variables)
+  return forks.start(*program, cwd=ROOT, env=environment, stderr=stderr, anew=bool(variables))
 
 
-def run(*arguments, **variables):
-  """Runs it to its end: (exit code, stdout, stderr); from its very start, given variables."""
-  if variables:
-    program, environment = command(*arguments, **variables)
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(
-      program, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True
-    )
-  else:
-    process = start(*arguments)
+def run(*arguments, **options):
+  """Runs it to its end: (exit code, stdout, stderr)."""
+  process = start(*arguments, **options)
   out, err = process.communicate(timeout=600)
   return process.returncode, out, err
 
