@@ -35,6 +35,12 @@ _ENVIRONMENT = {
 }
 
 
+def environment(devices: int) -> dict[str, str]:
+  """This process's, with so many simulated devices: of a flag the last one counts."""
+  flags = f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count={devices}'
+  return os.environ | {'XLA_FLAGS': flags}
+
+
 def start(*arguments, cwd, env, stderr=subprocess.PIPE, anew=False) -> 'Fork | subprocess.Popen':
   """`Server.start`, of a server that stays until the tests end; `anew` imports all by itself."""
   if anew or not hasattr(os, 'pidfd_open'):  # It has it on Linux.

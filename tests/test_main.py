@@ -38,13 +38,7 @@ PICTURES = ('cost_accuracy.png', 'coefficients.png')
 
 def command(*arguments, devices=1, **variables):
   """(command, environment) of the program on so many simulated devices."""
-  environment = os.environ | {
-    # Compiling takes most of the time; unoptimized it takes half.
-    'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}'
-    ' --xla_backend_optimization_level=0',
-    'PYTHONUNBUFFERED': '1',
-    **variables,
-  }
+  environment = forks.environment(devices) | {'PYTHONUNBUFFERED': '1', **variables}
   return [sys.executable, '-m', 'basisnet_jax.main', *arguments], environment
 
 

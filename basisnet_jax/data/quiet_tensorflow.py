@@ -11,7 +11,16 @@ if os.environ.get('TF_CPP_MIN_LOG_LEVEL', '1') == '1':  # JAX sets 1: warnings, 
   os.environ['TF_CPP_MIN_LOG_LEVEL'] = '2'  # Errors only.
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')  # Unused here; when on, it prints two lines.
 
+# It would import Keras 3, which nothing here uses, and with it scikit-learn and pyplot: a third of
+# the time. Afterwards tf.keras is what it is elsewhere.
+_legacy_keras = os.environ.get('TF_USE_LEGACY_KERAS')
+os.environ['TF_USE_LEGACY_KERAS'] = '1'
 import tensorflow as tf  # noqa: E402
+
+if _legacy_keras is None:
+  del os.environ['TF_USE_LEGACY_KERAS']
+else:
+  os.environ['TF_USE_LEGACY_KERAS'] = _legacy_keras
 import tensorflow_datasets as tfds  # noqa: E402
 
 tf.config.set_visible_devices([], 'GPU')

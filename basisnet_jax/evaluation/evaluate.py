@@ -84,7 +84,8 @@ def run(
     coefficients of the first batch only, since all of them could fill the memory. What all of
     them say is in 'coefficient_statistics' (`coefficients.Statistics`), where there are any.
   """
-  temperatures = {stage: np.float32(t) for stage, t in (temperatures or {}).items()}
+  # All stages, also at 1: with others the step would be compiled once more.
+  temperatures = {s: np.float32((temperatures or {}).get(s, 1.0)) for s in metrics.STAGES}
   results, total = [], None
   for i, batch in enumerate(batches):
     values, sums = eval_step(variables, batch, temperatures)

@@ -7,6 +7,8 @@ import optax
 
 from basisnet_jax.models import basisnet
 
+STAGES = ('lightweight', 'specialist', 'network')
+
 
 def stage_logits(outputs) -> dict[str, jax.Array]:
   """{stage: float32 logits `[b, classes]`}; a single network's stage is 'network'."""

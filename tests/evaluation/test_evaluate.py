@@ -81,15 +81,19 @@ def one_by_one(network, images):
 def test_every_image_counts_once_whatever_the_batches(network, images, one_by_one, devices, size):
   model, variables = network
   mesh = sharding.create_mesh(devices=jax.devices()[:devices])
-  done = []
+  done, step = [], evaluate.make_eval_step(model, mesh, rule='margin')
+  variables = jax.device_put(variables, sharding.replicated(mesh))
+  batches = list(sharding.to_device(padded_batches(images, size), mesh))
+  evaluate.run(step, variables, batches[:1])  # As held-out images, without temperatures.
   results = evaluate.run(
-    evaluate.make_eval_step(model, mesh, rule='margin'),
-    jax.device_put(variables, sharding.replicated(mesh)),
-    sharding.to_device(padded_batches(images, size), mesh),
+    step,
+    variables,
+    batches,
     on_batch=done.append,
     temperatures=TEMPERATURES,
     keep_logits=size == 7,
   )
+  assert step._cache_size() == 1  # It compiles once.
   expected = one_by_one | {'label': images['label']}
   if size != 7:
     expected = {key: value for key, value in expected.items() if not key.endswith('_logits')}

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import forks
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -28,12 +29,10 @@ def cloud(tmp_path):
     script.write_text(f'#!{sys.executable} -IS\n' + (ROOT / 'tests/launch/fake.py').read_text())
     script.chmod(0o755)
   environment = {
-    **{key: value for key, value in os.environ.items() if not key.startswith('SLURM')},
+    **{key: value for key, value in forks.environment(1).items() if not key.startswith('SLURM')},
     'PATH': f'{fakes}:{os.environ["PATH"]}',
     'FAKE': str(folder),
     'PYTHON': sys.executable,
-    # For the scripts that start the program itself; unoptimized it compiles faster.
-    'XLA_FLAGS': '--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0',
     'PYTHONUNBUFFERED': '1',
   }
 

@@ -10,6 +10,8 @@ import sys
 import threading
 import time
 
+import forks
+
 from basisnet_jax.errors import UserError
 from basisnet_jax.preflight import hosts
 from basisnet_jax.preflight.exchange import Exchange
@@ -25,36 +27,32 @@ def free_port():
     return probe.getsockname()[1]
 
 
-def start(*flags, of_one=(), path_of_one='', cwd_of_one=ROOT, devices=(1, 1)):
-  """Two processes; process 1 can have flags, a PYTHONPATH and a directory of its own."""
+def start(*flags, of_one=(), path_of_one='', cwd_of_one=ROOT, devices=(1, 1), anew=True):
+  """Two processes; process 1 can have flags, a PYTHONPATH and a directory of its own.
+
+  As forks they start sooner, but without the process that supervises each.
+  """
   port = free_port()
-  environment = os.environ | {'PYTHONUNBUFFERED': '1'}
-  environment.pop('TF_CPP_MIN_LOG_LEVEL', None)  # Importing JAX has set it here.
-  return [
-    subprocess.Popen(
-      [
-        sys.executable,
-        ROOT / 'launch' / 'preflight.py',
-        f'--config={ROOT}/tests/tiny.py',
-        f'--coordinator_address=127.0.0.1:{port}',
-        '--num_processes=2',
-        f'--process_id={number}',
-        *flags,
-        *(of_one if number else ()),
-      ],
+  changes = {'PYTHONUNBUFFERED': '1'} if anew else {'BASISNET_SUPERVISED': '1'}
+  changes_of_one = {'PYTHONPATH': path_of_one} if path_of_one else {}
+  processes = []
+  for number in range(2):
+    environment = forks.environment(devices[number]) | changes | (changes_of_one if number else {})
+    environment.pop('TF_CPP_MIN_LOG_LEVEL', None)  # Importing JAX has set it here.
+    process = forks.start(
+      str(ROOT / 'launch' / 'preflight.py'),
+      f'--config={ROOT}/tests/tiny.py',
+      f'--coordinator_address=127.0.0.1:{port}',
+      '--num_processes=2',
+      f'--process_id={number}',
+      *flags,
+      *(of_one if number else ()),
       cwd=cwd_of_one if number else ROOT,
-      env=environment
-      | {
-        'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices[number]}'
-        ' --xla_backend_optimization_level=0'
-      }
-      | ({'PYTHONPATH': path_of_one} if number and path_of_one else {}),
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
+      env=environment,
+      anew=anew,
     )
-    for number in range(2)
-  ]
+    processes.append(process)
+  return processes
 
 
 def outcome(processes):
@@ -158,6 +156,7 @@ def test_host_that_lacks_a_device_or_sees_another_workdir_is_named(tmp_path):
       f'--workdir={os.path.relpath(tmp_path / "run", ROOT)}',
       cwd_of_one=elsewhere,
       devices=(2, 1),
+      anew=False,
     )
   )
   assert codes == [2, 2]
@@ -179,6 +178,7 @@ def test_missing_data_are_one_sentence(tmp_path):
       f'--workdir={tmp_path}/run',
       '--config.data.name=imagenet2012',
       f'--config.data.data_dir={tmp_path}/none',
+      anew=False,
     )
   )
   assert codes == [2, 2]

@@ -1,12 +1,12 @@
 """A sweep from its file: refused in a sentence, or trained, collected, and held to its recipe."""
 
 import json
-import os
 import pathlib
 import subprocess
 import sys
 
 from absl import flags
+import forks
 import pytest
 
 from basisnet_jax import command_line
@@ -116,7 +116,7 @@ def test_program_trains_collects_skips_and_refuses(path, tmp_path):
     arguments = ['--mode=sweep', f'--config={path}', f'--workdir={workdir}', '--seeds=5']
     arguments += ['--config.training.steps=2', f'--config.data.data_dir={tmp_path}', *overrides]
     command = [sys.executable, '-m', 'basisnet_jax.main', *arguments]
-    environment = os.environ | {'XLA_FLAGS': '--xla_backend_optimization_level=0'}
+    environment = forks.environment(1)
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     return ended.returncode, ended.stdout, ended.stderr
 
