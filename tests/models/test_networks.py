@@ -22,12 +22,12 @@ from basisnet_jax.training.state import TrainState
 
 NAMES = [name for name in models.names() if name not in ('basisnet', 'cascade')]
 # All of them take many minutes: `make test` tests what compiles, or traces often, on one network
-# of each kind, the first or a small one, `make test-extras` on every one. The two deepest kinds,
-# of MobileNetV3's blocks, are left to it.
+# of each kind, the first or a small one, `make test-extras` on every one. The deepest kinds, of
+# MobileNetV3's blocks, are left to it.
 KINDS = {
   re.match(r'mobilenet_v\d|[a-z]+', name)[0]: name
   for name in sorted(reversed(NAMES), key=lambda name: name.endswith('_small'))
-  if not name.startswith(('fbnet', 'once'))
+  if not name.startswith(('efficientnet', 'fbnet', 'once'))
 }
 every_kind = pytest.mark.parametrize(
   'name', NAMES if 'EVERY_NETWORK' in os.environ else KINDS.values()

@@ -35,14 +35,15 @@ def config(weights):
   return c
 
 
-def fresh_and_trained(config):
+def fresh(config):
   model = experiment.build_model(config)
   update = experiment.optimizer(config, model, lambda step: 0.1)
   create = experiment.state_factory(config, model, update)
   # Constants, because drawing them takes long to compile.
   where = sharding.abstract(jax.eval_shape(create), sharding.create_mesh())
-  fresh = jax.tree.map(lambda s: jax.device_put(jnp.full(s.shape, 0.5, s.dtype), s.sharding), where)
-  return model, fresh, experiment.with_trained_weights(config, model, fresh)
+  return model, jax.tree.map(
+    lambda s: jax.device_put(jnp.full(s.shape, 0.5, s.dtype), s.sharding), where
+  )
 
 
 def apply(network, variables):
@@ -52,7 +53,8 @@ def apply(network, variables):
 
 
 def test_two_stages_start_as_the_trained_network(config, weights):
-  model, fresh, state = fresh_and_trained(config)
+  model, start = fresh(config)
+  state = experiment.with_trained_weights(config, model, start)
   variables = {'params': state.params, 'batch_stats': state.batch_stats}
   outputs = apply(model, variables)
   plain = pretrained.load(model.lightweight, weights)
@@ -61,27 +63,29 @@ def test_two_stages_start_as_the_trained_network(config, weights):
   np.testing.assert_allclose(outputs.specialist, expected, rtol=1e-3, atol=1e-3)
   # The averages begin there too, and everything stays where it was.
   jax.tree.map(np.testing.assert_array_equal, state.ema['params'], state.params)
-  assert jax.tree.map(lambda a: a.sharding, state) == jax.tree.map(lambda a: a.sharding, fresh)
+  assert jax.tree.map(lambda a: a.sharding, state) == jax.tree.map(lambda a: a.sharding, start)
 
 
 def test_new_classes_get_a_new_classifier(config):
   config.model.num_classes = 3
+  model, start = fresh(config)
   with pytest.raises(UserError, match='classifier=False'):
-    fresh_and_trained(config)
+    experiment.with_trained_weights(config, model, start)
   config.init.classifier = False
-  _, fresh, state = fresh_and_trained(config)
+  state = experiment.with_trained_weights(config, model, start)
   for stage in ('lightweight', 'specialist'):
-    new, old = state.params[stage], fresh.params[stage]
+    new, old = state.params[stage], start.params[stage]
     np.testing.assert_array_equal(new['classifier']['kernel'], old['classifier']['kernel'])
     assert np.abs(new['stem']['norm']['scale'] - old['stem']['norm']['scale']).max() > 0.1
 
 
 def test_single_network_takes_weights_and_has_no_lightweight_ones(config, weights):
   config.model.name = 'mobilenet_v2'
+  model, start = fresh(config)
   with pytest.raises(UserError, match="'mobilenet_v2' has one stage: use config.init.weights"):
-    fresh_and_trained(config)
+    experiment.with_trained_weights(config, model, start)
   config.init.lightweight_weights = ''
-  model, _, state = fresh_and_trained(config)
+  state = experiment.with_trained_weights(config, model, start)
   variables = {'params': state.params, 'batch_stats': state.batch_stats}
   expected = apply(model, pretrained.load(model, weights))
   np.testing.assert_allclose(apply(model, variables), expected, rtol=1e-5, atol=1e-5)
