@@ -78,6 +78,9 @@ def get_config() -> ml_collections.ConfigDict:
 
   # Trained weights to start from (`models.pretrained` says which files it reads).
   c.init = i = ml_collections.ConfigDict()
+  # Of the bases of a layer, in [0, 1]: 0 draws each by itself, near 1 they start as one kernel with
+  # small differences.
+  i.bases_correlation = 0.0
   i.weights = ''  # A file of the second stage's, or the single network's; '' starts anew.
   i.lightweight_weights = ''  # The same of the lightweight network's.
   i.classifier = True  # False: the classifiers start anew, for other classes.

@@ -66,7 +66,7 @@ _RANGES = (
     lambda v: 0 <= v <= 1,
     'model.coefficients.uniform_mix evaluation.threshold training.cutmix_share loss.exit_aware '
     'loss.exit_threshold distillation.weight distillation.from_specialist '
-    'early_exit.choose.exit_rate data.cutout data.random_erasing',
+    'early_exit.choose.exit_rate data.cutout data.random_erasing init.bases_correlation',
   ),
   ('points from 0.01 to 99', lambda v: 0.01 <= v <= 99, 'early_exit.choose.accuracy_loss'),
   ('a chance from 0.001 to 0.999', lambda v: 0.001 <= v <= 0.999, 'early_exit.choose.delta'),

@@ -289,6 +289,7 @@ def state_factory(
     config.seed,
     config.model.resolution,
     use_ema=config.ema_decay > 0,
+    bases_correlation=config.init.bases_correlation,
   )
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from basisnet_jax.models import preprocessing
+from basisnet_jax.models import preprocessing, synthesis
 
 
 @flax.struct.dataclass
@@ -42,12 +42,14 @@ def create(
   resolution: int,
   *,
   use_ema: bool,
+  bases_correlation: float = 0.0,
 ) -> TrainState:
   """The state at step 0; to be run under `jax.jit` with the state's shardings."""
   images = preprocessing.normalize(jnp.zeros((1, resolution, resolution, 3), jnp.uint8))
   params_key, dropout_key = jax.random.split(jax.random.key(seed))
   variables = model.init({'params': params_key, 'dropout': dropout_key}, images)
-  params, batch_stats = variables['params'], variables.get('batch_stats', {})
+  params = synthesis.correlated(variables['params'], bases_correlation)
+  batch_stats = variables.get('batch_stats', {})
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,

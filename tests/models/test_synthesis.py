@@ -135,6 +135,17 @@ def test_every_basis_starts_as_an_independent_kernel_of_the_usual_spread(layer, 
   assert np.abs(correlation).max() < 0.05
 
 
+@pytest.mark.parametrize('correlation', [0.0, 0.3, 0.9, 1.0])
+def test_correlated_bases_have_that_correlation_and_the_spread_they_had(correlation):
+  params = {'layer': {'bases': normal(0, (4, 200, 50)), 'bias': normal(1, (50,))}}
+  found = synthesis.correlated(params, correlation)['layer']
+  np.testing.assert_array_equal(found['bias'], params['layer']['bias'])
+  bases = found['bases'].reshape(4, -1)
+  np.testing.assert_allclose(bases.std(1), 1, rtol=0.05)
+  expected = np.full((4, 4), correlation) + (1 - correlation) * np.eye(4)
+  np.testing.assert_allclose(np.corrcoef(bases), expected, atol=0.03)
+
+
 def test_lifted_layer_computes_in_the_type_of_the_layer():
   layer = nn.Conv(4, (3, 3), dtype=jnp.bfloat16)
   x = normal(0, (BATCH, 6, 6, 3))

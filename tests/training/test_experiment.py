@@ -162,6 +162,27 @@ def test_state_has_averages_only_where_the_recipe_wants_them(config):
   assert jax.eval_shape(experiment.state_factory(config, model, update)).ema is None
 
 
+def test_bases_start_as_alike_as_the_recipe_says(config):
+  model = experiment.build_model(config)
+  update = experiment.optimizer(config, model, lambda step: 0.1)
+
+  def start(correlation):
+    config.init.bases_correlation = correlation
+    state = jax.jit(experiment.state_factory(config, model, update))()
+    return tiny.leaves(state.params), tiny.leaves(state.ema['params'])
+
+  (apart, _), (equal, averages) = start(0.0), start(1.0)
+  assert sum(path.endswith("['bases']") for path in apart) == 3
+  for path, leaf in apart.items():
+    if path.endswith("['bases']"):
+      assert np.abs(leaf[0] - leaf[1]).max() > 0.01
+      np.testing.assert_array_equal(equal[path][0], equal[path][1])
+      np.testing.assert_allclose(equal[path][0], leaf.sum(0) / 2**0.5, atol=1e-6)
+    else:
+      np.testing.assert_array_equal(equal[path], leaf)
+    np.testing.assert_array_equal(averages[path], equal[path])
+
+
 def test_batches_are_the_recipes(config, digits_folder):
   config.data.data_dir = digits_folder
   dataset, mesh = experiment.open_dataset(config), sharding.create_mesh()
