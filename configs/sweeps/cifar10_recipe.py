@@ -18,15 +18,20 @@ _RECIPE = pathlib.Path(__file__).parents[1] / 'cifar10.py'
 SWEEP = Sweep(
   rows={
     'recipe': {},
+    # How the bases start, and how fast the coefficients move.
+    'independent_bases': {'init.bases_correlation': 0.0},
+    'nearly_equal_bases': {'init.bases_correlation': 0.99},
+    'fast_coefficients': {'optimizer.learning_rate_factors': ()},
     # The coefficients.
     'end_to_end': {'model.coefficients.feature_gradient': 1.0},
     'no_uniform_mix': {'model.coefficients.uniform_mix': 0.0},
     'short_uniform_mix': {'model.coefficients.uniform_mix_epochs': 0.5},
+    'long_uniform_mix': {'model.coefficients.uniform_mix_epochs': 3.5},
     'shared_coefficients': {'model.coefficients.shared': True},
     'sigmoid': {'model.coefficients.activation': 'sigmoid'},
     'temperature': {
       'model.coefficients.uniform_mix': 0.0,
-      'model.coefficients.temperature_epochs': 3.5,
+      'model.coefficients.temperature_epochs': 2.0,
     },
     'basis_dropout': {'model.coefficients.basis_dropout': 0.1},
     'load_balance': {'loss.load_balance': 0.01},
@@ -37,10 +42,8 @@ SWEEP = Sweep(
     'turns': {'training.alternate_steps': 50},
     # Where the bases are.
     'bases_everywhere': {'model.based_layers': ''},
-    'bases_late': {'model.based_layers': r'(block_(9|1[01])/(?!squeeze)|last|head)'},
-    'bases_in_classifier': {
-      'model.based_layers': r'(block_([4-9]|1[01])/(?!squeeze)|last|head|classifier)'
-    },
+    'bases_in_blocks': {'model.based_layers': r'(block_([4-9]|1[01])/(?!squeeze)|last|head)'},
+    'bases_in_classifier_alone': {'model.based_layers': 'classifier'},
     # Images.
     'autoaugment': {'data.augment': 'autoaugment_cifar10'},
     'randaugment': {'data.augment': 'randaugment'},
@@ -52,7 +55,7 @@ SWEEP = Sweep(
     # Regularisation.
     'stochastic_depth': {'model.stochastic_depth': 0.1},
     'clip_norm': {'optimizer.clip_norm': 1.0},
-    'no_dropout': {'model.dropout': 0.0, 'model.lightweight.dropout': 0.0},
+    'dropout': {'model.dropout': 0.2, 'model.lightweight.dropout': 0.2},
     'no_weight_decay': {'optimizer.weight_decay': 0.0},
     'label_smoothing': {'loss.label_smoothing': 0.1},
     'no_average': {'ema_decay': 0.0},
