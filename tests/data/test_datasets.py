@@ -138,10 +138,12 @@ def test_dataset_prepared_by_another_process_meanwhile_is_used(tmp_path, monkeyp
   assert open_dataset('digits', str(tmp_path)).splits['test'] == 360
 
 
-def test_opening_digits_prints_nothing_and_leaves_accelerators_alone(tmp_path):
+def test_opening_digits_prints_nothing_and_leaves_accelerators_and_keras_alone(tmp_path):
   code = (
+    'import os, sys\n'
     'from basisnet_jax.data import open_dataset\n'
     f'open_dataset("digits", {str(tmp_path)!r})\n'
+    'assert "keras" not in sys.modules and "TF_USE_LEGACY_KERAS" not in os.environ\n'
     'import tensorflow as tf\n'
     'assert {d.device_type for d in tf.config.get_visible_devices()} == {"CPU"}\n'
   )
