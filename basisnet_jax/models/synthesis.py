@@ -155,6 +155,32 @@ def routed(root: tuple[str, ...], groups: Mapping[str, Sequence[str]], route) ->
     yield
 
 
+def correlated(params, correlation: float):
+  """Fresh parameters whose bases are alike, each still drawn as its layer draws a kernel.
+
+  Independent bases cancel each other in a blend: its weights start sqrt(K) smaller than a plain
+  kernel's, and what distinguishes two images' kernels is noise. Equal bases would stay equal.
+
+  Args:
+    params: of any network, its bases `[K, *kernel]` drawn independently.
+    correlation: between the same weight of two bases, in [0, 1]; 0 changes nothing.
+
+  Returns:
+    The same tree; bases times the symmetric square root of their correlation matrix, which
+    keeps the variance of each weight.
+  """
+
+  def correlate(path, leaf):
+    if getattr(path[-1], 'key', None) != 'bases':
+      return leaf
+    own, num_bases = math.sqrt(1 - correlation), leaf.shape[0]
+    # (own I + common 11')^2 has ones on its diagonal and the correlation everywhere else.
+    common = (math.sqrt(1 - correlation + num_bases * correlation) - own) / num_bases
+    return own * leaf + common * leaf.sum(0)
+
+  return jax.tree_util.tree_map_with_path(correlate, params) if correlation else params
+
+
 def _called_below(root, context) -> str | None:
   """The path below `root` of the module that is called; None elsewhere or in other methods."""
   path = context.module.path
@@ -276,32 +302,6 @@ def _init_bases(module):
     return draw(jax.random.split(key, num_bases)).reshape(num_bases, *shape)
 
   return init
-
-
-def correlated(params, correlation: float):
-  """Fresh parameters whose bases are alike, each still drawn as its layer draws a kernel.
-
-  Independent bases cancel each other in a blend: its weights start sqrt(K) smaller than a plain
-  kernel's, and what distinguishes two images' kernels is noise. Equal bases would stay equal.
-
-  Args:
-    params: of any network, its bases `[K, *kernel]` drawn independently.
-    correlation: between the same weight of two bases, in [0, 1]; 0 changes nothing.
-
-  Returns:
-    The same tree; bases times the symmetric square root of their correlation matrix, which
-    keeps the variance of each weight.
-  """
-
-  def correlate(path, leaf):
-    if getattr(path[-1], 'key', None) != 'bases':
-      return leaf
-    own, num_bases = math.sqrt(1 - correlation), leaf.shape[0]
-    # (own I + common 11')^2 has ones on its diagonal and the correlation everywhere else.
-    common = (math.sqrt(1 - correlation + num_bases * correlation) - own) / num_bases
-    return own * leaf + common * leaf.sum(0)
-
-  return jax.tree_util.tree_map_with_path(correlate, params) if correlation else params
 
 
 def _pair(value) -> tuple[int, int]:
