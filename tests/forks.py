@@ -14,10 +14,12 @@ import os
 import runpy
 import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 
 # None of the project's own: each program imports them, as new.
 _LIBRARIES = [
@@ -54,6 +56,25 @@ def _server():
   server = Server()
   atexit.register(server.close)
   return server
+
+
+def kill_when(process, moment):
+  """Kills it as soon as `moment()` is true; it must not have ended before."""
+  until = time.monotonic() + 300
+  while not moment():
+    assert process.poll() is None, process.communicate()
+    assert time.monotonic() < until
+    time.sleep(0.001)
+  process.send_signal(signal.SIGKILL)
+  process.communicate()
+  assert process.returncode == -signal.SIGKILL
+
+
+def free_port() -> int:
+  """A port of this machine that nobody listens on."""
+  with socket.socket() as probe:
+    probe.bind(('', 0))
+    return probe.getsockname()[1]
 
 
 class Server:

@@ -1,12 +1,10 @@
 """The program, as users run it: trained, killed, continued, evaluated, counted, and refused."""
 
 import json
-import os
 import pathlib
 import random
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -183,18 +181,6 @@ TINY = [
 ]
 
 
-def kill_when(process, moment):
-  """Kills it as soon as `moment()` is true; it must not have ended before."""
-  until = time.monotonic() + 300
-  while not moment():
-    assert process.poll() is None, process.communicate()[1]
-    assert time.monotonic() < until
-    time.sleep(0.001)
-  os.kill(process.pid, signal.SIGKILL)
-  process.communicate()
-  assert process.returncode == -signal.SIGKILL
-
-
 def test_run_killed_at_any_moments_equals_the_uninterrupted_run(tmp_path, data_flag):
   whole, broken = tmp_path / 'whole', tmp_path / 'broken'
   recipe = [
@@ -216,8 +202,8 @@ def test_run_killed_at_any_moments_equals_the_uninterrupted_run(tmp_path, data_f
     return bool(began) and time.monotonic() - began[0] > delay
 
   began, delay = [], random.uniform(0, 0.2)
-  kill_when(start(*flags), saving)  # In the first save of all.
-  kill_when(start(*flags), later)
+  forks.kill_when(start(*flags), saving)  # In the first save of all.
+  forks.kill_when(start(*flags), later)
   reached = checkpoints(broken)[-1]
   assert 0 < reached < 80
 

@@ -8,12 +8,12 @@ import pathlib
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 
+import forks
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -33,12 +33,6 @@ RECIPE = [
 ]
 
 
-def free_port():
-  with socket.socket() as probe:
-    probe.bind(('', 0))
-    return probe.getsockname()[1]
-
-
 started = []
 
 
@@ -55,7 +49,7 @@ def no_process_is_left():
 
 def start(count, *flags, devices=1, absent=()):
   """The processes of one training, by number; output and errors go together."""
-  port = free_port()
+  port = forks.free_port()
   processes = {
     number: test_main.start(
       *RECIPE,

@@ -5,8 +5,8 @@ import socket
 import threading
 import time
 
+from forks import free_port
 import pytest
-from test_processes import free_port
 
 from basisnet_jax import distributed
 from basisnet_jax.errors import MissingProcess, UserError

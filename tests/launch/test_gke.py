@@ -3,6 +3,7 @@
 import pathlib
 import re
 
+import forks
 import jsonschema
 import kubernetes_validate
 import pytest
@@ -157,7 +158,7 @@ def test_rendered_command_starts_processes_that_meet(cloud, tmp_path):
     *(cloud, *GPU, '--config=tests/tiny.py', f'--workdir=file://{tmp_path}', '--no-preflight'),
     *('--', '--mode=evaluate'),
   )
-  address, port = 'lion-workers-0-0.lion:8476', test_processes.free_port()
+  address, port = 'lion-workers-0-0.lion:8476', forks.free_port()
   processes = {}
   for index in (0, 1):
     arguments = [

@@ -21,18 +21,12 @@ ROOT = pathlib.Path(__file__).parents[2]
 HOST = socket.gethostname()
 
 
-def free_port():
-  with socket.socket() as probe:
-    probe.bind(('', 0))
-    return probe.getsockname()[1]
-
-
 def start(*flags, of_one=(), path_of_one='', cwd_of_one=ROOT, devices=(1, 1), anew=True):
   """Two processes; process 1 can have flags, a PYTHONPATH and a directory of its own.
 
   As forks they start sooner, but without the process that supervises each.
   """
-  port = free_port()
+  port = forks.free_port()
   changes = {'PYTHONUNBUFFERED': '1'} if anew else {'BASISNET_SUPERVISED': '1'}
   changes_of_one = {'PYTHONPATH': path_of_one} if path_of_one else {}
   processes = []

@@ -5,9 +5,7 @@ import json
 import os
 import pathlib
 import shutil
-import signal
 import tarfile
-import time
 
 import forks
 import PIL.Image
@@ -133,16 +131,6 @@ def start(tars, data_dir):
   return forks.start('-c', DRIVER, tars, data_dir, *expected, cwd=LAUNCH, env=os.environ)
 
 
-def kill_when(process, reached):
-  deadline = time.monotonic() + 120
-  while not reached():
-    assert process.poll() is None, process.communicate()
-    assert time.monotonic() < deadline
-    time.sleep(0.005)
-  process.send_signal(signal.SIGKILL)
-  process.communicate()
-
-
 def test_killed_at_any_time_it_goes_on_with_what_is_missing(tars, tmp_path, undisturbed):
   folder = tmp_path / 'imagenet2012' / '5.1.0'
 
@@ -154,13 +142,13 @@ def test_killed_at_any_time_it_goes_on_with_what_is_missing(tars, tmp_path, undi
       if path.suffix != '.tmp'
     }
 
-  kill_when(start(tars, tmp_path), lambda: len(whole()) >= 3)
+  forks.kill_when(start(tars, tmp_path), lambda: len(whole()) >= 3)
   first = whole()
   assert 3 <= len(first) < FILES
   index = tmp_path / 'imagenet2012' / '5.1.0.preparing' / 'train.npz'
   indexed = index.stat().st_mtime_ns
   # In the last phase: all is written, but not read again.
-  kill_when(start(tars, tmp_path), lambda: len(whole()) == 2 * FILES)
+  forks.kill_when(start(tars, tmp_path), lambda: len(whole()) == 2 * FILES)
   second = whole()
   assert index.stat().st_mtime_ns == indexed
   assert not (folder / 'dataset_info.json').exists()

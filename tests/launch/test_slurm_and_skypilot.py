@@ -6,6 +6,7 @@ import re
 import signal
 import time
 
+import forks
 import pytest
 import test_main
 import test_processes
@@ -140,7 +141,7 @@ def test_skypilot_file_has_the_documented_keys_and_no_others():
 
 
 def test_skypilot_run_block_trains_on_two_nodes(cloud, tmp_path):
-  port = test_processes.free_port()
+  port = forks.free_port()
   environment = {
     **{'JAX': '', 'CONFIG': 'tests/tiny.py', 'WORKDIR': str(tmp_path / 'workdir')},
     'FLAGS': f'{" ".join(TINY)} --config.training.steps=4 --config.data.data_dir={tmp_path}',
