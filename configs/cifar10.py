@@ -64,7 +64,8 @@ def get_config(variant=None):
     {
       'k2': {'model.num_bases': 2},
       'k8': {'model.num_bases': 8},
-      'static': {'model.name': 'mobilenet_v3_small'},
+      # After 'short', which slows the coefficient head.
+      'static': {'model.name': 'mobilenet_v3_small', 'optimizer.learning_rate_factors': ()},
       # For many runs (configs/sweeps): a smaller specialist, half of the epochs, and a tenth of the
       # training images held out, for the choice of a threshold. Bases that start alike and a slow
       # coefficient head: so far its specialist is not reliably better than its backbone.

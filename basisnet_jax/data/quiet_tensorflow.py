@@ -4,6 +4,7 @@ TensorFlow reads images, nothing else: left alone it would take the accelerators
 memory that JAX needs, and print pages of notes about the processor.
 """
 
+import contextlib
 import functools
 import os
 
@@ -11,16 +12,25 @@ if os.environ.get('TF_CPP_MIN_LOG_LEVEL', '1') == '1':  # JAX sets 1: warnings, 
   os.environ['TF_CPP_MIN_LOG_LEVEL'] = '2'  # Errors only.
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')  # Unused here; when on, it prints two lines.
 
+
+@contextlib.contextmanager
+def _variable(name, value):
+  """While inside, the environment's variable has this value; None: it is not set."""
+  before = os.environ.pop(name, None)
+  if value is not None:
+    os.environ[name] = value
+  try:
+    yield
+  finally:
+    os.environ.pop(name, None)
+    if before is not None:
+      os.environ[name] = before
+
+
 # It would import Keras 3, which nothing here uses, and with it scikit-learn and pyplot: a third of
 # the time. Afterwards tf.keras is what it is elsewhere.
-_legacy_keras = os.environ.get('TF_USE_LEGACY_KERAS')
-os.environ['TF_USE_LEGACY_KERAS'] = '1'
-import tensorflow as tf  # noqa: E402
-
-if _legacy_keras is None:
-  del os.environ['TF_USE_LEGACY_KERAS']
-else:
-  os.environ['TF_USE_LEGACY_KERAS'] = _legacy_keras
+with _variable('TF_USE_LEGACY_KERAS', '1'):
+  import tensorflow as tf
 import tensorflow_datasets as tfds  # noqa: E402
 
 tf.config.set_visible_devices([], 'GPU')
@@ -38,13 +48,9 @@ def start_compiler() -> None:
   Like JAX's it reads XLA_FLAGS, once, and ends the process at a flag that it does not know. They
   are two versions, and the flags are meant for JAX's.
   """
-  flags = os.environ.pop('XLA_FLAGS', None)
-  try:
-    with tf.init_scope():  # Now, though it may be asked for inside a function that is traced.
-      tf.function(tf.negative, jit_compile=True, autograph=False)(tf.zeros([]))
-  finally:
-    if flags is not None:
-      os.environ['XLA_FLAGS'] = flags
+  # Now, though it may be asked for inside a function that is traced.
+  with _variable('XLA_FLAGS', None), tf.init_scope():
+    tf.function(tf.negative, jit_compile=True, autograph=False)(tf.zeros([]))
 
 
 __all__ = ['as_written', 'start_compiler', 'tf', 'tfds']
