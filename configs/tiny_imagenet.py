@@ -5,10 +5,11 @@
 Data: DATA_DIR/tiny_imagenet40k in TFDS's format with the splits train and validation; another name
 by --config.data.name. A part of Tiny ImageNet, so published numbers do not compare.
 Hardware: 2 CPU cores; about 7 minutes, estimated from timed steps.
-Cost: 7.17M MAdds, of them 2.42M for stage 1.
-Expected result: not known; nobody has trained this recipe to its end yet.
-All choices are ours, those of configs/cifar10.py where nothing is said. Feature maps end at 3x3 in
-both stages. A tenth of the training images is held out, for the choice of a threshold.
+Cost: 8.14M MAdds, of them 2.23M for stage 1.
+All choices are ours, those of configs/cifar10.py:short where nothing is said. Feature maps end at
+3x3 in both stages. The learning rate is the backbone's best of four (2.5e-3: 13.4%, 5e-3: 13.5%,
+1e-2: 10.4%, 2e-2: 1.4% top-1, one seed each). Dropout is off, since six epochs do not overfit. A
+tenth of the training images is held out, for the choice of a threshold.
 """
 
 from basisnet_jax import base_config, config
@@ -22,17 +23,20 @@ def get_config(variant=None):
   c.model.resolution = 48
   c.model.num_classes = 200  # Costs are counted without the data.
   c.model.width = 0.35
+  c.model.dropout = 0.0
   c.model.output_stride = 16
   c.model.specialist = 'mobilenet_v3_small'
   c.model.num_bases = 8
-  c.model.based_layers = r'(block_([4-9]|1[01])/(?!squeeze)|last|head)'
+  c.model.based_layers = 'last|head|classifier'
   c.model.lightweight.name = 'mobilenet_v3_small'
   c.model.lightweight.resolution = 24
   c.model.lightweight.width = 0.35
+  c.model.lightweight.dropout = 0.0
   c.model.lightweight.output_stride = 8
   c.model.coefficients.feature_gradient = 0.0
   c.model.coefficients.uniform_mix = 1.0
-  c.model.coefficients.uniform_mix_epochs = 5.0
+  c.model.coefficients.uniform_mix_epochs = 3.0
+  c.init.bases_correlation = 0.9
 
   c.data.name = 'tiny_imagenet40k'
   c.data.train_split = 'train[:90%]'
@@ -45,7 +49,8 @@ def get_config(variant=None):
   c.loss.label_smoothing = 0.0
   c.optimizer.name = 'adamw'
   c.optimizer.schedule = 'cosine'
-  c.optimizer.learning_rate = 1e-2
+  c.optimizer.learning_rate = 5e-3
+  c.optimizer.learning_rate_factors = (('coefficient_head', 0.1),)
   c.optimizer.warmup_epochs = 0.5
   c.optimizer.epsilon = 1e-8
   c.optimizer.weight_decay = 0.02
@@ -60,6 +65,6 @@ def get_config(variant=None):
     {
       'k4': {'model.num_bases': 4},
       'k16': {'model.num_bases': 16},
-      'static': {'model.name': 'mobilenet_v3_small'},
+      'static': {'model.name': 'mobilenet_v3_small', 'optimizer.learning_rate_factors': ()},
     },
   )
