@@ -139,11 +139,11 @@ def _sweep(config, workdir):
     return [sys.executable, *sys.orig_argv[1:], *flags_of_run, f'--workdir={run.folder}']
 
   def collect():
-    return results.write(workdir, config.name, runs, sweep.compare)
+    with workdir_lock.exclusive(workdir, wait=True):  # Another sweep may share the workdir.
+      return results.write(workdir, config.name, runs, sweep.compare)
 
-  with workdir_lock.exclusive(workdir):
-    code = runner.run(runs, command, on_end=collect)
-    print(collect())
+  code = runner.run(runs, command, on_end=collect)
+  print(collect())
   sys.exit(code)
 
 

@@ -1,6 +1,8 @@
 """Running a sweep: one child process after another, so that each has the machine to itself.
 
-Knows nothing of JAX: a parent that touched an accelerator would keep it from its children.
+Several sweeps of one workdir share the work, each taking the next run that no other is at: one for
+each GPU, or for each share of the cores. Knows nothing of JAX: a parent that touched an accelerator
+would keep it from its children.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,6 +22,7 @@ from basisnet_jax.training.progress import duration
 _REDRAW_SECONDS = 1.0  # On a terminal.
 _PLAIN_SECONDS = 60.0  # Elsewhere.
 _RECORD_SECONDS = 10.0  # What a killed sweep may forget of a run's time.
+_CLAIM = '.sweep_lock'  # In a run's folder, beside the lock that the run itself holds.
 
 
 def run(
@@ -27,7 +30,7 @@ def run(
   command: Callable[[Run], Sequence[str]],
   on_end: Callable[[], None] = lambda: None,
 ) -> int:
-  """Runs what is not finished yet, in order.
+  """Runs what is not finished yet, in order, and waits for what other sweeps are at.
 
   A run that fails is reported, and the others go on. SIGTERM and SIGINT (Ctrl-C) end the child
   with SIGTERM, which saves its state first; a second one kills it.
@@ -53,12 +56,11 @@ def run(
   line = _Line(runs)
   before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
   try:
-    for one in [one for one in runs if not records.is_finished(one)]:
+    for one in _claimed(runs, line, stopped):
       began, spent = time.monotonic(), records.seconds(one)
       _wait_until_free(one, line, stopped)
       if stopped:
         break
-      one.folder.mkdir(parents=True, exist_ok=True)
       with (one.folder / 'log.txt').open('ab') as log:
         # Of its own group, so that a Ctrl-C comes once, from here.
         child = subprocess.Popen(
@@ -87,6 +89,33 @@ def run(
   if stopped:
     return 128 + stopped[0]
   return 1 if failed else 0
+
+
+def _claimed(runs, line, stopped):
+  """Yields the runs that are not finished, each while no other sweep may take it."""
+  left, said = list(runs), False
+  while left and not stopped:
+    of_others = []
+    for one in left:
+      if records.is_finished(one):
+        continue
+      with contextlib.ExitStack() as claim:
+        try:
+          claim.enter_context(workdir_lock.exclusive(str(one.folder), _CLAIM))
+        except UserError:
+          of_others.append(one)
+          continue
+        if not records.is_finished(one):  # Since the look above.
+          yield one
+      if stopped:
+        return
+    if left == of_others:
+      if not said:
+        names = '; '.join(one.name for one in left)
+        line.write(f'waiting for another sweep of this workdir, which is at {names}')
+      said = True
+      time.sleep(_REDRAW_SECONDS)
+    left = of_others
 
 
 def _wait(child, one, line, began):

@@ -14,21 +14,26 @@ except ImportError:  # Windows has no such locks.
 
 
 @contextlib.contextmanager
-def exclusive(workdir: str) -> Iterator[None]:
+def exclusive(workdir: str, name: str = '.lock', *, wait: bool = False) -> Iterator[None]:
   """Holds the workdir; a process that ends in any way lets go of it.
 
   Nothing is held on object stores (gs://...), which have no locks, nor on file systems without.
 
+  Args:
+    workdir: a folder, which is made if it is not there.
+    name: of the file in it that is locked; others do not hinder each other.
+    wait: for another process to let go.
+
   Raises:
-    UserError: another process holds it.
+    UserError: another process holds it, without `wait`.
   """
   if '://' in workdir or fcntl is None:
     yield
     return
   os.makedirs(workdir, exist_ok=True)
-  with open(os.path.join(workdir, '.lock'), 'a+') as file:
+  with open(os.path.join(workdir, name), 'a+') as file:
     try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
       file.seek(0)
       raise UserError(

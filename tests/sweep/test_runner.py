@@ -112,6 +112,32 @@ def test_sweep_that_was_killed_continues_and_waits_for_the_child_it_left(tmp_pat
   assert all(map(records.is_finished, runs))
 
 
+def test_two_sweeps_share_the_runs_and_both_end_with_all_of_them(tmp_path):
+  (tmp_path / 'hold').touch()
+  sweeps = [start(tmp_path), start(tmp_path)]
+  wait_for(lambda: sorted(started(tmp_path)) == ['a0', 'b0'])
+  (tmp_path / 'hold').unlink()
+  assert [sweep.wait() for sweep in sweeps] == [0, 0]
+  assert sorted(started(tmp_path)) == ['a0', 'a1', 'b0', 'b1']
+  assert all(map(records.is_finished, records.of(SWEEP, str(tmp_path))))
+
+
+def test_run_of_a_sweep_that_was_killed_is_taken_by_the_other(tmp_path):
+  (tmp_path / 'hold').touch()
+  first = start(tmp_path)
+  wait_for(lambda: started(tmp_path) == ['a0'])
+  first.send_signal(signal.SIGSTOP)  # It cannot note that its child has ended.
+  other = start(tmp_path)
+  wait_for(lambda: started(tmp_path) == ['a0', 'b0'])
+  (tmp_path / 'hold').unlink()
+  at_work = 'waiting for another sweep of this workdir, which is at a, seed 0'
+  wait_for(lambda: at_work in (tmp_path / 'told').read_text())
+  first.kill()
+  first.wait()
+  assert other.wait() == 0
+  assert started(tmp_path) == ['a0', 'b0', 'a1', 'b1', 'a0']
+
+
 def test_interrupted_sweep_lets_the_child_save_and_ends(tmp_path):
   (tmp_path / 'hold').touch()
   sweep = start(tmp_path)
