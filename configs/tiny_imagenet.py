@@ -6,10 +6,12 @@ Data: DATA_DIR/tiny_imagenet40k in TFDS's format with the splits train and valid
 by --config.data.name. A part of Tiny ImageNet, so published numbers do not compare.
 Hardware: 2 CPU cores; about 7 minutes, estimated from timed steps.
 Cost: 8.14M MAdds, of them 2.23M for stage 1.
+Seen, one seed each: lightweight 17.1%, specialist 16.9%, and the backbone alone (:static) 16.9% for
+2.58M. So six epochs make no use of a larger network; with AdamW at 5e-3 the specialist was ahead
+(17.3% against 12.5%), because that trains the backbone badly (2.5e-3: 13.4%, 1e-2: 10.4%).
 All choices are ours, those of configs/cifar10.py:short where nothing is said. Feature maps end at
-3x3 in both stages. The learning rate is the backbone's best of four (2.5e-3: 13.4%, 5e-3: 13.5%,
-1e-2: 10.4%, 2e-2: 1.4% top-1, one seed each). Dropout is off, since six epochs do not overfit. A
-tenth of the training images is held out, for the choice of a threshold.
+3x3 in both stages. Dropout is off, since six epochs do not overfit. A tenth of the training images
+is held out, for the choice of a threshold.
 """
 
 from basisnet_jax import base_config, config
@@ -47,13 +49,12 @@ def get_config(variant=None):
   c.training.batch_size = 128
   c.training.epochs = 6.0
   c.loss.label_smoothing = 0.0
-  c.optimizer.name = 'adamw'
+  c.optimizer.name = 'sgd'
   c.optimizer.schedule = 'cosine'
-  c.optimizer.learning_rate = 5e-3
-  c.optimizer.learning_rate_factors = (('coefficient_head', 0.1),)
+  c.optimizer.learning_rate = 0.3
+  c.optimizer.learning_rate_factors = (('.*bases', 8.0), ('coefficient_head', 0.2))
   c.optimizer.warmup_epochs = 0.5
-  c.optimizer.epsilon = 1e-8
-  c.optimizer.weight_decay = 0.02
+  c.optimizer.weight_decay = 3e-4
   c.ema_decay = 0.998
   c.evaluation.batch_size = 500
   c.evaluation.every_epochs = 3.0
@@ -63,8 +64,6 @@ def get_config(variant=None):
     c,
     variant,
     {
-      'k4': {'model.num_bases': 4},
-      'k16': {'model.num_bases': 16},
       'static': {'model.name': 'mobilenet_v3_small', 'optimizer.learning_rate_factors': ()},
     },
   )
