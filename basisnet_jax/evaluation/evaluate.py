@@ -17,7 +17,12 @@ from basisnet_jax.models import cost as cost_lib
 
 
 def make_eval_step(
-  model: nn.Module, mesh: jax.sharding.Mesh, shardings=None, *, rule: str = 'max_softmax'
+  model: nn.Module,
+  mesh: jax.sharding.Mesh,
+  shardings=None,
+  *,
+  rule: str = 'max_softmax',
+  exchange: bool = False,
 ) -> Callable[..., tuple[dict[str, jax.Array], coefficients_lib.Sums | None]]:
   """Returns the compiled `step(variables, batch, temperatures) -> (values, sums)`.
 
@@ -26,13 +31,16 @@ def make_eval_step(
   float32, 'prediction', int32, and 'logits' `[b, classes]`; for a BasisNet also 'confidence', by
   the rule of `confidence.RULES` from the lightweight model's calibrated logits, and
   'coefficients' `[b, layers, K]`. The sums are those of the coefficients over the batch's
-  real images, None where no layer has any. `shardings` are those of the variables; None:
-  replicated. `temperatures` are {stage: number}; a stage that is not in it has 1.
+  real images, None where no layer has any. With `exchange` there is also 'exchanged', float32:
+  whether the specialist is right with the coefficients of another image of the batch, which
+  takes another run of it. `shardings` are those of the variables; None: replicated.
+  `temperatures` are {stage: number}; a stage that is not in it has 1.
   """
 
   def step(variables, batch, temperatures):
     variables = sharding.gather(mesh)(variables)
-    outputs = model.apply(variables, preprocessing.normalize(batch['image']), train=False)
+    images = preprocessing.normalize(batch['image'])
+    outputs = model.apply(variables, images, train=False)
     values, sums = {'mask': batch['mask'], 'label': batch['label']}, None
     for stage, logits in metrics.stage_logits(outputs).items():
       found = metrics.per_image(logits, batch['label'])
@@ -51,6 +59,10 @@ def make_eval_step(
         sums = coefficients_lib.sums(
           outputs.coefficients, batch['label'], batch['mask'], num_classes
         )
+        if exchange:
+          others = outputs.coefficients[_another(batch['mask'])]
+          logits = model.apply(variables, images, others, method='specialize')
+          values['exchanged'] = metrics.per_image(logits, batch['label'])['top1']
     return values, sums
 
   whole, split = sharding.replicated(mesh), sharding.over_data(mesh)
@@ -132,7 +144,8 @@ def summarize(
   Returns:
     {'step', 'images', 'total_madds', stage: {'loss', 'top1', 'top5'}} and, for a BasisNet,
     'lightweight_madds' and 'early_exit': [{'threshold', 'exit_rate', 'average_madds', 'top1'}],
-    'chosen' such a point too, if there is one, and 'coefficients': `Statistics.summary`.
+    'chosen' such a point too, if there is one, and 'coefficients': `Statistics.summary`, with
+    'exchanged_top1', the specialist's with another image's coefficients, if that was evaluated.
     Accuracies are fractions, costs multiply-adds of one image.
   """
   stages = [key.removesuffix('_top1') for key in results if key.endswith('_top1')]
@@ -151,6 +164,8 @@ def summarize(
       summary['chosen'] = early_exit.operating_point(chosen, *answers(results), **madds(cost))
   if 'coefficient_statistics' in results:
     summary['coefficients'] = results['coefficient_statistics'].summary()
+  if 'exchanged' in results:
+    summary['coefficients']['exchanged_top1'] = float(results['exchanged'].mean())
   return summary
 
 
@@ -162,6 +177,15 @@ def answers(results) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def madds(cost: cost_lib.Cost) -> dict[str, int]:
   """The costs that the functions of `early_exit` take."""
   return {'lightweight_madds': cost.lightweight_madds, 'total_madds': cost.total_madds}
+
+
+def _another(mask):
+  """For each real image of a batch another one's index, drawn: data may be in order of classes."""
+  size = len(mask)
+  drawn = jax.random.permutation(jax.random.key(0), size)
+  order = jnp.argsort(jnp.where(mask > 0, drawn, size + drawn))  # Real images first.
+  before = (jnp.arange(size) - 1) % jnp.maximum(1, (mask > 0).sum())
+  return jnp.zeros(size, int).at[order].set(order[before])
 
 
 def _fetch(values):

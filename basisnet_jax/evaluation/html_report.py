@@ -150,7 +150,22 @@ def _bases(found):
     ]
     for row in found.bases
   ]
+  texts = []
+  if 'exchanged_top1' in found.summary['coefficients']:
+    own, exchanged = (
+      html_early_exit.percent(top1)
+      for top1 in (
+        found.summary['specialist']['top1'],
+        found.summary['coefficients']['exchanged_top1'],
+      )
+    )
+    texts.append(
+      f'<p>With its own coefficients the specialist has {own} of the images right, with those of '
+      f'another image, drawn at random, {exchanged}. Coefficients that said nothing of the image '
+      'would lose nothing.</p>'
+    )
   return [
+    *texts,
     f'<p>The mean coefficients of each layer, over all images. Of {num_bases} bases a layer uses '
     f'{in_use:.2f} on average (the exponential of the entropy of its mean '
     'coefficients: 1 if one basis has taken over). The last column says how much the coefficients '

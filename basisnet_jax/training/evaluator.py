@@ -39,8 +39,12 @@ class Evaluator:
     final_stage: 'specialist', or 'network' for a single network.
   """
 
-  def __init__(self, config, model: nn.Module, dataset, mesh, state: TrainState):
+  def __init__(
+    self, config, model: nn.Module, dataset, mesh, state: TrainState, *, exchange: bool = False
+  ):
     """`state` is one to evaluate, or its shapes with their shardings.
+
+    `exchange` also runs the specialist with other images' coefficients (`make_eval_step`).
 
     Raises:
       UserError: the recipe's keys of early termination, or of held-out images, make no sense.
@@ -50,7 +54,9 @@ class Evaluator:
     confidence.check_rule(config.early_exit.rule)
     experiment.check_heldout(config, dataset, config.data.heldout_split)
     held = jax.tree.map(lambda leaf: leaf.sharding, state.eval_variables())
-    self._step = evaluate.make_eval_step(model, mesh, held, rule=config.early_exit.rule)
+    self._step = evaluate.make_eval_step(
+      model, mesh, held, rule=config.early_exit.rule, exchange=exchange
+    )
     self.cost = cost_lib.count(model, config.model.resolution)
     self.final_stage = 'network' if self.cost.lightweight_madds is None else 'specialist'
     thresholds.check(self._goal, self.cost.lightweight_madds or 0)
@@ -260,7 +266,8 @@ def evaluate_workdir(config: ml_collections.ConfigDict, workdir: str) -> dict[st
       f'There is no checkpoint in {folder}; train first: python -m basisnet_jax.main '
       f'--config=... --workdir={workdir}'
     )
-  evaluator = Evaluator(config, model, experiment.open_dataset(config), mesh, state)
+  dataset = experiment.open_dataset(config)
+  evaluator = Evaluator(config, model, dataset, mesh, state, exchange=True)
   first_host = jax.process_index() == 0
   chosen = evaluator.choose(state, workdir, name)
   examples = evaluator.examples(chosen)

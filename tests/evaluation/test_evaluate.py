@@ -111,6 +111,25 @@ def test_every_image_counts_once_whatever_the_batches(network, images, one_by_on
   assert done == list(range(1, -(-IMAGES // size) + 1))
 
 
+def test_specialist_with_another_images_coefficients():
+  model, mask = tiny.basisnet(), np.r_[np.ones(20), np.zeros(4)].astype(np.float32)
+  batch = tiny.batch(24) | {'mask': mask}
+  images = batch['image'].astype(np.float32) / 127.5 - 1
+  variables = jax.jit(model.init)(jax.random.key(0), images)
+  step = evaluate.make_eval_step(model, sharding.create_mesh(), exchange=True)
+  values, _ = step(variables, batch, {})
+  partners = np.asarray(evaluate._another(jnp.asarray(mask)))
+  assert sorted(partners[:20]) == list(range(20))
+  assert not np.any(partners[:20] == np.arange(20))
+  coefficients = np.asarray(values['coefficients'])[partners]
+  logits = jax.jit(lambda *args: model.apply(*args, method='specialize'))(
+    variables, images, coefficients
+  )
+  right = np.asarray(logits).argmax(-1) == batch['label']
+  np.testing.assert_array_equal(values['exchanged'][:20], right[:20])
+  assert evaluate._another(jnp.ones(1)) == evaluate._another(jnp.zeros(1)) == 0
+
+
 def test_summary_averages_over_images():
   random = np.random.default_rng(0)
   results = {

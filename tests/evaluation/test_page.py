@@ -47,6 +47,7 @@ def two():
   blends = jax.nn.softmax(jax.random.normal(jax.random.key(0), (IMAGES, 2, 3)))
   sums = coefficients.sums(blends, results['label'], np.ones(IMAGES), 4)
   results['coefficient_statistics'] = coefficients.statistics(coefficients.add(None, sums))
+  results['exchanged'] = np.arange(IMAGES) % 5 == 0
   summary = evaluate.summarize(results, cost=COST, thresholds=(0.5,), step=7, chosen=0.4)
   choice = chosen.Chosen(
     'margin', {'lightweight': 1.5, 'specialist': 1.0}, 0.4, {'by': 'exit_rate'}, 'the highest',
@@ -148,6 +149,7 @@ def test_tables_and_files_have_the_same_numbers(two, tmp_path):
   assert f'{100 * ece:.2f}%' in text
   means = two.results['coefficient_statistics'].mean
   assert np.array([row['mean'] for row in found['bases']]) == pytest.approx(means)
+  assert 'those of another image, drawn at random, 20.00%' in text
 
 
 def test_oracle_and_random_exits_bound_every_rule(two):
