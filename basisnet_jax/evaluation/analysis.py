@@ -153,6 +153,12 @@ class Findings:
       for i, layer in enumerate(self.subject.layers if statistics else ())
     ]
 
+  @property
+  def exchanged_top1(self) -> float | None:
+    """The specialist's with another image's coefficients; None where that was not evaluated."""
+    exchanged = self.results.get('exchanged')
+    return None if exchanged is None else float(exchanged.mean())
+
   def as_dict(self) -> dict[str, Any]:
     """All of it for JSON, but the curve."""
     found = {'classes': self.classes, 'bases': self.bases, 'calibration': {}}
@@ -162,6 +168,8 @@ class Findings:
         about |= {'temperature': self.chosen.temperatures[stage], 'ece_after': after.ece}
         about['bins_after'] = after._asdict()
       found['calibration'][stage] = about
+    if self.exchanged_top1 is not None:
+      found['exchanged_top1'] = self.exchanged_top1
     if self.two_stages:
       found |= {'early_exit': self.point, 'bounds': self.bounds, 'groups': self.groups}
     return found

@@ -144,8 +144,7 @@ def summarize(
   Returns:
     {'step', 'images', 'total_madds', stage: {'loss', 'top1', 'top5'}} and, for a BasisNet,
     'lightweight_madds' and 'early_exit': [{'threshold', 'exit_rate', 'average_madds', 'top1'}],
-    'chosen' such a point too, if there is one, and 'coefficients': `Statistics.summary`, with
-    'exchanged_top1', the specialist's with another image's coefficients, if that was evaluated.
+    'chosen' such a point too, if there is one, and 'coefficients': `Statistics.summary`.
     Accuracies are fractions, costs multiply-adds of one image.
   """
   stages = [key.removesuffix('_top1') for key in results if key.endswith('_top1')]
@@ -164,8 +163,6 @@ def summarize(
       summary['chosen'] = early_exit.operating_point(chosen, *answers(results), **madds(cost))
   if 'coefficient_statistics' in results:
     summary['coefficients'] = results['coefficient_statistics'].summary()
-  if 'exchanged' in results:
-    summary['coefficients']['exchanged_top1'] = float(results['exchanged'].mean())
   return summary
 
 

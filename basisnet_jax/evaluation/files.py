@@ -31,7 +31,7 @@ def write(workdir: str, found: Findings) -> list[str]:
   """
   summary, subject = found.summary, found.subject
   print(report.table(summary), flush=True)  # Before a full disk could be in the way.
-  if exchanged := summary.get('coefficients', {}).get('exchanged_top1'):
+  if (exchanged := found.exchanged_top1) is not None:
     print(f"With another image's coefficients the specialist has {100 * exchanged:.2f}%.")
   report.write(workdir, summary)
   names = ['evaluation.json']

@@ -151,13 +151,9 @@ def _bases(found):
     for row in found.bases
   ]
   texts = []
-  if 'exchanged_top1' in found.summary['coefficients']:
-    own, exchanged = (
-      html_early_exit.percent(top1)
-      for top1 in (
-        found.summary['specialist']['top1'],
-        found.summary['coefficients']['exchanged_top1'],
-      )
+  if found.exchanged_top1 is not None:
+    own, exchanged = map(
+      html_early_exit.percent, (found.summary['specialist']['top1'], found.exchanged_top1)
     )
     texts.append(
       f'<p>With its own coefficients the specialist has {own} of the images right, with those of '

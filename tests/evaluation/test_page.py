@@ -149,6 +149,7 @@ def test_tables_and_files_have_the_same_numbers(two, tmp_path):
   assert f'{100 * ece:.2f}%' in text
   means = two.results['coefficient_statistics'].mean
   assert np.array([row['mean'] for row in found['bases']]) == pytest.approx(means)
+  assert found['exchanged_top1'] == 0.2
   assert 'those of another image, drawn at random, 20.00%' in text
 
 
