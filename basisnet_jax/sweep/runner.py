@@ -99,14 +99,12 @@ def _claimed(runs, line, stopped):
     for one in left:
       if records.is_finished(one):
         continue
-      with contextlib.ExitStack() as claim:
-        try:
-          claim.enter_context(workdir_lock.exclusive(str(one.folder), _CLAIM))
-        except UserError:
-          of_others.append(one)
-          continue
-        if not records.is_finished(one):  # Since the look above.
-          yield one
+      try:
+        with workdir_lock.exclusive(str(one.folder), _CLAIM):
+          if not records.is_finished(one):  # Since the look above.
+            yield one
+      except UserError:
+        of_others.append(one)
       if stopped:
         return
     if left == of_others:

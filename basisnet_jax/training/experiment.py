@@ -272,6 +272,8 @@ def optimizer(
       'one; set it to 0.'
     )
   update = optimizers.alternating(create, rate, turn) if turn else create(rate)
+  if o.scale_bases:
+    update = optax.chain(update, optimizers.scale_bases())
   if not o.learning_rate_factors:
     return update
   params = jax.eval_shape(state_factory(config, model, optax.identity())).params

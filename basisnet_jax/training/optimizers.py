@@ -141,6 +141,15 @@ def scale_by_path(factors: Sequence[tuple[str, float]], params) -> optax.Gradien
   return optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, by_path))
 
 
+def scale_bases() -> optax.GradientTransformation:
+  """Multiplies the updates of bases `[K, *kernel]` by K."""
+
+  def scale(path, update):
+    return len(update) * update if path[-1].key == 'bases' else update
+
+  return optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scale, updates))
+
+
 def decayed_mask(params) -> Any:
   """True for the leaves that weight decay applies to."""
   return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in _DECAYED, params)

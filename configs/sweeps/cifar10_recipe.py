@@ -20,16 +20,15 @@ SWEEP = Sweep(
     'recipe': {},
     # How the bases start, and what the optimizer does.
     'independent_bases': {'init.bases_correlation': 0.0},
-    'bases_at_the_plain_rate': {'optimizer.learning_rate_factors': ()},
-    'slow_coefficients': {
-      'optimizer.learning_rate_factors': (('.*bases', 8.0), ('coefficient_head', 0.1))
-    },
+    'bases_at_the_plain_rate': {'optimizer.scale_bases': False},
+    'slow_coefficients': {'optimizer.learning_rate_factors': (('coefficient_head', 0.1),)},
     'adamw': {
       'optimizer.name': 'adamw',
       'optimizer.learning_rate': 1e-2,
       'optimizer.epsilon': 1e-8,
       'optimizer.weight_decay': 0.02,
       'optimizer.learning_rate_factors': (('coefficient_head', 0.1),),
+      'optimizer.scale_bases': False,
     },
     # The coefficients.
     'end_to_end': {'model.coefficients.feature_gradient': 1.0},
@@ -39,7 +38,7 @@ SWEEP = Sweep(
     'shared_coefficients': {'model.coefficients.shared': True},
     'sigmoid': {  # A basis gets more than a Kth of the gradient.
       'model.coefficients.activation': 'sigmoid',
-      'optimizer.learning_rate_factors': (),
+      'optimizer.scale_bases': False,
     },
     'temperature': {
       'model.coefficients.uniform_mix': 0.0,

@@ -24,22 +24,14 @@ _RECIPE = pathlib.Path(__file__).parents[1] / 'tiny_imagenet.py'
 
 _STATIC = {'model.name': 'mobilenet_v3_small', 'optimizer.learning_rate_factors': ()}
 
-
-def _bases(number):
-  """A row's number of bases, each with a rate that makes up for its share of the gradient."""
-  return {
-    'model.num_bases': number,
-    'optimizer.learning_rate_factors': (('.*bases', float(number)), ('coefficient_head', 0.2)),
-  }
-
-
 SWEEP = Sweep(
   rows={
     'static': _STATIC,
-    'basisnet_k8': _bases(8),
+    'basisnet_k8': {'model.num_bases': 8},
     'condconv': {
       'model.name': 'condconv_mobilenet_v3_small',
-      'optimizer.learning_rate_factors': (),  # Sigmoids: a basis gets more than a Kth.
+      'optimizer.learning_rate_factors': (),
+      'optimizer.scale_bases': False,  # Sigmoids: a basis gets more than a Kth.
       'model.based_layers': '',  # Its authors' choice.
       'model.coefficients.uniform_mix': 0.0,
       'model.num_bases': 8,
@@ -47,12 +39,12 @@ SWEEP = Sweep(
     },
     'static_wide': {**_STATIC, 'model.width': 0.75},
     'cascade': {'model.name': 'cascade', 'optimizer.learning_rate_factors': ()},
-    'basisnet_k2': _bases(2),
-    'basisnet_k4': _bases(4),
-    'basisnet_k16': _bases(16),
+    'basisnet_k2': {'model.num_bases': 2},
+    'basisnet_k4': {'model.num_bases': 4},
+    'basisnet_k16': {'model.num_bases': 16},
     'dynamic_convolution': {
       'model.name': 'dynamic_convolution_mobilenet_v3_small',
-      'optimizer.learning_rate_factors': (('.*bases', 4.0),),
+      'optimizer.learning_rate_factors': (),
       'model.based_layers': '',
       'model.num_bases': 4,
       'model.width': 0.7,

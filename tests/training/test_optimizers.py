@@ -198,6 +198,24 @@ def test_factor_that_can_have_no_effect_is_refused(factors, sentence):
     optimizers.scale_by_path(factors, parameters())
 
 
+def test_mean_of_scaled_bases_learns_as_a_plain_kernel():
+  def loss(params):
+    kernel = params['kernel'] if 'kernel' in params else params['bases'].mean(0)
+    return ((kernel - 3.0) ** 2).sum()
+
+  def trained(params, update):
+    state = update.init(params)
+    for _ in range(5):
+      updates, state = update.update(jax.grad(loss)(params), state, params)
+      params = optax.apply_updates(params, updates)
+    return params
+
+  sgd, start = optax.sgd(0.1, 0.9, nesterov=True), jnp.arange(8.0).reshape(4, 2)
+  bases = trained({'bases': start}, optax.chain(sgd, optimizers.scale_bases()))['bases']
+  kernel = trained({'kernel': start.mean(0)}, sgd)['kernel']
+  np.testing.assert_allclose(bases.mean(0), kernel, rtol=1e-5)
+
+
 def test_stage_that_takes_turns_is_trained_as_by_its_own_steps_alone():
   turn, steps, clip = 2, 11, 1.5
   rates = jnp.linspace(0.1, 0.3, steps)
