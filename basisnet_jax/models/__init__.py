@@ -59,6 +59,7 @@ _NETWORKS: dict[str, Callable[..., nn.Module]] = {
     f'once_for_all_{name}': _partial(once_for_all.OnceForAll, settings=settings)
     for name, settings in once_for_all.PUBLISHED.items()
   },
+  'resnet_10': _partial(resnet.ResNet, depths=(1, 1, 1, 1), bottleneck=False),
   'resnet_18': _partial(resnet.ResNet, depths=(2, 2, 2, 2), bottleneck=False),
   'resnet_50': _partial(resnet.ResNet, depths=(3, 4, 6, 3), bottleneck=True),
   'vit_tiny': _partial(vision_transformer.VisionTransformer, depth=12, heads=3),
@@ -84,8 +85,8 @@ _ROUTED = {
     f'dynamic_convolution_{name}': _CONVOLUTIONS
     for name in ('efficientnet_b0', 'mobilenet_v2', 'mobilenet_v3_large', 'mobilenet_v3_small')
   },
-  'condconv_resnet_18': r'stage_\d_block|classifier',
-  'dynamic_convolution_resnet_18': r'stage_\d_block',
+  **{f'condconv_resnet_{depth}': r'stage_\d_block|classifier' for depth in (10, 18)},
+  **{f'dynamic_convolution_resnet_{depth}': r'stage_\d_block' for depth in (10, 18)},
 }
 
 

@@ -33,6 +33,7 @@ _CONDCONV = "TPU models' CondConv README"
 _FBNET = "mobile-vision's model zoo"
 _OFA = "once-for-all's model zoo"
 _TORCHVISION = "torchvision's table of weights (V1)"
+_IMGCLSMOB = "imgclsmob's table, of Gluon"  # Its MAdds count more than products.
 _BASISNET = "the BasisNet paper's table 1"
 
 # In millions of multiply-adds and of parameters, and percent.
@@ -66,6 +67,7 @@ RESULTS = (
   Result('once_for_all_389m', 1.0, 224, 389, 8.4, 79.1, _OFA),
   Result('once_for_all_482m', 1.0, 224, 482, 9.1, 79.6, _OFA),
   Result('once_for_all_595m', 1.0, 236, 595, 9.1, 80.0, _OFA),
+  Result('resnet_10', 1.0, 224, 894, 5.419, 67.46, _IMGCLSMOB),
   Result('resnet_18', 1.0, 224, 1814, 11.690, 69.76, _TORCHVISION),
   Result('resnet_50', 1.0, 224, 4089, 25.557, 76.13, _TORCHVISION),
   Result('condconv_mobilenet_v2', 1.0, 224, 329, None, 74.6, _BASISNET),
