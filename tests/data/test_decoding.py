@@ -12,6 +12,8 @@ from tiny_datasets import encode, photo
 from basisnet_jax.data import decoding, recovery
 from basisnet_jax.data.quiet_tensorflow import tf
 
+SEED = tf.constant([3, 4], tf.int64)
+
 
 def pil_decode(encoded: bytes) -> np.ndarray:
   return np.asarray(PIL.Image.open(io.BytesIO(encoded)).convert('RGB'))
@@ -121,6 +123,14 @@ def test_pad_crop_is_one_of_all_shifts_of_the_padded_image():
   assert len(seen) == 25
 
 
+@pytest.mark.parametrize('resolution', [16, 32, 48])
+def test_pad_crop_without_padding_is_what_evaluation_sees(resolution):
+  encoded = encode(photo(32, 32), 'PNG')
+  trained = decoding.decode_pad_crop(encoded, resolution, 0, SEED)
+  evaluated = decoding.decode_central_crop(encoded, resolution, 1.0)
+  np.testing.assert_array_equal(trained, evaluated)
+
+
 def odd(mode: str, format: str, **options) -> bytes:
   """A photo in an unusual colour mode or file format."""
   if mode == 'I;16':  # 16 bits; PIL cannot convert to them.
@@ -131,7 +141,6 @@ def odd(mode: str, format: str, **options) -> bytes:
   return buffer.getvalue()
 
 
-SEED = tf.constant([3, 4], tf.int64)
 DECODERS = {
   'evaluation': lambda encoded: decoding.decode_central_crop(encoded, 24, 1.0),
   'pad': lambda encoded: decoding.decode_pad_crop(encoded, 24, 0, SEED),
