@@ -61,8 +61,8 @@ def decode_pad_crop(
 ) -> tf.Tensor:
   """Decodes and resizes the whole image, pads it with zeros, crops at a random shift.
 
-  It resizes as evaluation does: where all images shrink by the same factor, networks learn the
-  filter's sharpness, and another one costs points (three on CIFAR-10 at half its size).
+  It resizes as evaluation does: where all images shrink by the same factor, networks would learn
+  another filter's sharpness.
 
   Args:
     encoded: string scalar, the bytes of one image.

@@ -8,8 +8,9 @@ backbone with so many bases in the same layers that they cost what BasisNet cost
 `static_larger` sees larger images for it; the next width that these networks have (channels are
 multiples of 8) costs more, in the rows `_wide`. MAdds: static 1.35M, static_larger 2.11M,
 basisnet_k2 1.86M, basisnet_k4 1.90M, basisnet_k8 1.97M, basisnet_k16 2.13M, condconv and
-dynamic_convolution 1.96M, condconv_k8 1.50M, cascade 1.82M, static_wide 2.48M, condconv_wide 2.77M. All have the recipe configs/cifar10.py:narrow and its number of images; the
-peers' bases start as alike.
+dynamic_convolution 1.96M, condconv_k8 1.50M, cascade 1.82M, static_wide 2.48M, condconv_wide 2.77M.
+All have the recipe configs/cifar10.py:narrow and its number of images; the peers' bases start as
+alike.
 
 Hardware: 2 CPU cores; 6 to 12 minutes a run on one of them, two hours in all with a sweep on each.
 """
