@@ -12,8 +12,7 @@ dynamic_convolution 1.96M, condconv_k8 1.50M, cascade 1.82M, static_wide 2.48M, 
 All have the recipe configs/cifar10.py:narrow and its number of images; the peers' bases start as
 alike.
 
-Hardware: 2 CPU cores; 4 to 8 minutes a run on one of them, an hour and a quarter in all with a sweep on
-each.
+Hardware: 2 CPU cores; 4 to 8 minutes a run on one of them, 75 minutes in all with a sweep on each.
 """
 
 import pathlib
