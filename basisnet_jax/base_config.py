@@ -110,7 +110,8 @@ def get_config() -> ml_collections.ConfigDict:
   d.cutout = 0.0  # Side of a gray square over the image's; 0.5 is usual for CIFAR-10, 0 is off.
   d.random_erasing = 0.0  # Probability of a rectangle, at last, being replaced by noise.
   d.eval_crop = 0.875  # Share of the shorter side that evaluation sees, centred.
-  d.eval_resize = 'bilinear'  # Or 'bicubic', as some trained weights want it.
+  # Of evaluation and of the crop 'pad'; or 'bicubic', as some trained weights want it.
+  d.eval_resize = 'bilinear'
   # Records, still encoded, over all hosts; a split of up to 200 MB is shuffled as a whole.
   d.shuffle_buffer = 16384
 

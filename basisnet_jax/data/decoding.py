@@ -21,7 +21,7 @@ _SIZES = (
   (b'GIF8', tf.uint16, True, (8, 6)),
   (b'BM', tf.int32, True, (22, 18)),  # A negative height is from the top down.
 )
-# How evaluation may resize.
+# How evaluation and pad-and-shift crops may resize.
 RESIZES = ('bilinear', 'bicubic')
 
 
@@ -57,23 +57,24 @@ def decode_area_crop(
 
 
 def decode_pad_crop(
-  encoded: tf.Tensor, resolution: int, padding: int, seed: tf.Tensor
+  encoded: tf.Tensor, resolution: int, padding: int, seed: tf.Tensor, method: str = 'bilinear'
 ) -> tf.Tensor:
   """Decodes and resizes the whole image, pads it with zeros, crops at a random shift.
 
-  It resizes as evaluation does: where all images shrink by the same factor, networks would learn
-  another filter's sharpness.
+  It should resize as evaluation does: where all images shrink by the same factor, networks would
+  learn another filter's sharpness.
 
   Args:
     encoded: string scalar, the bytes of one image.
     resolution: height and width of the result, pixels.
     padding: pixels added on each side, at `resolution`.
     seed: int64 [2], the whole source of randomness.
+    method: one of `RESIZES`.
 
   Returns:
     uint8 [resolution, resolution, 3].
   """
-  image = resize(_decode(encoded), resolution, exact=True)
+  image = resize(_decode(encoded), resolution, exact=True, method=method)
   padded = tf.pad(image, [[padding, padding], [padding, padding], [0, 0]])
   shift = tf.random.stateless_uniform([2], seed, maxval=2 * padding + 1, dtype=tf.int32)
   return tf.slice(padded, tf.pad(shift, [[0, 1]]), [resolution, resolution, 3])

@@ -22,6 +22,7 @@ def train_batches(
   crop: str,
   crop_min_area: float,
   crop_padding: int,
+  crop_resize: str = 'bilinear',
   flip: bool,
   policy: autoaugment.Policy | None = None,
   cutout: float = 0.0,
@@ -50,6 +51,7 @@ def train_batches(
     crop: 'area' (random area and aspect ratio) or 'pad' (resize, pad, shift).
     crop_min_area: for 'area', the smallest share of the image's area, in (0, 1].
     crop_padding: for 'pad', pixels on each side.
+    crop_resize: for 'pad', what evaluation has.
     flip: whether half of the images are mirrored left-right.
     policy: what they undergo next, from `autoaugment.create_policy`; None is nothing.
     cutout: side of a square that is painted gray, as a share of the images'; 0 is none.
@@ -72,6 +74,7 @@ def train_batches(
     UserError: bad split or crop, missing files; while reading also those of `recovery.batches`.
   """
   _check(crop, CROPS, 'data.crop')
+  _check(crop_resize, decoding.RESIZES, 'data.eval_resize')
   _check(broken_images, recovery.POLICIES, 'data.broken_images')
   _, crop_key, flip_key, policy_key, cutout_key, erasing_key = _keys(seed)
   local_size = batch_size // process_count
@@ -90,7 +93,8 @@ def train_batches(
     if crop == 'area':
       image = decoding.decode_area_crop(encoded, size, crop_min_area, seed_of(crop_key, position))
     else:
-      image = decoding.decode_pad_crop(encoded, size, crop_padding, seed_of(crop_key, position))
+      crop_seed = seed_of(crop_key, position)
+      image = decoding.decode_pad_crop(encoded, size, crop_padding, crop_seed, crop_resize)
     if flip:
       image = augmentation.random_flip(image, seed_of(flip_key, position))
     if policy:

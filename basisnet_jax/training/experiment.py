@@ -144,6 +144,7 @@ def train_batches(
     crop=d.crop,
     crop_min_area=d.crop_min_area,
     crop_padding=d.crop_padding,
+    crop_resize=d.eval_resize,
     flip=d.flip,
     policy=data.create_policy(
       d.augment, layers=d.randaugment_layers, magnitude=d.randaugment_magnitude

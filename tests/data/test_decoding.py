@@ -123,11 +123,12 @@ def test_pad_crop_is_one_of_all_shifts_of_the_padded_image():
   assert len(seen) == 25
 
 
+@pytest.mark.parametrize('method', decoding.RESIZES)
 @pytest.mark.parametrize('resolution', [16, 32, 48])
-def test_pad_crop_without_padding_is_what_evaluation_sees(resolution):
+def test_pad_crop_without_padding_is_what_evaluation_sees(resolution, method):
   encoded = encode(photo(32, 32), 'PNG')
-  trained = decoding.decode_pad_crop(encoded, resolution, 0, SEED)
-  evaluated = decoding.decode_central_crop(encoded, resolution, 1.0)
+  trained = decoding.decode_pad_crop(encoded, resolution, 0, SEED, method)
+  evaluated = decoding.decode_central_crop(encoded, resolution, 1.0, method)
   np.testing.assert_array_equal(trained, evaluated)
 
 
