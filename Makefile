@@ -33,7 +33,7 @@ test: $(VENV)/.done
 
 test-extras: $(VENV)/.extras
 	JAX_PLATFORMS=cpu EVERY_NETWORK=1 $(PYTEST) tests/extras tests/models/test_networks.py \
-	  tests/models/test_cost.py
+	  tests/models/test_published_costs.py
 
 soak: $(VENV)/.done
 	JAX_PLATFORMS=cpu $(RUN) -m pytest --capture=no tests/soak
