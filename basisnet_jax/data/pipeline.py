@@ -51,7 +51,7 @@ def train_batches(
     crop: 'area' (random area and aspect ratio) or 'pad' (resize, pad, shift).
     crop_min_area: for 'area', the smallest share of the image's area, in (0, 1].
     crop_padding: for 'pad', pixels on each side.
-    crop_resize: for 'pad', what evaluation has.
+    crop_resize: for 'pad', as `eval_batches`'s eval_resize, and to be the same.
     flip: whether half of the images are mirrored left-right.
     policy: what they undergo next, from `autoaugment.create_policy`; None is nothing.
     cutout: side of a square that is painted gray, as a share of the images'; 0 is none.
@@ -71,7 +71,8 @@ def train_batches(
     the arrays may be read-only.
 
   Raises:
-    UserError: bad split or crop, missing files; while reading also those of `recovery.batches`.
+    UserError: bad split, crop or `crop_resize`, missing files; while reading also those of
+      `recovery.batches`.
   """
   _check(crop, CROPS, 'data.crop')
   _check(crop_resize, decoding.RESIZES, 'data.eval_resize')
