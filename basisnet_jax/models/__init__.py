@@ -160,6 +160,7 @@ def two_stage(
   num_bases: int = 16,
   based_layers: str = '',
   cascade: bool = False,
+  refine: bool = False,
   **coefficients,
 ) -> BasisNet:
   """Makes a BasisNet of any two networks.
@@ -175,6 +176,7 @@ def two_stage(
       from the start hold bases (`synthesis.based_layers` says which can). '' are all but
       classifiers and what is within squeeze-excites.
     cascade: no layer holds bases: the second network is the same for every image.
+    refine: the final logits are the preview's plus the specialist's (`BasisNet`).
     **coefficients: activation, shared, temperature, feature_gradient, basis_dropout (see
       `CoefficientHead`).
 
@@ -206,6 +208,7 @@ def two_stage(
     layers=() if cascade else _based_layers(specialist, shape, pattern),
     num_bases=num_bases,
     lightweight_resolution=lightweight_resolution,
+    refine=refine,
     **coefficients,
   )
 

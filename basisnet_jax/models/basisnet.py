@@ -2,6 +2,7 @@
 
 images -> preview (lightweight model) -> logits, coefficients
        -> specialize (bases blended by the coefficients) -> logits
+(`refine`, which is ours and not the paper's: these are added to the preview's)
 """
 
 from typing import NamedTuple
@@ -41,6 +42,8 @@ class BasisNet(nn.Module):
       at all make it a plain cascade of two networks: the ablation without synthesis.
     num_bases: K.
     lightweight_resolution: size that `preview` resizes the images to, pixels; None keeps it.
+    refine: whether the final logits are the preview's plus the specialist's, so that the
+      specialist learns what the first prediction lacks. The preview's pass on no gradient there.
     activation, shared, temperature, feature_gradient, basis_dropout: see `CoefficientHead`.
   """
 
@@ -49,6 +52,7 @@ class BasisNet(nn.Module):
   layers: tuple[str, ...]
   num_bases: int
   lightweight_resolution: int | None = None
+  refine: bool = False
   activation: str = 'softmax'
   shared: bool = False
   temperature: float = 1.0
@@ -79,17 +83,28 @@ class BasisNet(nn.Module):
       coefficients = jnp.zeros((images.shape[0], 0, self.num_bases))
     return logits.astype(jnp.float32), coefficients
 
-  def specialize(self, images, coefficients, *, train: bool = False):
-    """Stage 2: images `[b, h, w, 3]`, coefficients `[b, layers, K]` -> logits `[b, classes]`."""
+  def specialize(self, images, coefficients, first=None, *, train: bool = False):
+    """Stage 2: images `[b, h, w, 3]`, coefficients `[b, layers, K]` -> logits `[b, classes]`.
+
+    With `refine` it takes the preview's logits too, `first`, `[b, classes]`; else it ignores them.
+
+    Raises:
+      ValueError: with `refine`, no `first`.
+    """
     by_layer = {path: coefficients[:, i] for i, path in enumerate(self.layers)}
     with synthesis.lifted((*self.path, 'specialist'), by_layer):
-      logits = synthesis.call(self.specialist, images, train)
-    return logits.astype(jnp.float32)
+      logits = synthesis.call(self.specialist, images, train).astype(jnp.float32)
+    if not self.refine:
+      return logits
+    if first is None:
+      raise ValueError('This model refines: specialize() needs the logits of preview() too.')
+    return logits + jax.lax.stop_gradient(first)
 
   def __call__(self, images, *, train: bool = False, annealed: Annealed = AT_REST) -> Outputs:
     """Both stages for every image, as in training."""
     logits, coefficients = self.preview(images, train=train, annealed=annealed)
-    return Outputs(logits, self.specialize(images, coefficients, train=train), coefficients)
+    refined = self.specialize(images, coefficients, logits, train=train)
+    return Outputs(logits, refined, coefficients)
 
 
 def _logits_and_features(network, images, train):

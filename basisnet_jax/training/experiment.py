@@ -48,6 +48,7 @@ def build_model(config: ml_collections.ConfigDict) -> nn.Module:
     lightweight_resolution=light.resolution,
     num_bases=m.num_bases,
     based_layers=m.based_layers,
+    refine=m.refine,
     activation=m.coefficients.activation,
     shared=m.coefficients.shared,
     temperature=m.coefficients.temperature,

@@ -111,8 +111,10 @@ def test_every_image_counts_once_whatever_the_batches(network, images, one_by_on
   assert done == list(range(1, -(-IMAGES // size) + 1))
 
 
-def test_specialist_with_another_images_coefficients():
-  model, mask = tiny.basisnet(), np.r_[np.ones(20), np.zeros(4)].astype(np.float32)
+@pytest.mark.parametrize('refine', [False, True])
+def test_specialist_with_another_images_coefficients(refine):
+  model = tiny.basisnet().clone(refine=refine)
+  mask = np.r_[np.ones(20), np.zeros(4)].astype(np.float32)
   batch = tiny.batch(24) | {'mask': mask}
   images = batch['image'].astype(np.float32) / 127.5 - 1
   variables = jax.jit(model.init)(jax.random.key(0), images)
@@ -123,7 +125,7 @@ def test_specialist_with_another_images_coefficients():
   assert not np.any(partners[:20] == np.arange(20))
   coefficients = np.asarray(values['coefficients'])[partners]
   logits = jax.jit(lambda *args: model.apply(*args, method='specialize'))(
-    variables, images, coefficients
+    variables, images, coefficients, values['lightweight_logits']
   )
   right = np.asarray(logits).argmax(-1) == batch['label']
   np.testing.assert_array_equal(values['exchanged'][:20], right[:20])

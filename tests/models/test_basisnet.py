@@ -32,18 +32,40 @@ def two_stage(lightweight, specialist, **options):
   )
 
 
-def test_preview_then_specialize_is_the_whole_call():
-  model = two_stage(ResNet(), VisionTransformer())
+@pytest.mark.parametrize('refine', [False, True])
+def test_preview_then_specialize_is_the_whole_call(refine):
+  model = two_stage(ResNet(), VisionTransformer(), refine=refine)
   variables = random_variables(model, IMAGES)
   both = jit(model.apply)(variables, IMAGES)
   logits, coefficients = jit(functools.partial(model.apply, method='preview'))(variables, IMAGES)
   specialist = jit(functools.partial(model.apply, method='specialize'))(
-    variables, IMAGES, coefficients
+    variables, IMAGES, coefficients, logits
   )
   assert both.coefficients.shape == (BATCH, len(model.layers), 3)
   assert both.lightweight.shape == both.specialist.shape == (BATCH, 5)
   for actual, expected in zip((logits, specialist, coefficients), both, strict=True):
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('name', ['basisnet', 'cascade'])
+def test_refined_logits_are_both_stages_sum_and_train_the_second_alone(name):
+  options = {'resolution': 16, 'feature_gradient': 0.0}
+  plain = models.create(name, lightweight=ResNet(), specialist=VisionTransformer(), **options)
+  refining = plain.clone(refine=True)
+  variables = random_variables(plain, IMAGES)
+  outputs = jit(plain.apply)(variables, IMAGES)
+
+  def refined(variables):
+    logits = refining.apply(variables, IMAGES).specialist
+    return (logits**2).sum(), logits
+
+  gradient, logits = jit(jax.grad(refined, has_aux=True))(variables)
+  expected = outputs.lightweight + outputs.specialist
+  np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+  assert not any(leaf.any() for leaf in jax.tree.leaves(gradient['params']['lightweight']))
+  assert all(leaf.any() for leaf in jax.tree.leaves(gradient['params']['specialist']))
+  with pytest.raises(ValueError, match='needs the logits of preview'):
+    refining.apply(variables, IMAGES, outputs.coefficients, method='specialize')
 
 
 def test_lightweight_stage_is_the_plain_network_on_resized_images():
