@@ -110,6 +110,7 @@ def get_config(variant=None):
         'model.lightweight.resolution': 12,
         'model.lightweight.width': 1 / 16,
         'model.coefficients.uniform_mix_epochs': 1.5,
+        'model.refine': True,
         'data.crop_padding': 2,
         'data.eval_resize': 'bicubic',  # Sharper at this size.
         'training.batch_size': 64,

@@ -61,9 +61,7 @@ def make_eval_step(
         )
         if exchange:
           others = outputs.coefficients[_another(batch['mask'])]
-          logits = model.apply(
-            variables, images, others, outputs.lightweight, method='specialize'
-          )
+          logits = model.apply(variables, images, others, outputs.lightweight, method='specialize')
           values['exchanged'] = metrics.per_image(logits, batch['label'])['top1']
     return values, sums
 
