@@ -71,9 +71,11 @@ def get_config() -> ml_collections.ConfigDict:
   # Factor of the gradient from the coefficients to the lightweight network: 1 is end to end,
   # 0 leaves that network to its own loss (its first prediction gets better).
   k.feature_gradient = 1.0
-  # Annealing: (1 - mix) * coefficients + mix / K, where mix falls linearly from
-  # `uniform_mix` to 0 over `uniform_mix_epochs`. It keeps every basis in training.
+  # Annealing: (1 - mix) * coefficients + mix / K, where mix stays `uniform_mix` for
+  # `uniform_mix_hold_epochs` and then falls linearly to 0 over `uniform_mix_epochs`. It keeps every
+  # basis in training.
   k.uniform_mix = 0.0
+  k.uniform_mix_hold_epochs = 0.0
   k.uniform_mix_epochs = 0.0
   # Probability at which a basis is shut off in training, for each image and layer by itself; the
   # coefficients of the others, at least one, make up for it.

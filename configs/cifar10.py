@@ -89,7 +89,9 @@ def get_config(variant=None):
         **_SWEPT,
         'model.width': 0.35,
         'model.based_layers': 'last|head|classifier',
-        'model.coefficients.uniform_mix_epochs': 2.0,
+        # Late, so that the specialist learns to see by itself, not to follow the first prediction.
+        'model.coefficients.uniform_mix_hold_epochs': 2.4,
+        'model.coefficients.uniform_mix_epochs': 1.0,
         'optimizer.name': 'sgd',
         'optimizer.learning_rate': 0.3,
         'optimizer.weight_decay': 3e-4,

@@ -23,7 +23,12 @@ def annealed(
 ) -> Callable[[jax.Array], coefficients.Annealed]:
   """What the coefficients are annealed by, from the step's number; all of it linear."""
   k = config.model.coefficients
-  mix = optax.linear_schedule(k.uniform_mix, 0.0, max(1, schedule.steps(k.uniform_mix_epochs)))
+  mix = optax.linear_schedule(
+    k.uniform_mix,
+    0.0,
+    transition_steps=max(1, schedule.steps(k.uniform_mix_epochs)),
+    transition_begin=schedule.steps(k.uniform_mix_hold_epochs),
+  )
   if not k.temperature_epochs:
     return lambda step: coefficients.Annealed(mix(step))
   temperature = optax.linear_schedule(

@@ -118,14 +118,17 @@ def test_learning_rate_counts_epochs(config):
   assert found == pytest.approx([0.2, 1.0, 1.0, 0.5, 0.25])
 
 
-def test_uniform_mix_falls_linearly_and_is_off_by_default(config):
+def test_uniform_mix_holds_then_falls_linearly_and_is_off_by_default(config):
   config.training.batch_size = 10
   config.model.coefficients.uniform_mix = 0.8
   config.model.coefficients.uniform_mix_epochs = 2.0
   schedule = experiment.Schedule(config, 100)
-  annealed = learning.annealed(config, schedule)
-  mix = [float(annealed(step).uniform_mix) for step in (0, 10, 20, 30)]
-  assert mix == pytest.approx([0.8, 0.4, 0.0, 0.0])
+  for hold, expected in ((0.0, [0.8, 0.4, 0.0, 0.0]), (1.5, [0.8, 0.8, 0.6, 0.2])):
+    config.model.coefficients.uniform_mix_hold_epochs = hold
+    annealed = learning.annealed(config, schedule)
+    mix = [float(annealed(step).uniform_mix) for step in (0, 10, 20, 30)]
+    assert mix == pytest.approx(expected)
+  config.model.coefficients.uniform_mix_hold_epochs = 0.0
   config.model.coefficients.uniform_mix = 0.0
   config.model.coefficients.uniform_mix_epochs = 0.0
   assert float(learning.annealed(config, schedule)(0).uniform_mix) == 0.0
