@@ -38,6 +38,7 @@ def get_config(variant=None):
   c.model.coefficients.feature_gradient = 0.0
   c.model.coefficients.uniform_mix = 1.0
   c.model.coefficients.uniform_mix_epochs = 3.0
+  c.model.refine = True
   c.init.bases_correlation = 0.9
 
   c.data.name = 'tiny_imagenet40k'
