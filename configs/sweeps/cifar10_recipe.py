@@ -33,6 +33,10 @@ SWEEP = Sweep(
     'end_to_end': {'model.coefficients.feature_gradient': 1.0},
     'no_uniform_mix': {'model.coefficients.uniform_mix': 0.0},
     'long_uniform_mix': {'model.coefficients.uniform_mix_epochs': 4.0},
+    'late_uniform_mix': {
+      'model.coefficients.uniform_mix_hold_epochs': 3.0,
+      'model.coefficients.uniform_mix_epochs': 1.25,
+    },
     'shared_coefficients': {'model.coefficients.shared': True},
     'sigmoid': {'model.coefficients.activation': 'sigmoid'},
     'temperature': {
