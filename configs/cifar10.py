@@ -20,7 +20,8 @@ exits more often, but makes the specialist lean on it: with maps of 4x4 at 32 px
 from basisnet_jax import base_config, config
 
 # What the variants for many runs (configs/sweeps) have in common: eight bases that start alike,
-# and a tenth of the training images held out, for the choice of a threshold.
+# and a tenth of the training images held out, for the choice of a threshold. Their uniform mix
+# fades late, so that the specialist learns to see by itself, not to follow the first prediction.
 _SWEPT = {
   'model.dropout': 0.0,
   'model.lightweight.dropout': 0.0,
@@ -89,7 +90,6 @@ def get_config(variant=None):
         **_SWEPT,
         'model.width': 0.35,
         'model.based_layers': 'last|head|classifier',
-        # Late, so that the specialist learns to see by itself, not to follow the first prediction.
         'model.coefficients.uniform_mix_hold_epochs': 2.4,
         'model.coefficients.uniform_mix_epochs': 1.0,
         'optimizer.name': 'sgd',
@@ -111,7 +111,8 @@ def get_config(variant=None):
         'model.lightweight.name': 'resnet_10',
         'model.lightweight.resolution': 12,
         'model.lightweight.width': 1 / 16,
-        'model.coefficients.uniform_mix_epochs': 1.5,
+        'model.coefficients.uniform_mix_hold_epochs': 3.0,
+        'model.coefficients.uniform_mix_epochs': 1.25,
         'model.refine': True,
         'data.crop_padding': 2,
         'data.eval_resize': 'bicubic',  # Sharper at this size.

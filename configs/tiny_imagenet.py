@@ -37,7 +37,8 @@ def get_config(variant=None):
   c.model.lightweight.output_stride = 8
   c.model.coefficients.feature_gradient = 0.0
   c.model.coefficients.uniform_mix = 1.0
-  c.model.coefficients.uniform_mix_epochs = 3.0
+  c.model.coefficients.uniform_mix_hold_epochs = 3.6
+  c.model.coefficients.uniform_mix_epochs = 1.5
   c.model.refine = True
   c.init.bases_correlation = 0.9
 

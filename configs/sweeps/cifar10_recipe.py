@@ -32,16 +32,15 @@ SWEEP = Sweep(
     # The coefficients.
     'end_to_end': {'model.coefficients.feature_gradient': 1.0},
     'no_uniform_mix': {'model.coefficients.uniform_mix': 0.0},
-    'long_uniform_mix': {'model.coefficients.uniform_mix_epochs': 4.0},
-    'late_uniform_mix': {
-      'model.coefficients.uniform_mix_hold_epochs': 3.0,
-      'model.coefficients.uniform_mix_epochs': 1.25,
+    'early_uniform_mix': {
+      'model.coefficients.uniform_mix_hold_epochs': 0.0,
+      'model.coefficients.uniform_mix_epochs': 1.5,
     },
     'shared_coefficients': {'model.coefficients.shared': True},
     'sigmoid': {'model.coefficients.activation': 'sigmoid'},
     'temperature': {
       'model.coefficients.uniform_mix': 0.0,
-      'model.coefficients.temperature_epochs': 1.5,
+      'model.coefficients.temperature_epochs': 4.25,
     },
     'basis_dropout': {'model.coefficients.basis_dropout': 0.1},
     'load_balance': {'loss.load_balance': 0.01},
