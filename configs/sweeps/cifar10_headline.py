@@ -10,10 +10,7 @@ multiples of 8) costs more, in the rows `_wide`. MAdds: static 1.35M, static_lar
 basisnet_k2 1.86M, basisnet_k4 1.90M, basisnet_k8 1.97M, basisnet_k16 2.13M, condconv and
 dynamic_convolution 1.96M, condconv_k8 1.50M, cascade 1.82M, static_wide 2.48M, condconv_wide 2.77M.
 All have the recipe configs/cifar10.py:narrow and its number of images; the peers' bases start as
-alike.
-
-Seen so far, seed 0: static 55.8%, basisnet_k8 57.6%, condconv 60.5%. With bilinear images, seeds 0
-and 1: basisnet_k8 56.9% and 57.7%, condconv 57.7% and 57.5%.
+alike. `static_slow` and `static_fast` show whether its learning rate is fair to the backbone.
 
 Hardware: 2 CPU cores; 4 to 8 minutes a run on one of them, 75 minutes in all with a sweep on each.
 """
@@ -45,6 +42,8 @@ SWEEP = Sweep(
     },
     'static_wide': {**_STATIC, 'model.width': 0.07},
     'condconv_wide': {**_CONDCONV, 'model.width': 0.07},
+    'static_slow': {**_STATIC, 'optimizer.learning_rate': 5e-3},
+    'static_fast': {**_STATIC, 'optimizer.learning_rate': 2e-2},
   },
   seeds=(0, 1, 2),
   headline=('static', 'basisnet_k8', 'condconv', 'static_larger', 'cascade'),
