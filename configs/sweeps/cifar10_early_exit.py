@@ -11,7 +11,7 @@ of which the first stage takes 2.04M.
 
 Seen (docs/results.md), three seeds: 42% less for -0.2 points.
 
-Hardware: 2 CPU cores; 7 to 17 minutes a run on one of them, an hour in all with a sweep on each.
+Hardware: 2 CPU cores; 7 to 19 minutes a run on one of them, an hour in all with a sweep on each.
 """
 
 import pathlib

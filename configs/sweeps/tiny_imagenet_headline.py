@@ -11,8 +11,8 @@ configs/tiny_imagenet.py and its number of images; the peers' bases start as ali
 coefficients sum to one learn as fast. Early termination comes with the rows of two stages, where a
 threshold was chosen on held-out images.
 
-Hardware: 2 CPU cores; 5 to 9 minutes a run, two hours and a half in all, estimated from timed
-steps.
+Hardware: 2 CPU cores; 12 to 20 minutes a run on one of them, two hours and a half in all with a
+sweep on each.
 """
 
 import pathlib
