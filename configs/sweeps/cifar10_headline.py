@@ -41,6 +41,8 @@ SWEEP = Sweep(
     'dynamic_convolution': {
       'model.name': 'dynamic_convolution_resnet_10',
       'model.num_bases': 32,
+      'model.coefficients.uniform_mix': 0.0,
+      'model.coefficients.temperature_epochs': 0.5,  # From 30, as its authors do.
     },
     'static_wide': {**_STATIC, 'model.width': 0.07},
     'condconv_wide': {**_CONDCONV, 'model.width': 0.07},

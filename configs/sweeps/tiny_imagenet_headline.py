@@ -48,6 +48,8 @@ SWEEP = Sweep(
       'model.based_layers': '',
       'model.num_bases': 4,
       'model.width': 0.7,
+      'model.coefficients.uniform_mix': 0.0,
+      'model.coefficients.temperature_epochs': 0.6,  # From 30, as its authors do.
     },
   },
   seeds=(0, 1, 2),
