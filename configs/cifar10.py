@@ -20,8 +20,9 @@ exits more often, but makes the specialist lean on it: with maps of 4x4 at 32 px
 from basisnet_jax import base_config, config
 
 # What the variants for many runs (configs/sweeps) have in common: eight bases that start alike,
-# and a tenth of the training images held out, for the choice of a threshold. Their uniform mix
-# fades late, so that the specialist learns to see by itself, not to follow the first prediction.
+# and a tenth of the training images held out, for the choice of a threshold. In both the uniform
+# mix holds for 60% of the run and is gone by 85%, so that the specialist learns to see by itself,
+# not to follow the first prediction.
 _SWEPT = {
   'model.dropout': 0.0,
   'model.lightweight.dropout': 0.0,

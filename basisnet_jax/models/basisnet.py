@@ -103,8 +103,8 @@ class BasisNet(nn.Module):
   def __call__(self, images, *, train: bool = False, annealed: Annealed = AT_REST) -> Outputs:
     """Both stages for every image, as in training."""
     logits, coefficients = self.preview(images, train=train, annealed=annealed)
-    refined = self.specialize(images, coefficients, logits, train=train)
-    return Outputs(logits, refined, coefficients)
+    final = self.specialize(images, coefficients, logits, train=train)
+    return Outputs(logits, final, coefficients)
 
 
 def _logits_and_features(network, images, train):
