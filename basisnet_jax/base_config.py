@@ -204,8 +204,8 @@ def get_config() -> ml_collections.ConfigDict:
   # (regular expression of parameters' paths, factor of the learning rate) in order; the first
   # that matches counts, and 0 freezes: (('specialist/(stem|block_[1-4])/', 0.0),)
   o.learning_rate_factors = ()
-  # Bases, where there are any, learn K times as fast: for 'sgd', where each gets only a Kth of a
-  # plain kernel's gradient if the coefficients sum to one.
+  # The gradients of bases count K times, before weight decay: for 'sgd' alone, where each gets only
+  # a Kth of a plain kernel's gradient if the coefficients sum to one.
   o.scale_bases = False
 
   c.ema_decay = 0.9999  # Of parameters and batch statistics, used in evaluation; 0 is off.

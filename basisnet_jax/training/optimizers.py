@@ -142,7 +142,11 @@ def scale_by_path(factors: Sequence[tuple[str, float]], params) -> optax.Gradien
 
 
 def scale_bases() -> optax.GradientTransformation:
-  """Multiplies the updates of bases `[K, *kernel]` by K."""
+  """Multiplies the gradients of bases `[K, *kernel]` by K, before any weight decay.
+
+  Where the coefficients are 1 / K, as softmax makes them at first, the mean of the bases then
+  learns by SGD as a plain kernel would.
+  """
 
   def scale(path, update):
     return len(update) * update if path[-1].key == 'bases' else update

@@ -21,7 +21,6 @@ SWEEP = Sweep(
     'recipe': {},
     # How the bases start, and what the optimizer does.
     'independent_bases': {'init.bases_correlation': 0.0},
-    'bases_at_k_times_the_rate': {'optimizer.scale_bases': True},
     'slow_coefficients': {'optimizer.learning_rate_factors': (('coefficient_head', 0.1),)},
     'sgd': {
       'optimizer.name': 'sgd',

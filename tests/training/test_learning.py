@@ -29,6 +29,12 @@ def test_option_for_two_stages_is_refused_where_there_is_one(config, key):
     experiment.optimizer(config, model, optax.constant_schedule(0.1))
 
 
+def test_bases_are_scaled_for_sgd_alone(config):
+  config.optimizer.scale_bases = True
+  with pytest.raises(UserError, match="scale_bases is for 'sgd', not for 'rmsprop'"):
+    experiment.optimizer(config, experiment.build_model(config), optax.constant_schedule(0.1))
+
+
 def reported(config):
   """What the recipe's objective reports, by name; nothing runs."""
   model = experiment.build_model(config)
