@@ -12,7 +12,8 @@ dynamic_convolution 1.96M, condconv_k8 1.50M, cascade 1.82M, static_wide 2.48M, 
 All have the recipe configs/cifar10.py:narrow and its number of images; the peers' bases start as
 alike. `static_slow` and `static_fast` show whether its learning rate is fair to the backbone.
 
-Seen (docs/results.md), three seeds: static 55.8%, basisnet_k8 60.4%, condconv 58.7%.
+Seen (docs/results.md), three seeds: static 55.8%, basisnet_k8 60.4%, condconv 58.7%. The learning
+rate is not fair to the backbone, which has about 60% at a better one.
 
 Hardware: 2 CPU cores; 4 to 6 minutes a run on one of them, an hour in all with a sweep on each.
 """
