@@ -265,21 +265,14 @@ def optimizer(
       beta1=o.beta1,
       beta2=o.beta2,
       weight_decay=o.weight_decay,
+      scale_bases=o.scale_bases,
     )
-    first = [optax.clip_by_global_norm(o.clip_norm)] if o.clip_norm else []
-    if o.scale_bases:
-      first.append(optimizers.scale_bases())
-    return optax.chain(*first, update) if first else update
+    return optax.chain(optax.clip_by_global_norm(o.clip_norm), update) if o.clip_norm else update
 
   if turn and not isinstance(model, models.BasisNet):
     raise UserError(
       f'config.training.alternate_steps={turn} is for two stages, and {config.model.name!r} has '
       'one; set it to 0.'
-    )
-  if o.scale_bases and o.name != 'sgd':
-    raise UserError(
-      f"config.optimizer.scale_bases is for 'sgd', not for {o.name!r}, whose steps do not grow "
-      'with the gradient; set it to False.'
     )
   update = optimizers.alternating(create, rate, turn) if turn else create(rate)
   if not o.learning_rate_factors:

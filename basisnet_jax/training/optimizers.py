@@ -52,12 +52,23 @@ def create(
   beta1: float,
   beta2: float,
   weight_decay: float,
+  scale_bases: bool = False,
 ) -> optax.GradientTransformation:
   """'rmsprop' (TensorFlow's form), 'sgd' (Nesterov) or 'adamw'.
 
   Weight decay touches kernels and bases only: decoupled for 'adamw', added to the gradient
-  (L2) for the others.
+  (L2) for the others. With `scale_bases`, for 'sgd' alone, the gradients of bases `[K, *kernel]`
+  count K times, before any decay: where the coefficients are 1 / K, as softmax makes them at
+  first, the mean of the bases then learns as a plain kernel would.
+
+  Raises:
+    UserError: an unknown name, or bases to scale for an optimizer that does not heed it.
   """
+  if scale_bases and name in ('adamw', 'rmsprop'):
+    raise UserError(
+      f"config.optimizer.scale_bases is for 'sgd', not for {name!r}, whose steps do not grow with "
+      'the gradient; set it to False.'
+    )
   if name == 'adamw':
     return optax.adamw(
       schedule, beta1, beta2, epsilon, weight_decay=weight_decay, mask=decayed_mask
@@ -71,7 +82,8 @@ def create(
     update = optax.sgd(schedule, momentum, nesterov=True)
   else:
     raise UserError(f"config.optimizer.name is {name!r}; it can be 'rmsprop', 'sgd' or 'adamw'.")
-  return optax.chain(optax.add_decayed_weights(weight_decay, decayed_mask), update)
+  decayed = optax.chain(optax.add_decayed_weights(weight_decay, decayed_mask), update)
+  return optax.chain(_scale_bases(), decayed) if scale_bases else decayed
 
 
 def alternating(
@@ -141,13 +153,7 @@ def scale_by_path(factors: Sequence[tuple[str, float]], params) -> optax.Gradien
   return optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, by_path))
 
 
-def scale_bases() -> optax.GradientTransformation:
-  """Multiplies the gradients of bases `[K, *kernel]` by K, before any weight decay.
-
-  Where the coefficients are 1 / K, as softmax makes them at first, the mean of the bases then
-  learns by SGD as a plain kernel would.
-  """
-
+def _scale_bases() -> optax.GradientTransformation:
   def scale(path, update):
     return len(update) * update if path[-1].key == 'bases' else update
 

@@ -210,10 +210,12 @@ def test_mean_of_scaled_bases_learns_as_a_plain_kernel():
       params = optax.apply_updates(params, updates)
     return params
 
-  sgd = optimizers.create('sgd', optax.constant_schedule(0.1), **OPTIONS)
+  def sgd(**options):
+    return optimizers.create('sgd', optax.constant_schedule(0.1), **OPTIONS, **options)
+
   start = jnp.arange(8.0).reshape(4, 2)
-  bases = trained({'bases': start}, optax.chain(optimizers.scale_bases(), sgd))['bases']
-  kernel = trained({'kernel': start.mean(0)}, sgd)['kernel']
+  bases = trained({'bases': start}, sgd(scale_bases=True))['bases']
+  kernel = trained({'kernel': start.mean(0)}, sgd())['kernel']
   np.testing.assert_allclose(bases.mean(0), kernel, rtol=1e-5)
 
 
