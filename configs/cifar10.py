@@ -100,8 +100,8 @@ def get_config(variant=None):
         'training.epochs': 4.0,
         'evaluation.every_epochs': 4.0,
       },
-      # For the other sweeps: networks so narrow that few epochs fill them, for more parameters do
-      # not help what has not learnt yet. The images are seen at 16 pixels.
+      # For the other sweeps: narrow networks, for more parameters do not help what has not learnt
+      # yet; but five epochs do not fill these (docs/results.md). The images are seen at 16 pixels.
       'narrow': {
         **_SWEPT,
         'model.specialist': 'resnet_10',
