@@ -7,9 +7,9 @@ by --config.data.name. A part of Tiny ImageNet, so published numbers do not comp
 Hardware: 2 CPU cores; 18 minutes on one of them.
 Cost: 8.14M MAdds, of them 2.23M for stage 1.
 Seen (docs/results.md), two seeds: lightweight 17.8%, specialist 20.8%; the backbone alone (:static)
-17.7% for 2.58M; before bases decayed as kernels do. By SGD, because AdamW trains the backbone badly (13.5% at best). Without refining,
-and with a mix that fell from the start, the specialist was no better than the preview (one seed:
-16.9% and 17.1%).
+17.7% for 2.58M; before bases decayed as kernels do. By SGD, because AdamW trains the backbone
+badly (13.5% at best). Without refining, and with a mix that fell from the start, the specialist
+was no better than the preview (one seed: 16.9% and 17.1%).
 All choices are ours, those of configs/cifar10.py:short where nothing is said. Feature maps end at
 3x3 in both stages. Dropout is off, since six epochs do not overfit. A tenth of the training images
 is held out, for the choice of a threshold.
