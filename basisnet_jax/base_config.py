@@ -46,9 +46,9 @@ def get_config() -> ml_collections.ConfigDict:
   m.based_layers = ''
   # This second group is for 'basisnet' and the plain 'cascade', its ablation, alone.
   m.specialist = 'mobilenet_v3_large'  # The second stage; 'basisnet' lifts it into bases.
-  # The final logits are the specialist's plus the first prediction's, through which no gradient
-  # flows: the specialist learns what the first prediction lacks. Not of the paper.
-  m.refine = False
+  # The final logits are the specialist's plus `refine` times the first prediction's, through
+  # which no gradient flows: the specialist learns what that lacks. Not of the paper. 0 is off.
+  m.refine = 0.0
   m.lightweight = light = ml_collections.ConfigDict()
   light.name = 'mobilenet_v3_small'
   light.resolution = 160  # The images are resized to it on the device.

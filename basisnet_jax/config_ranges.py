@@ -47,7 +47,7 @@ _RANGES = (
   (
     'a number of at least 0',
     lambda v: 0 <= v < math.inf,
-    'model.coefficients.feature_gradient model.coefficients.uniform_mix_hold_epochs '
+    'model.refine model.coefficients.feature_gradient model.coefficients.uniform_mix_hold_epochs '
     'model.coefficients.uniform_mix_epochs init.perturbation '
     'model.coefficients.temperature_epochs loss.load_balance '
     'data.crop_padding loss.lightweight_weight optimizer.learning_rate optimizer.warmup_epochs '

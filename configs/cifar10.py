@@ -114,7 +114,7 @@ def get_config(variant=None):
         'model.lightweight.width': 1 / 16,
         'model.coefficients.uniform_mix_hold_epochs': 3.0,
         'model.coefficients.uniform_mix_epochs': 1.25,
-        'model.refine': True,
+        'model.refine': 1.0,
         'data.crop_padding': 2,
         'data.eval_resize': 'bicubic',  # Sharper at this size.
         'training.batch_size': 64,

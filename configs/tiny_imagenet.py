@@ -40,7 +40,7 @@ def get_config(variant=None):
   c.model.coefficients.uniform_mix = 1.0
   c.model.coefficients.uniform_mix_hold_epochs = 3.6
   c.model.coefficients.uniform_mix_epochs = 1.5
-  c.model.refine = True
+  c.model.refine = 1.0
   c.init.bases_correlation = 0.9
 
   c.data.name = 'tiny_imagenet40k'

@@ -160,7 +160,7 @@ def two_stage(
   num_bases: int = 16,
   based_layers: str = '',
   cascade: bool = False,
-  refine: bool = False,
+  refine: float = 0.0,
   **coefficients,
 ) -> BasisNet:
   """Makes a BasisNet of any two networks.
@@ -176,7 +176,7 @@ def two_stage(
       from the start hold bases (`synthesis.based_layers` says which can). '' are all but
       classifiers and what is within squeeze-excites.
     cascade: no layer holds bases: the second network is the same for every image.
-    refine: the final logits are the preview's plus the specialist's (`BasisNet`).
+    refine: times the preview's logits are added to the specialist's (`BasisNet`).
     **coefficients: activation, shared, temperature, feature_gradient, basis_dropout (see
       `CoefficientHead`).
 
@@ -188,6 +188,7 @@ def two_stage(
     _check_range('lightweight.resolution', lightweight_resolution, at_least=1)
   _check_range('num_bases', num_bases, at_least=1)
   _check_range('temperature', coefficients.get('temperature', 1.0), above=0)
+  _check_range('refine', refine, at_least=0)
   _check_range('basis_dropout', coefficients.get('basis_dropout', 0.0), at_least=0, below=1)
   activation, known = coefficients.get('activation', 'softmax'), list(coefficients_lib.ACTIVATIONS)
   if activation not in known:

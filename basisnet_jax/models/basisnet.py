@@ -2,7 +2,7 @@
 
 images -> preview (lightweight model) -> logits, coefficients
        -> specialize (bases blended by the coefficients) -> logits
-(`refine`, which is ours and not the paper's: these are added to the preview's)
+(`refine`, which is ours and not the paper's: with a part of the preview's added)
 """
 
 from typing import NamedTuple
@@ -42,8 +42,9 @@ class BasisNet(nn.Module):
       at all make it a plain cascade of two networks: the ablation without synthesis.
     num_bases: K.
     lightweight_resolution: size that `preview` resizes the images to, pixels; None keeps it.
-    refine: whether the final logits are the preview's plus the specialist's, so that the
-      specialist learns what the first prediction lacks. The preview's pass on no gradient there.
+    refine: how much of the preview's logits the final ones have added to the specialist's; they
+      pass on no gradient there. With 1 the specialist learns what the first prediction lacks, a
+      little is more like an ensemble of both.
     activation, shared, temperature, feature_gradient, basis_dropout: see `CoefficientHead`.
   """
 
@@ -52,7 +53,7 @@ class BasisNet(nn.Module):
   layers: tuple[str, ...]
   num_bases: int
   lightweight_resolution: int | None = None
-  refine: bool = False
+  refine: float = 0.0
   activation: str = 'softmax'
   shared: bool = False
   temperature: float = 1.0
@@ -98,7 +99,7 @@ class BasisNet(nn.Module):
       return logits
     if first is None:
       raise ValueError('This model refines: specialize() needs the logits of preview() too.')
-    return logits + jax.lax.stop_gradient(first)
+    return logits + self.refine * jax.lax.stop_gradient(first)
 
   def __call__(self, images, *, train: bool = False, annealed: Annealed = AT_REST) -> Outputs:
     """Both stages for every image, as in training."""

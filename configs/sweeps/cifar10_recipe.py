@@ -44,7 +44,7 @@ SWEEP = Sweep(
     'basis_dropout': {'model.coefficients.basis_dropout': 0.1},
     'load_balance': {'loss.load_balance': 0.01},
     # What the stages learn from each other, and when.
-    'no_refining': {'model.refine': False},
+    'no_refining': {'model.refine': 0.0},
     'exit_aware': {'loss.exit_aware': 0.5},
     'from_specialist': {'distillation.from_specialist': 0.5},
     'turns': {'training.alternate_steps': 50},

@@ -32,7 +32,7 @@ def two_stage(lightweight, specialist, **options):
   )
 
 
-@pytest.mark.parametrize('refine', [False, True])
+@pytest.mark.parametrize('refine', [0.0, 0.5])
 def test_preview_then_specialize_is_the_whole_call(refine):
   model = two_stage(ResNet(), VisionTransformer(), refine=refine)
   variables = random_variables(model, IMAGES)
@@ -48,10 +48,10 @@ def test_preview_then_specialize_is_the_whole_call(refine):
 
 
 @pytest.mark.parametrize('name', ['basisnet', 'cascade'])
-def test_refined_logits_are_both_stages_sum_and_train_the_second_alone(name):
+def test_refined_logits_sum_both_stages_and_train_the_second_alone(name):
   options = {'resolution': 16, 'feature_gradient': 0.0}
   plain = models.create(name, lightweight=ResNet(), specialist=VisionTransformer(), **options)
-  refining = plain.clone(refine=True)
+  refining = plain.clone(refine=0.5)
   variables = random_variables(plain, IMAGES)
   outputs = jit(plain.apply)(variables, IMAGES)
 
@@ -60,7 +60,7 @@ def test_refined_logits_are_both_stages_sum_and_train_the_second_alone(name):
     return (logits**2).sum(), logits
 
   gradient, logits = jit(jax.grad(refined, has_aux=True))(variables)
-  expected = outputs.lightweight + outputs.specialist
+  expected = 0.5 * outputs.lightweight + outputs.specialist
   np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
   assert not any(leaf.any() for leaf in jax.tree.leaves(gradient['params']['lightweight']))
   assert all(leaf.any() for leaf in jax.tree.leaves(gradient['params']['specialist']))

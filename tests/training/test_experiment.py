@@ -28,7 +28,7 @@ def test_model_is_the_recipes(config):
   config.model.coefficients.shared = True
   config.model.coefficients.activation = 'sigmoid'
   config.model.coefficients.basis_dropout = 0.125
-  config.model.refine = True
+  config.model.refine = 0.5
   model = experiment.build_model(config)
   assert isinstance(model, models.BasisNet)
   assert (model.num_bases, model.lightweight_resolution) == (2, 8)
@@ -38,7 +38,7 @@ def test_model_is_the_recipes(config):
   for network in (model.lightweight, model.specialist):
     assert (network.num_classes, network.style.dtype) == (10, jnp.bfloat16)
   assert model.layers == ('dense', 'depthwise', 'pointwise')
-  assert model.basis_dropout == 0.125 and model.refine
+  assert model.basis_dropout == 0.125 and model.refine == 0.5
 
 
 def test_any_other_name_is_that_network_alone(config):
