@@ -87,6 +87,7 @@ def get_config(variant=None):
       'k2': {'model.num_bases': 2},
       'k8': {'model.num_bases': 8},
       'static': _static,  # After 'short' or 'narrow'.
+      'wide': {'model.width': 1 / 8},  # After 'narrow,static': a teacher for them.
       # For configs/sweeps/cifar10_early_exit.py: a smaller specialist and half of the epochs. The
       # uniform mix holds for 60% of the run and is gone by 85%, so that the specialist learns to
       # see by itself, not to follow the first prediction.

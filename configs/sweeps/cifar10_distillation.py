@@ -1,0 +1,49 @@
+"""CIFAR-10: what a teacher is worth, to the backbone and to BasisNet.
+
+First the teacher, the backbone at twice the width:
+
+  python -m basisnet_jax.main --config=configs/cifar10.py:narrow,static,wide \
+      --workdir=runs/teacher --config.data.data_dir=DATA_DIR
+  python -m basisnet_jax.main --mode=sweep --config=configs/sweeps/cifar10_distillation.py \
+      --config.data.data_dir=DATA_DIR --config.distillation.teacher.workdir=runs/teacher
+
+The recipe is configs/cifar10.py:narrow with half of its epochs, as in cifar10_recipe. `distilled`
+and `static_distilled` learn half from the labels and half from the teacher, `soft` from the teacher
+alone, softened; in `second_stage_distilled` it teaches the specialist only.
+
+Hardware: 2 CPU cores; about 12 minutes a run on one of them and half an hour for the teacher, an
+hour and a half in all with a sweep on each; estimated from runs without a teacher.
+"""
+
+import pathlib
+
+from basisnet_jax import command_line, config
+from basisnet_jax.sweep import Sweep
+
+_RECIPE = pathlib.Path(__file__).parents[1] / 'cifar10.py'
+
+_STATIC = {'model.name': 'resnet_10'}
+_NOT = {'distillation.weight': 0.0}
+
+SWEEP = Sweep(
+  rows={
+    'recipe': _NOT,
+    'distilled': {'distillation.weight': 0.5},
+    'soft': {'distillation.weight': 1.0, 'distillation.temperature': 2.0},
+    'second_stage_distilled': {'distillation.weight': 0.5, 'distillation.lightweight': False},
+    'static': {**_STATIC, **_NOT},
+    'static_distilled': {**_STATIC, 'distillation.weight': 0.5},
+  },
+  seeds=(0, 1, 2),
+  headline=('recipe', 'distilled'),
+  compare='recipe',
+)
+
+
+def get_config(row=None):
+  """Returns the recipe of a row."""
+  c = command_line.load_recipe(str(_RECIPE), 'narrow')
+  c.name = 'cifar10_distillation'
+  c.training.epochs = c.evaluation.every_epochs = 10.0
+  c.model.coefficients.uniform_mix_epochs = 3.0
+  return config.apply_variants(c, row, SWEEP.rows)
