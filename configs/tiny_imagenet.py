@@ -18,6 +18,12 @@ is held out, for the choice of a threshold.
 from basisnet_jax import base_config, config
 
 
+def _static(c):
+  """The specialist's backbone alone."""
+  c.model.name = c.model.specialist
+  c.optimizer.learning_rate_factors = ()
+
+
 def get_config(variant=None):
   """Returns the recipe, with the variants (comma-separated) applied."""
   c = base_config.get_config()
@@ -64,10 +70,4 @@ def get_config(variant=None):
   c.evaluation.every_epochs = 3.0
   c.checkpoint.every_steps = 1000
   c.logging.every_steps = 50
-  return config.apply_variants(
-    c,
-    variant,
-    {
-      'static': {'model.name': 'mobilenet_v3_small', 'optimizer.learning_rate_factors': ()},
-    },
-  )
+  return config.apply_variants(c, variant, {'static': _static})
