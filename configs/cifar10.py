@@ -101,8 +101,8 @@ def get_config(variant=None):
         'training.epochs': 4.0,
         'evaluation.every_epochs': 4.0,
       },
-      # For the other sweeps: networks so narrow that twenty epochs fill them, because more
-      # parameters do not help what has not learnt yet. The images are seen at 16 pixels.
+      # For the other sweeps: narrow networks and 20 epochs, because more parameters do not help
+      # what has not learnt yet (these still learn then). The images are seen at 16 pixels.
       'narrow': {
         **_SWEPT,
         'model.specialist': 'resnet_10',

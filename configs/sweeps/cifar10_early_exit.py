@@ -9,8 +9,8 @@ what was chosen on some images is a little worse on others. `cascade` has the sa
 synthesis, `static` the second of them alone. MAdds: static 3.37M, cascade 5.39M, basisnet_k8 7.18M,
 of which the first stage takes 2.04M.
 
-Seen (docs/results.md), three seeds: 42% less for -0.2 points, before bases decayed as
-kernels do. The backbone alone had 73.6% (one seed), BasisNet 71.9%.
+Seen (docs/results.md), three seeds: 42% less for -0.2 points, before bases decayed as kernels do;
+BasisNet had 71.9%. The backbone alone had 72.7% (two seeds), so this recipe has no lead over it.
 
 Hardware: 2 CPU cores; 7 to 19 minutes a run on one of them, an hour in all with a sweep on each.
 """
