@@ -176,7 +176,7 @@ def two_stage(
       from the start hold bases (`synthesis.based_layers` says which can). '' are all but
       classifiers and what is within squeeze-excites.
     cascade: no layer holds bases: the second network is the same for every image.
-    refine: times the preview's logits are added to the specialist's (`BasisNet`).
+    refine: this times the preview's logits is added to the specialist's (`BasisNet`).
     **coefficients: activation, shared, temperature, feature_gradient, basis_dropout (see
       `CoefficientHead`).
 

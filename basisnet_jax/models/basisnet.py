@@ -43,8 +43,7 @@ class BasisNet(nn.Module):
     num_bases: K.
     lightweight_resolution: size that `preview` resizes the images to, pixels; None keeps it.
     refine: how much of the preview's logits the final ones have added to the specialist's; they
-      pass on no gradient there. With 1 the specialist learns what the first prediction lacks, a
-      little is more like an ensemble of both.
+      pass on no gradient there, so that the specialist learns what the first prediction lacks.
     activation, shared, temperature, feature_gradient, basis_dropout: see `CoefficientHead`.
   """
 
