@@ -121,5 +121,10 @@ def get_config(variant=None):
         'training.epochs': 20.0,
         'evaluation.every_epochs': 20.0,
       },
+      'half': {  # After 'narrow': half of its epochs, for sweeps of many rows.
+        'model.coefficients.uniform_mix_epochs': 3.0,
+        'training.epochs': 10.0,
+        'evaluation.every_epochs': 10.0,
+      },
     },
   )

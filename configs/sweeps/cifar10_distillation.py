@@ -7,8 +7,8 @@ First the teacher, the backbone at twice the width:
   python -m basisnet_jax.main --mode=sweep --config=configs/sweeps/cifar10_distillation.py \
       --config.data.data_dir=DATA_DIR --config.distillation.teacher.workdir=runs/teacher
 
-The recipe is configs/cifar10.py:narrow with half of its epochs, as in cifar10_recipe. `distilled`
-and `static_distilled` learn half from the labels and half from the teacher, `soft` from the teacher
+The recipe is configs/cifar10.py:narrow,half, as in cifar10_recipe. `distilled` and
+`static_distilled` learn half from the labels and half from the teacher, `soft` from the teacher
 alone, softened; in `second_stage_distilled` it teaches the specialist only.
 
 Hardware: 2 CPU cores; about 12 minutes a run on one of them and half an hour for the teacher, an
@@ -42,8 +42,6 @@ SWEEP = Sweep(
 
 def get_config(row=None):
   """Returns the recipe of a row."""
-  c = command_line.load_recipe(str(_RECIPE), 'narrow')
+  c = command_line.load_recipe(str(_RECIPE), 'narrow,half')
   c.name = 'cifar10_distillation'
-  c.training.epochs = c.evaluation.every_epochs = 10.0
-  c.model.coefficients.uniform_mix_epochs = 3.0
   return config.apply_variants(c, row, SWEEP.rows)
