@@ -162,7 +162,7 @@ def get_config() -> ml_collections.ConfigDict:
 
   # loss = (1 - weight) * cross-entropy + weight * temperature^2 * KL(teacher || student), softened.
   c.distillation = s = ml_collections.ConfigDict()
-  s.weight = 0.5
+  s.weight = 0.5  # 0: the teacher is left out.
   s.temperature = 1.0
   s.lightweight = True  # The lightweight stage has the teacher, too.
   # The specialist teaches the lightweight stage, with or without another teacher, by this weight:

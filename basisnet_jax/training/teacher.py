@@ -32,7 +32,7 @@ class Teacher:
 
 
 def load(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> Teacher | None:
-  """The teacher of the recipe; None if it names none.
+  """The teacher of the recipe; None if it names none, or `distillation.weight` is 0.
 
   Raises:
     UserError: the teacher cannot be read, or has another number of classes.
@@ -48,6 +48,8 @@ def load(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> Teacher 
       f'config.distillation.teacher.weights={t.weights} is of which network? Set '
       'config.distillation.teacher.name.'
     )
+  if not config.distillation.weight:
+    return None
   if t.workdir:
     return _of_workdir(config, mesh)
   if t.name:

@@ -49,6 +49,11 @@ def test_recipe_without_a_teacher_has_none():
   assert teacher.load(tiny.get_config(), sharding.create_mesh()) is None
 
 
+def test_teacher_without_a_weight_is_left_out(config):
+  config.distillation.weight = 0.0
+  assert teacher.load(config, sharding.create_mesh()) is None
+
+
 def test_run_teaches_by_the_averages_of_its_own_recipe(config, run, monkeypatch):
   monkeypatch.setattr(sharding, 'SMALLEST_SPLIT', 64)
   config.sharding.mesh, config.sharding.preset = (('data', 2), ('fsdp', 4)), 'fsdp'
