@@ -70,7 +70,6 @@ def get_config(variant=None):
       'k2': {'model.num_bases': 2},
       'k8': {'model.num_bases': 8},
       'static': _static,  # After 'narrow' if at all.
-      'wide': {'model.width': 1 / 8},  # After 'narrow,static': a teacher for them.
       # For configs/sweeps: narrow networks and 20 epochs, because more parameters do not help
       # what has not learnt yet (these still learn then), with a tenth of the training images held
       # out, for the choice of a threshold. By SGD, at a rate that suits the backbone: with AdamW at
@@ -101,11 +100,6 @@ def get_config(variant=None):
         'optimizer.learning_rate': 0.3,
         'optimizer.weight_decay': 3e-4,
         'optimizer.scale_bases': True,
-      },
-      'half': {  # After 'narrow': half of its epochs, for sweeps of many rows.
-        'model.coefficients.uniform_mix_epochs': 3.0,
-        'training.epochs': 10.0,
-        'evaluation.every_epochs': 10.0,
       },
     },
   )

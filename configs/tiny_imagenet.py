@@ -67,4 +67,11 @@ def get_config(variant=None):
   c.evaluation.every_epochs = 10.0
   c.checkpoint.every_steps = 1000
   c.logging.every_steps = 50
-  return config.apply_variants(c, variant, {'static': _static})
+  return config.apply_variants(
+    c,
+    variant,
+    {
+      'static': _static,
+      'wide': {'model.width': 1 / 8},  # After 'static': a teacher for the others.
+    },
+  )
