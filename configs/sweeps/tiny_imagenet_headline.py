@@ -48,7 +48,7 @@ SWEEP = Sweep(
     'static_fast': {**_STATIC, 'optimizer.learning_rate': 0.6},
   },
   seeds=(0, 1, 2),
-  headline=('static', 'basisnet_k8', 'condconv', 'cascade', 'static_wide'),
+  headline=('static', 'static_slow', 'basisnet_k8', 'condconv', 'cascade', 'static_wide'),
   compare='static',
 )
 
