@@ -17,11 +17,6 @@ tenth of the training images is held out, for the choice of a threshold.
 from basisnet_jax import base_config, config
 
 
-def _static(c):
-  """The specialist's backbone alone."""
-  c.model.name = c.model.specialist
-
-
 def get_config(variant=None):
   """Returns the recipe, with the variants (comma-separated) applied."""
   c = base_config.get_config()
@@ -71,7 +66,7 @@ def get_config(variant=None):
     c,
     variant,
     {
-      'static': _static,
+      'static': {'model.name': 'resnet_10'},
       'wide': {'model.width': 1 / 8},  # After 'static': a teacher for the others.
     },
   )

@@ -4,8 +4,7 @@
       --config.data.data_dir=DATA_DIR
 
 `recipe` is configs/tiny_imagenet.py; every other row changes what its name says, for seed 0 alone.
-Equal seeds start alike, but seeds of one row differ by half a point or so: less is not told from
-chance.
+Seeds of one row differ by up to three points (docs/results.md): less is not told from chance.
 
 Hardware: 2 CPU cores; about 13 minutes a run on one of them, three and a half hours in all with a
 sweep on each.
