@@ -11,7 +11,7 @@ import ml_collections
 from ml_collections.config_flags import config_path
 
 import basisnet_jax
-from basisnet_jax import base_config
+from basisnet_jax import base_config, whole_file
 from basisnet_jax.errors import UserError
 
 _LIBRARIES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow-datasets')
@@ -121,11 +121,8 @@ def save(
     'config.json': json.dumps(config.to_dict(), indent=2) + '\n',
   }
   try:
-    folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
-      temporary = folder / f'{name}.tmp'
-      temporary.write_text(text)
-      temporary.replace(folder / name)
+      whole_file.write(folder / name, text)
   except OSError as error:
     raise UserError(
       f'The workdir {workdir} cannot be written ({error.strerror}); choose another --workdir.'

@@ -6,9 +6,7 @@ import io
 import os
 from typing import NamedTuple
 
-from etils import epath
-
-from basisnet_jax import models
+from basisnet_jax import models, whole_file
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import plots
 from basisnet_jax.models import cost as cost_lib
@@ -86,12 +84,11 @@ def write(folder: str, table: Sequence[Row]) -> list[str]:
   writer = csv.writer(text, lineterminator='\n')
   writer.writerow(Row._fields)
   writer.writerows(table)
-  folder = epath.Path(folder)
-  folder.mkdir(parents=True, exist_ok=True)
-  (folder / 'cost_table.csv').write_text(text.getvalue())
-  (folder / 'cost_table.md').write_text(markdown(table) + '\n')
-  plots.cost_comparison(os.path.join(os.fspath(folder), 'cost_table.png'), _families(table))
-  return [os.path.join(os.fspath(folder), f'cost_table.{kind}') for kind in ('csv', 'md', 'png')]
+  paths = [os.path.join(folder, f'cost_table.{kind}') for kind in ('csv', 'md', 'png')]
+  whole_file.write(paths[0], text.getvalue())
+  whole_file.write(paths[1], markdown(table) + '\n')
+  plots.cost_comparison(paths[2], _families(table))
+  return paths
 
 
 def markdown(table: Sequence[Row]) -> str:

@@ -5,8 +5,7 @@ import csv
 import io
 import os
 
-from etils import epath
-
+from basisnet_jax import whole_file
 from basisnet_jax.evaluation import (
   chosen,
   html_report,
@@ -70,7 +69,7 @@ def write_page(workdir: str, found: Findings) -> list[str]:
   """
   join = lambda name: os.path.join(workdir, name)  # noqa: E731
   names = ['report.html', 'report.json', 'classes.csv', 'calibration.png']
-  (epath.Path(workdir) / 'report.html').write_text(html_report.render(found))
+  whole_file.write(join('report.html'), html_report.render(found))
   report.write_json(join('report.json'), found.as_dict())
   _write_csv(join('classes.csv'), found.classes[0], (row.values() for row in found.classes))
   plots.save(plots_calibration.reliability(found.calibration), join('calibration.png'))
@@ -90,4 +89,4 @@ def _write_csv(path: str, header: Iterable[str], rows: Iterable[Iterable]) -> No
   writer = csv.writer(text, lineterminator='\n')
   writer.writerow(header)
   writer.writerows(rows)
-  epath.Path(path).write_text(text.getvalue())
+  whole_file.write(path, text.getvalue())

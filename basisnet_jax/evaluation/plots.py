@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 import io
 import math
 
-from etils import epath
 from matplotlib import colormaps, patheffects, rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 import numpy as np
+
+from basisnet_jax import whole_file
 
 # From Okabe and Ito's palette, distinct for all common kinds of colour vision.
 _CURVE = '#0072B2'
@@ -68,8 +69,9 @@ def cost_accuracy_svg(
 
 def save(figure: Figure, path: str) -> None:
   """Writes a figure as PNG, local or to gs://."""
-  with epath.Path(path).open('wb') as file:
-    figure.savefig(file, format='png')
+  file = io.BytesIO()
+  figure.savefig(file, format='png')
+  whole_file.write(path, file.getvalue())
 
 
 def svg(figure: Figure) -> bytes:

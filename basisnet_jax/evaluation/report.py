@@ -5,8 +5,9 @@ import math
 import os
 from typing import Any
 
-from etils import epath
 import numpy as np
+
+from basisnet_jax import whole_file
 
 
 def write_json(path: str, value: dict[str, Any]) -> None:
@@ -15,11 +16,7 @@ def write_json(path: str, value: dict[str, Any]) -> None:
   NumPy and JAX scalars are fine; numbers that are not finite become null, since JSON has no
   word for them.
   """
-  path = epath.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  unfinished = path.parent / f'{path.name}.unfinished'
-  unfinished.write_text(json.dumps(_plain(value), indent=2, allow_nan=False) + '\n')
-  unfinished.replace(path)
+  whole_file.write(path, json.dumps(_plain(value), indent=2, allow_nan=False) + '\n')
 
 
 def write(workdir: str, evaluation: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from basisnet_jax import whole_file
 from basisnet_jax.evaluation import plots, report
 from basisnet_jax.sweep import records
 from basisnet_jax.sweep.records import Run
@@ -84,8 +85,8 @@ def write(workdir: str, title: str, runs: Sequence[Run], compare: str | None) ->
   files = {kind: folder / f'results.{kind}' for kind in ('json', 'csv', 'md', 'png')}
   table = markdown(results)
   report.write_json(str(files['json']), results)
-  files['csv'].write_text(_csv(results['rows']))
-  files['md'].write_text(f'{table}\n')
+  whole_file.write(files['csv'], _csv(results['rows']))
+  whole_file.write(files['md'], f'{table}\n')
   plots.rows_over_cost(str(files['png']), _points(results['rows']), title=title)
   return f'{table}\n\nWritten: {", ".join(map(str, files.values()))}'
 

@@ -1,0 +1,21 @@
+"""Files that are written whole or not at all, by whoever comes last."""
+
+import os
+
+from etils import epath
+
+
+def write(path: str | os.PathLike, content: str | bytes) -> None:
+  """Writes beside the file and renames, so that readers never see half of it.
+
+  Makes the folder if need be. The process's number is in the name: two may write the same file.
+
+  Args:
+    path: local or gs://.
+    content: text is written as UTF-8.
+  """
+  path = epath.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  unfinished = path.parent / f'{path.name}.{os.getpid()}.unfinished'
+  unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+  unfinished.replace(path)
