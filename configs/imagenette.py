@@ -60,4 +60,11 @@ def get_config(variant=None):
   c.evaluation.every_epochs = 20.0
   c.checkpoint.every_steps = 1000
   c.logging.every_steps = 50
-  return config.apply_variants(c, variant, {'static': {'model.name': 'resnet_10'}})
+  return config.apply_variants(
+    c,
+    variant,
+    {
+      'static': {'model.name': 'resnet_10'},
+      'wide': {'model.width': 1 / 4},  # After 'static': a teacher for the others.
+    },
+  )

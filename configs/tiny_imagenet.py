@@ -62,11 +62,4 @@ def get_config(variant=None):
   c.evaluation.every_epochs = 10.0
   c.checkpoint.every_steps = 1000
   c.logging.every_steps = 50
-  return config.apply_variants(
-    c,
-    variant,
-    {
-      'static': {'model.name': 'resnet_10'},
-      'wide': {'model.width': 1 / 8},  # After 'static': a teacher for the others.
-    },
-  )
+  return config.apply_variants(c, variant, {'static': {'model.name': 'resnet_10'}})
