@@ -58,7 +58,7 @@ _ROWS = {
   'no_average': {'ema_decay': 0.0},
 }
 
-SWEEP = Sweep(rows=_ROWS, seeds=(0, 1), headline=tuple(_ROWS), compare='recipe')
+SWEEP = Sweep(rows=_ROWS, seeds=(0, 1, 2), headline=tuple(_ROWS), compare='recipe')
 
 
 def get_config(row=None):
