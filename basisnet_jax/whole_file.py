@@ -16,6 +16,6 @@ def write(path: str | os.PathLike, content: str | bytes) -> None:
   """
   path = epath.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  unfinished = path.parent / f'{path.name}.{os.getpid()}.unfinished'
+  unfinished = path.parent / f'{os.getpid()}.{path.name}.unfinished'
   unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
   unfinished.replace(path)

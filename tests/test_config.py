@@ -78,7 +78,7 @@ def test_failed_write_leaves_the_old_config(tmp_path, monkeypatch):
   save(example(), tmp_path)
   before = (tmp_path / 'config.json').read_bytes()
   # The temporary file cannot be written where a folder is.
-  (tmp_path / f'config.json.{os.getpid()}.unfinished').mkdir()
+  (tmp_path / f'{os.getpid()}.config.json.unfinished').mkdir()
   c = example()
   c.seed = 5
   with pytest.raises(UserError, match='cannot be written'):

@@ -1,14 +1,12 @@
 """Costs of many networks in one table, with what was published of them beside."""
 
 from collections.abc import Sequence
-import csv
-import io
 import os
 from typing import NamedTuple
 
 from basisnet_jax import models, whole_file
 from basisnet_jax.errors import UserError
-from basisnet_jax.evaluation import plots
+from basisnet_jax.evaluation import plots, report
 from basisnet_jax.models import cost as cost_lib
 from basisnet_jax.models import published
 
@@ -80,12 +78,8 @@ def row(name: str, width: float, resolution: int, counted: cost_lib.Cost, result
 
 def write(folder: str, table: Sequence[Row]) -> list[str]:
   """Writes cost_table.csv, .md and .png; returns their paths."""
-  text = io.StringIO()
-  writer = csv.writer(text, lineterminator='\n')
-  writer.writerow(Row._fields)
-  writer.writerows(table)
   paths = [os.path.join(folder, f'cost_table.{kind}') for kind in ('csv', 'md', 'png')]
-  whole_file.write(paths[0], text.getvalue())
+  report.write_csv(paths[0], Row._fields, table)
   whole_file.write(paths[1], markdown(table) + '\n')
   plots.cost_comparison(paths[2], _families(table))
   return paths

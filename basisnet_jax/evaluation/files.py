@@ -1,8 +1,6 @@
 """What an evaluation leaves in the workdir: tables, pictures, a page for people."""
 
 from collections.abc import Iterable
-import csv
-import io
 import os
 
 from basisnet_jax import whole_file
@@ -71,22 +69,14 @@ def write_page(workdir: str, found: Findings) -> list[str]:
   names = ['report.html', 'report.json', 'classes.csv', 'calibration.png']
   whole_file.write(join('report.html'), html_report.render(found))
   report.write_json(join('report.json'), found.as_dict())
-  _write_csv(join('classes.csv'), found.classes[0], (row.values() for row in found.classes))
+  report.write_csv(join('classes.csv'), found.classes[0], (row.values() for row in found.classes))
   plots.save(plots_calibration.reliability(found.calibration), join('calibration.png'))
   if found.two_stages:
     names.append('cost_accuracy.csv')
-    _write_csv(join('cost_accuracy.csv'), found.curve, zip(*found.curve.values(), strict=True))
+    report.write_csv(join('cost_accuracy.csv'), found.curve, zip(*found.curve.values(), strict=True))
   return names
 
 
 def tell(workdir: str, names: Iterable[str]) -> None:
   """Prints where files of these names are."""
   print(f'\nWritten: {", ".join(os.path.join(workdir, name) for name in names)}')
-
-
-def _write_csv(path: str, header: Iterable[str], rows: Iterable[Iterable]) -> None:
-  text = io.StringIO()
-  writer = csv.writer(text, lineterminator='\n')
-  writer.writerow(header)
-  writer.writerows(rows)
-  whole_file.write(path, text.getvalue())

@@ -1,5 +1,8 @@
 """An evaluation as a file for programs and as a table for people."""
 
+from collections.abc import Iterable
+import csv
+import io
 import json
 import math
 import os
@@ -17,6 +20,15 @@ def write_json(path: str, value: dict[str, Any]) -> None:
   word for them.
   """
   whole_file.write(path, json.dumps(_plain(value), indent=2, allow_nan=False) + '\n')
+
+
+def write_csv(path: str, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+  """Writes a CSV file, whole or not at all; makes its folder if need be."""
+  text = io.StringIO()
+  writer = csv.writer(text, lineterminator='\n')
+  writer.writerow(header)
+  writer.writerows(rows)
+  whole_file.write(path, text.getvalue())
 
 
 def write(workdir: str, evaluation: dict[str, Any]) -> None:

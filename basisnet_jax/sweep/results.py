@@ -1,8 +1,6 @@
 """The table of a sweep: mean and standard deviation over seeds, and differences between rows."""
 
 from collections.abc import Sequence
-import csv
-import io
 import pathlib
 from typing import Any
 
@@ -85,7 +83,7 @@ def write(workdir: str, title: str, runs: Sequence[Run], compare: str | None) ->
   files = {kind: folder / f'results.{kind}' for kind in ('json', 'csv', 'md', 'png')}
   table = markdown(results)
   report.write_json(str(files['json']), results)
-  whole_file.write(files['csv'], _csv(results['rows']))
+  report.write_csv(str(files['csv']), *_flat(results['rows']))
   whole_file.write(files['md'], f'{table}\n')
   plots.rows_over_cost(str(files['png']), _points(results['rows']), title=title)
   return f'{table}\n\nWritten: {", ".join(map(str, files.values()))}'
@@ -188,17 +186,16 @@ def _mean(spread, factor, digits, sign=''):
   return '' if spread is None else f'{spread["mean"] * factor:{sign},.{digits}f}'
 
 
-def _csv(rows):
-  text = io.StringIO()
-  writer = csv.writer(text, lineterminator='\n')
+def _flat(rows):
+  """The header and the lines of a table with a column for each mean and each spread."""
   columns = [(metric, 'std') for metric in METRICS] + [('difference', 'standard_error')]
   names = [name for metric, width in columns for name in (metric, f'{metric}_{width}')]
-  writer.writerow(['row', 'seeds', *names])
+  lines = []
   for entry in rows:
     spreads = [(entry.get(metric) or {}, width) for metric, width in columns]
     cells = [value for s, width in spreads for value in (s.get('mean'), s.get(width))]
-    writer.writerow([entry['row'], ' '.join(map(str, entry['seeds'])), *cells])
-  return text.getvalue()
+    lines.append([entry['row'], ' '.join(map(str, entry['seeds'])), *cells])
+  return ['row', 'seeds', *names], lines
 
 
 def _points(rows):
