@@ -73,7 +73,8 @@ def write_page(workdir: str, found: Findings) -> list[str]:
   plots.save(plots_calibration.reliability(found.calibration), join('calibration.png'))
   if found.two_stages:
     names.append('cost_accuracy.csv')
-    report.write_csv(join('cost_accuracy.csv'), found.curve, zip(*found.curve.values(), strict=True))
+    rows = zip(*found.curve.values(), strict=True)
+    report.write_csv(join('cost_accuracy.csv'), found.curve, rows)
   return names
 
 
