@@ -53,7 +53,9 @@ class ResNet(nn.Module):
           self.style,
           name=f'stage_{i + 1}_block_{j + 1}',
         )(x, train)
-    x = x.mean((1, 2))
+    # Without the barrier jax 0.11.2 fuses the last convolutions into the mean on CPU, and in
+    # bfloat16 that gives NaN.
+    x = jax.lax.optimization_barrier(x).mean((1, 2))
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
     return nn.Dense(self.num_classes, dtype=self.style.dtype, name='classifier')(x)
 
