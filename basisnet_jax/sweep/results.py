@@ -183,7 +183,7 @@ def _cell(spread, factor, digits, sign=''):
 
 
 def _mean(spread, factor, digits, sign=''):
-  return '' if spread is None else f'{spread["mean"] * factor:{sign},.{digits}f}'
+  return '' if spread is None else f'{spread["mean"] * factor:{sign}z,.{digits}f}'
 
 
 def _flat(rows):
