@@ -35,7 +35,7 @@ SWEEP = Sweep(
     'static_distilled': {**_STATIC, 'distillation.weight': 0.5},
   },
   seeds=(0, 1, 2),
-  headline=('recipe', 'distilled'),
+  headline=('recipe', 'distilled', 'static', 'static_distilled'),
   compare='recipe',
 )
 
