@@ -86,7 +86,7 @@ def test_tensorflow_is_imported_for_data_and_lazily_for_event_files():
     ('tqdm', {'training/progress.py'}),
     (
       'matplotlib',
-      {f'evaluation/plots{name}.py' for name in ('', '_calibration', '_coefficients')},
+      {f'evaluation/plots{name}.py' for name in ('', '_calibration', '_coefficients', '_rows')},
     ),
     ('scipy', {'evaluation/risk_control.py'}),
     ('sklearn', {'data/digits.py'}),

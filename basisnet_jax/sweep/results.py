@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from basisnet_jax import whole_file
-from basisnet_jax.evaluation import plots, report
+from basisnet_jax.evaluation import plots, plots_rows, report
 from basisnet_jax.sweep import records
 from basisnet_jax.sweep.records import Run
 
@@ -23,6 +23,7 @@ METRICS = (
   'early_saving',
   'seconds',
 )
+_MOST_OVER_COST = 16  # Rows whose names find room beside their points.
 
 
 def collect(runs: Sequence[Run], compare: str | None) -> dict[str, Any]:
@@ -85,7 +86,11 @@ def write(workdir: str, title: str, runs: Sequence[Run], compare: str | None) ->
   report.write_json(str(files['json']), results)
   report.write_csv(str(files['csv']), *_flat(results['rows']))
   whole_file.write(files['md'], f'{table}\n')
-  plots.rows_over_cost(str(files['png']), _points(results['rows']), title=title)
+  points = _points(results['rows'])
+  if len(points) <= _MOST_OVER_COST:
+    plots.rows_over_cost(str(files['png']), points, title=title)
+  else:
+    plots_rows.rows_by_name(str(files['png']), points, compare=compare, title=title)
   return f'{table}\n\nWritten: {", ".join(map(str, files.values()))}'
 
 

@@ -5,6 +5,7 @@ import json
 import statistics
 
 from matplotlib.text import Annotation
+import numpy as np
 import pytest
 
 from basisnet_jax.evaluation import plots
@@ -137,3 +138,28 @@ def test_labels_of_the_picture_neither_overlap_nor_leave_the_axes(tmp_path, monk
     assert axes.containsx(box.x0) and axes.containsx(box.x1)
     assert axes.containsy(box.y0) and axes.containsy(box.y1)
     assert not any(box.overlaps(other) for other in placed[:i])
+
+
+def test_many_rows_are_drawn_by_name_below_each_other(tmp_path, monkeypatch):
+  sweep = Sweep(rows={f'row_{i}': {} for i in range(20)}, seeds=(0, 1), compare='row_3')
+  runs = records.of(sweep, str(tmp_path))
+  for run in runs:
+    finish(run, two_stages(0.7 + int(run.row.split('_')[1]) / 100 + run.seed / 500), 1_000_000, 1)
+  drawn = {}
+
+  def look(figure, path):
+    (axes,) = figure.axes
+    drawn['names'] = [text.get_text() for text in axes.get_yticklabels()]
+    drawn['final'] = axes.containers[0].lines[0].get_xdata(orig=False)
+    drawn['boxes'] = [
+      text.get_window_extent(figure.canvas.get_renderer()) for text in axes.get_yticklabels()
+    ]
+    drawn['left'] = figure.bbox.x0
+
+  monkeypatch.setattr(plots, 'save', look)
+  results.write(str(tmp_path), 'many', runs, sweep.compare)
+  assert drawn['names'] == [f'row {i}' for i in range(20)]
+  np.testing.assert_allclose(drawn['final'], 70.1 + np.arange(20))
+  boxes = drawn['boxes']
+  assert all(not a.overlaps(b) for a, b in zip(boxes, boxes[1:], strict=False))
+  assert min(box.x0 for box in boxes) > drawn['left']
