@@ -5,7 +5,7 @@
 
 `recipe` is configs/imagenette.py, on three seeds; every other row, on one, changes what its name
 says. It is the set where seeds of one row differ least: by about a point, so that much is not told
-from chance. 5,400 images are few enough to overfit them, and early termination pays.
+from chance; and early termination pays.
 
 Hardware: 2 CPU cores; 5 to 9 minutes a run on one of them, two hours in all with a sweep on each.
 """
