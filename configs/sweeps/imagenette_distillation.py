@@ -11,8 +11,8 @@ The recipe is configs/imagenette.py. `distilled` and `static_distilled` learn ha
 labels and half from the teacher, `soft` from the teacher alone, softened; in
 `second_stage_distilled` it teaches the specialist only.
 
-Hardware: 2 CPU cores; 6 to 14 minutes a run on one of them and for the teacher, an hour in all with
-a sweep on each; estimated from runs without a teacher.
+Hardware: 2 CPU cores; 6 to 10 minutes a run on one of them and for the teacher, an hour and a
+quarter in all with a sweep on each.
 """
 
 import pathlib
