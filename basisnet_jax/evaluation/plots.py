@@ -241,6 +241,11 @@ def _frame(axes, line, ends):
   ticks = [y for y in ticks if axes.get_ylim()[0] <= y <= min(100, axes.get_ylim()[1])]
   decimals = max(len(f'{y:g}'.partition('.')[2]) for y in ticks)
   axes.set_yticks(ticks, [f'{y:.{decimals}f}' for y in ticks])
+  quiet(axes)
+
+
+def quiet(axes) -> None:
+  """A light grid and small ticks, so that the data is what one sees."""
   axes.grid(color='#E6E6E6', lw=0.8)
   axes.set_axisbelow(True)
   axes.tick_params(length=0, pad=6, labelsize=9, labelcolor='#555555')

@@ -51,13 +51,8 @@ def rows_by_name(
   axes.set_yticks(range(len(rows)), [name.replace('_', ' ') for name in rows])
   axes.set_ylim(len(rows) - 0.4, -0.6)
   axes.set_xlabel('top-1 accuracy (%), mean and standard deviation', color=_INK, fontsize=10)
-  axes.grid(color='#E6E6E6', lw=0.8)
-  axes.set_axisbelow(True)
-  axes.tick_params(length=0, pad=6, labelsize=9, labelcolor='#555555')
+  plots.quiet(axes)
   axes.tick_params(axis='y', labelcolor=_INK)
-  for side in ('top', 'right', 'left'):
-    axes.spines[side].set_visible(False)
-  axes.spines['bottom'].set_color('#BBBBBB')
   axes.legend(
     loc='lower left', bbox_to_anchor=(-0.01, 1.0), ncols=2, frameon=False, fontsize=9,
     labelcolor=_INK,

@@ -81,9 +81,9 @@ def choose(
     too_many = lost > goal.accuracy_loss / 100 * len(heldout.confidence) + 1e-9
     # Lower ones may lose less again, by luck: choosing among them all would lose, on other images,
     # about twice the goal (docs/results.md).
-    index = too_many.argmax() - 1 if too_many.any() else -1
-    reason = f'the lowest down to which none loses more than {goal.accuracy_loss:g} points on '
-    reason += 'held-out images'
+    index = np.append(too_many, True).argmax() - 1
+    limit = f'{goal.accuracy_loss:g} points on held-out images'
+    reason = f'the lowest down to which none loses more than {limit}'
   elif goal.by == 'average_madds':
     allowed = np.flatnonzero(madds <= goal.average_madds * (1 + 1e-12))
     allowed = allowed if allowed.size else np.array([len(madds) - 1])  # Some are NaN, and stay.
