@@ -18,7 +18,6 @@ Which form runs (measured on 2 CPU cores, against the plain XLA convolution):
 import contextlib
 import contextvars
 import functools
-import math
 
 import jax
 from jax import lax
@@ -58,6 +57,8 @@ def convolve(x, kernel, *, strides=(1, 1), padding='SAME', dilation=(1, 1), grou
   Returns:
     `[b, h', w', o]`.
   """
+  if kernel.ndim == 5 and x.shape[0] == 1:
+    kernel = kernel[0]  # The kernel of one image is that of all images.
   per_image = kernel.ndim == 5
   taps = kernel.shape[-4:-2]
   if isinstance(padding, str):
@@ -217,20 +218,41 @@ def _depthwise_backward(strides, residuals, dy):
   )
   dx = depthwise_by_shifts(dilated, kernel[:, ::-1, ::-1], (1, 1))
 
-  # Gradient of the kernel: a loop over the taps, because XLA on CPU runs the unrolled sums
-  # five times slower and takes long to compile them.
-  def tap(_, corner):
-    window = lax.dynamic_slice(
-      x, (0, *corner, 0), (x.shape[0], *spread, x.shape[3])
-    )[:, :: strides[0], :: strides[1]]  # fmt: skip
-    return None, (window.astype(jnp.float32) * dy.astype(jnp.float32)).sum((1, 2))
-
-  corners = jnp.stack(jnp.unravel_index(jnp.arange(math.prod(taps)), taps), axis=-1)
-  _, dkernel = lax.scan(tap, None, corners)  # [taps, b, c]
-  dkernel = dkernel.swapaxes(0, 1).reshape(x.shape[0], *taps, -1)
+  by = _kernel_gradient_by_rows if jax.default_backend() == 'cpu' else _kernel_gradient_by_taps
+  dkernel = by(x, dy, taps, strides)  # [b, p, q, c]
   if kernel.shape[0] == 1:
     dkernel = dkernel.sum(0, keepdims=True)
   return dx, dkernel.astype(kernel.dtype)
+
+
+def _kernel_gradient_by_taps(x, dy, taps, strides):
+  """Sums over all positions, one for each tap; float32 `[b, p, q, c]`."""
+  dy = dy.astype(jnp.float32)
+  sums = [(s.astype(jnp.float32) * dy).sum((1, 2)) for _, _, s in _taps(x, taps, strides)]
+  return jnp.stack(sums, axis=1).reshape(x.shape[0], *taps, -1)
+
+
+def _kernel_gradient_by_rows(x, dy, taps, strides):
+  """The same sums, over rows first: each row is read once for all taps, while it is in the cache.
+
+  On CPU 5 to 10 times faster than a sum for each tap, which reads all images p * q times.
+  """
+  b, height, width, c = dy.shape
+
+  def row(i, sums):
+    window = lax.dynamic_slice_in_dim(x, i * strides[0], taps[0], axis=1).astype(jnp.float32)
+    own = lax.dynamic_slice_in_dim(dy, i, 1, axis=1).astype(jnp.float32)
+    end = (width - 1) * strides[1] + 1
+    return tuple(
+      total + lax.slice_in_dim(window, q, q + end, strides[1], axis=2) * own
+      for q, total in enumerate(sums)
+    )
+
+  # Several rows at once save the sums from being written; all at once fuse into something slow.
+  unroll = next(n for n in (7, 4, 2, 1) if height % n == 0 and (height > n or n == 1))
+  zeros = jnp.zeros((b, taps[0], width, c), jnp.float32)
+  sums = lax.fori_loop(0, height, row, (zeros,) * taps[1], unroll=unroll)
+  return jnp.stack([total.sum(2) for total in sums], axis=2)
 
 
 depthwise_by_shifts.defvjp(_depthwise_forward, _depthwise_backward)

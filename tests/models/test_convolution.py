@@ -107,6 +107,28 @@ def test_per_image_kernels_equal_a_convolution_of_each_image(case):
   assert_same(case, *arrays(case, per_image=True))
 
 
+@pytest.mark.parametrize('case', [POINTWISE[1], DEPTHWISE[3], DENSE[1]], ids=str)
+def test_the_kernel_of_one_image_is_shared_by_all_images(case):
+  x, w = arrays(case, per_image=True)
+  assert_same(case, x[:1], w[:1])
+  program = jax.jit(functools.partial(ours, case)).lower(x[:1], w[:1]).as_text()
+  shared = jax.jit(functools.partial(ours, case)).lower(x[:1], w[0]).as_text()
+  # The same operations, and no patches.
+  assert program.count('stablehlo.concatenate') == shared.count('stablehlo.concatenate')
+
+
+@pytest.mark.parametrize('height', [1, 2, 7, 8, 13, 14])
+@pytest.mark.parametrize('backend', ['cpu', 'gpu'])
+def test_depthwise_gradients_are_right_whatever_the_rows_and_the_backend(
+  backend, height, monkeypatch
+):
+  monkeypatch.setattr(jax, 'default_backend', lambda: backend)
+  case = DEPTHWISE[3]  # Its images are 7 rows high, its stride is 2.
+  x, w = arrays(case, per_image=True)
+  x = jnp.concatenate([x, x, x, x], axis=1)[:, : 2 * height]
+  assert_same(case, x, w)
+
+
 @pytest.mark.parametrize('case', [*POINTWISE, *DEPTHWISE[::2], *DENSE[::5]], ids=str)
 def test_shared_kernels_equal_the_convolution_in_its_fastest_form(case):
   assert_same(case, *arrays(case, per_image=False))
