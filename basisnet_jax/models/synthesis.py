@@ -27,19 +27,29 @@ _MIX_AT_MOST = 32
 _PROBE_BATCH = 13
 
 
-def synthesize(coefficients, bases):
+def synthesize(coefficients, bases, dtype=None):
   """Blends bases into one kernel per image (Zhang et al. 2021): one matrix product.
+
+  For one image on CPU it is a sum instead, which reads bases of any dtype as they are stored.
 
   Args:
     coefficients: `[b, K]`.
     bases: `[K, *kernel]`.
+    dtype: of the result; None is that of `bases`.
 
   Returns:
-    `[b, *kernel]` in the dtype of `bases`.
+    `[b, *kernel]`.
   """
+  dtype = dtype or bases.dtype
   num_bases, *shape = bases.shape
-  flat = convolution.product(coefficients.astype(bases.dtype), bases.reshape(num_bases, -1))
-  return flat.reshape(-1, *shape)
+  # Depthwise kernels are small, and XLA would do their sum again for every pixel.
+  depthwise = len(shape) == 4 and shape[-2] == 1
+  if coefficients.shape[0] == 1 and jax.default_backend() == 'cpu' and not depthwise:
+    c = coefficients[0].astype(jnp.float32)
+    total = sum(c[k] * bases[k].astype(jnp.float32) for k in range(num_bases))
+    return total.astype(dtype)[None]
+  bases = bases.astype(dtype).reshape(num_bases, -1)
+  return convolution.product(coefficients.astype(dtype), bases).reshape(-1, *shape)
 
 
 def mix_outputs(x, coefficients, bases):
@@ -181,6 +191,21 @@ def correlated(params, correlation: float):
   return jax.tree_util.tree_map_with_path(correlate, params) if correlation else params
 
 
+def in_float16(params):
+  """Parameters for one image at a time on CPU, whose synthesis waits for the bases to be read.
+
+  Their bases are stored in float16 (depthwise ones excepted), relative error 2^-11; the sum and all
+  else stays in float32. Batches of more than one image convert them anew each time: slower.
+  """
+
+  def store(path, leaf):
+    is_bases = getattr(path[-1], 'key', None) == 'bases'
+    depthwise = leaf.ndim == 5 and leaf.shape[-2] == 1
+    return leaf.astype(jnp.float16) if is_bases and not depthwise else leaf
+
+  return jax.tree_util.tree_map_with_path(store, params)
+
+
 def _called_below(root, context) -> str | None:
   """The path below `root` of the module that is called; None elsewhere or in other methods."""
   path = context.module.path
@@ -202,14 +227,15 @@ def _run_lifted(module, x, coefficients):
   bias = None
   if module.use_bias:
     bias = module.param('bias', module.bias_init, shape[_num_inputs(module) :], module.param_dtype)
-  x, bases, bias = module.promote_dtype(x, bases, bias, dtype=module.dtype)
+  x, promoted, bias = module.promote_dtype(x, bases, bias, dtype=module.dtype)
 
-  if _is_matrix(module) and num_bases * math.prod(x.shape[1:-1]) <= _MIX_AT_MOST:
-    y = mix_outputs(x, coefficients, bases)
+  positions = math.prod(x.shape[1:-1])
+  if _is_matrix(module) and x.shape[0] != 1 and num_bases * positions <= _MIX_AT_MOST:
+    y = mix_outputs(x, coefficients, promoted)
   else:
     # A kernel per image is batch times the weights: cheaper to blend again in the backward
     # pass than to keep.
-    run = jax.checkpoint(lambda c, b, x: _operation(module)(x, synthesize(c, b)))
+    run = jax.checkpoint(lambda c, b, x: _operation(module)(x, synthesize(c, b, x.dtype)))
     y = run(coefficients, bases, x)
   return y if bias is None else y + bias
 

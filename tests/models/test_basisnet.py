@@ -13,7 +13,7 @@ from quick import jit, normal, random_variables
 
 from basisnet_jax import models
 from basisnet_jax.errors import UserError
-from basisnet_jax.models import synthesis
+from basisnet_jax.models import preprocessing, synthesis
 
 BATCH = 4
 PAIRS = {
@@ -75,7 +75,7 @@ def test_lightweight_stage_is_the_plain_network_on_resized_images():
   small = jax.image.resize(IMAGES, (BATCH, 8, 8, 3), 'bilinear')
   plain = {kind: tree['lightweight'] for kind, tree in variables.items()}
   np.testing.assert_allclose(logits, ResNet().apply(plain, small), rtol=1e-5, atol=1e-5)
-  again, _ = model.apply(variables, small, method='preview')
+  again, _ = model.apply(variables, preprocessing.resize(IMAGES, 8), method='preview')
   np.testing.assert_array_equal(again, logits)
 
 
