@@ -47,9 +47,10 @@ def test_imports_are_found_wherever_they_stand():
 @pytest.mark.parametrize(
   'room, may_import_it',
   [
-    ('models', {'models', 'evaluation', 'training', 'main.py'}),
+    ('models', {'models', 'evaluation', 'inference', 'training', 'main.py'}),
     ('data', {'data', 'training'}),
-    ('evaluation', {'evaluation', 'sweep', 'training', 'main.py'}),
+    ('evaluation', {'evaluation', 'inference', 'sweep', 'training', 'main.py'}),
+    ('inference', {'inference'}),
     ('training', {'training', 'preflight', 'sweep', 'main.py'}),
     ('sweep', {'sweep', 'command_line.py', 'main.py'}),
     ('preflight', {'preflight'}),

@@ -1,0 +1,1 @@
+"""A trained two-stage model at work: early termination inside one compiled function."""

@@ -1,0 +1,54 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from basisnet_jax.evaluation import confidence
+from basisnet_jax.inference import early_exit
+
+BATCH = 11
+
+
+@functools.cache
+def example():
+  model = tiny.basisnet()
+  images = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (BATCH, 8, 8, 3)), jnp.float32)
+  variables = jax.jit(model.init)(jax.random.key(0), images)
+  return model, variables, images
+
+
+@functools.cache
+def both_stages():
+  """The judge: both stages for all images, and their confidence."""
+  model, variables, images = example()
+  outputs = jax.jit(model.apply)(variables, images)
+  sure = confidence.of(outputs.lightweight, 'margin', 0.5)
+  return tuple(np.asarray(a) for a in (outputs.lightweight, outputs.specialist, sure))
+
+
+@pytest.mark.parametrize('chunks', [(4,), (4, 1), (8, 3), (32,)])
+@pytest.mark.parametrize('kept', [0, 1, 4, 5, 10, BATCH])
+def test_answers_are_those_of_the_stage_that_is_to_answer(chunks, kept):
+  model, variables, images = example()
+  first, final, sure = both_stages()
+  predict = early_exit.make_predict(
+    model, rule='margin', temperatures={'lightweight': 0.5, 'specialist': 2.0}, chunks=chunks
+  )
+  threshold = [*np.sort(sure), 2.0][kept]
+  found = jax.jit(predict)(variables, images, threshold)
+  np.testing.assert_array_equal(found.exited, sure >= threshold)
+  assert found.exited.sum() == BATCH - kept
+  wanted = np.where((sure >= threshold)[:, None], first / 0.5, final / 2.0)
+  np.testing.assert_allclose(found.logits, wanted, rtol=1e-5, atol=1e-5)
+  np.testing.assert_allclose(found.confidence, sure, rtol=1e-6)
+
+
+def test_images_whose_first_answer_is_not_a_number_go_on():
+  model, variables, images = example()
+  variables = jax.tree.map(lambda x: x, variables)
+  variables['params']['lightweight']['classifier']['bias'] = jnp.full(10, jnp.nan)
+  found = jax.jit(early_exit.make_predict(model))(variables, images, 0.0)
+  assert not found.exited.any() and np.isfinite(found.logits).all()

@@ -1,0 +1,35 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tiny
+
+from basisnet_jax.inference import fixed
+
+
+def example():
+  model = tiny.basisnet()
+  images = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (3, 8, 8, 3)), jnp.float32)
+  return model, jax.jit(model.init)(jax.random.key(0), images), images
+
+
+def test_a_function_of_fixed_weights_does_the_same_on_the_device_that_is_named(monkeypatch):
+  model, variables, images = example()
+  sizes = sorted(leaf.size for leaf in jax.tree.leaves(variables))
+  monkeypatch.setattr(fixed, '_CONSTANT_AT_MOST', sizes[len(sizes) // 2])
+  device = jax.devices()[3]
+  run = fixed.fix(model.apply, variables, device)
+  found = run(jax.device_put(images, device))
+  assert found.specialist.devices() == {device}
+  for own, wanted in zip(found, jax.jit(model.apply)(variables, images), strict=True):
+    np.testing.assert_allclose(own, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_small_weights_are_in_the_program_and_large_ones_are_not(monkeypatch):
+  monkeypatch.setattr(fixed, '_CONSTANT_AT_MOST', 4)
+  variables = {'small': jnp.arange(4.0), 'large': jnp.arange(5.0)}
+  run = fixed.fix(lambda v, x: (v['small'].sum() * x, v['large'] + x), variables)
+  held = run.args[0]
+  assert [leaf.size for leaf in held] == [5]
+  found = run(2.0)
+  np.testing.assert_allclose(found[0], 12.0)
+  np.testing.assert_allclose(found[1], np.arange(5.0) + 2)

@@ -1,0 +1,52 @@
+"""Programs for machines that are not here: they are lowered for GPUs and TPUs on a CPU."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import pytest
+import tiny
+
+from basisnet_jax import sharding
+from basisnet_jax.inference import early_exit
+from basisnet_jax.training import experiment, learning
+
+PLATFORMS = {'gpu': 'cuda', 'tpu': 'tpu'}
+
+
+@pytest.fixture(params=PLATFORMS)
+def backend(request, monkeypatch):
+  """The forms of layers are chosen as on that backend."""
+  monkeypatch.setattr(jax, 'default_backend', lambda: request.param)
+  return request.param
+
+
+def lowered(function, backend, *arguments):
+  exported = jax.export.export(function, platforms=[PLATFORMS[backend]])(*arguments)
+  assert exported.platforms == (PLATFORMS[backend],)
+  return exported.mlir_module()
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_training_step(backend, dtype):
+  config = ml_collections.ConfigDict(tiny.get_config())
+  config.model.dtype = dtype
+  mesh = sharding.create_mesh(config.sharding.mesh)
+  model, schedule = experiment.build_model(config), experiment.Schedule(config, 160)
+  optimizer = experiment.optimizer(config, model, experiment.learning_rate(config, schedule))
+  shapes = experiment.abstract_state(config, model, optimizer, mesh)
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
+  step = learning.train_step(config, model, optimizer, schedule, mesh, shardings)
+  (batch,) = sharding.to_device([tiny.batch(16, resolution=16)], mesh)
+  program = lowered(step, backend, shapes, batch)
+  assert 'stablehlo.convolution' in program and 'stablehlo.while' not in program
+
+
+def test_early_exit(backend):
+  model, images = tiny.basisnet(), jnp.zeros((8, 8, 8, 3))
+  variables = jax.eval_shape(model.init, jax.random.key(0), images)
+  predict = jax.jit(functools.partial(early_exit.make_predict(model, chunks=(4, 1))))
+  program = lowered(predict, backend, variables, images, 0.5)
+  # One loop for each size of chunk, in the one program.
+  assert program.count('stablehlo.while') == 2
