@@ -1,10 +1,12 @@
 # Every target prepares what it needs: the virtual environment .venv, made once.
 # Variables: PYTHON=python3.12 picks the interpreter, DEMO='--workdir=...' adds flags to the
-# demo, TESTS='tests/test_config.py -k name' picks tests.
+# demo, TESTS='tests/test_config.py -k name' picks tests, BENCH='--only=network' adds flags to the
+# benchmarks.
 SHELL := bash
 PYTHON ?=
 DEMO ?=
 TESTS ?= tests
+BENCH ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
 # A file's tests stay together, for what they share; the longest files come first (tests/conftest.py).
@@ -13,13 +15,14 @@ WORKERS := $$($(RUN) -c 'import os; print(min(4, 1 + os.cpu_count()))')
 PYTEST := $(RUN) -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder \
   --durations=25
 
-.PHONY: help demo test test-extras soak lint format clean
+.PHONY: help demo test test-extras bench soak lint format clean
 
 help:
 	@echo 'make demo    train and evaluate a small BasisNet on scikit-learn digits (DEMO adds flags)'
 	@echo 'make test    run the tests (TESTS picks some)'
 	@echo 'make test-extras  install PyTorch, timm and Keras too, run the tests against them and'
 	@echo '                  those of each network that take long'
+	@echo 'make bench   install PyTorch too and run the benchmarks beside it (BENCH adds flags)'
 	@echo 'make soak    a run of 20,000 steps, and the same with 20 kills (draws runs/soak.png)'
 	@echo 'make lint    check style'
 	@echo 'make format  apply style'
@@ -34,6 +37,9 @@ test: $(VENV)/.done
 test-extras: $(VENV)/.extras
 	JAX_PLATFORMS=cpu EVERY_NETWORK=1 $(PYTEST) tests/extras tests/models/test_networks.py \
 	  tests/models/test_published_costs.py
+
+bench: $(VENV)/.bench
+	$(RUN) -m benchmarks $(BENCH)
 
 soak: $(VENV)/.done
 	JAX_PLATFORMS=cpu $(RUN) -m pytest --capture=no tests/soak
@@ -92,4 +98,10 @@ $(VENV)/.extras: $(VENV)/.done
 	@echo 'Installing PyTorch, timm and Keras into $(VENV): up to 6 GB, once.'
 	@$(RUN) -m pip install --no-input --disable-pip-version-check --progress-bar off --quiet \
 	  --editable '.[extras,test]' </dev/null
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.done
+	@echo 'Installing PyTorch into $(VENV): up to 6 GB, once.'
+	@$(RUN) -m pip install --no-input --disable-pip-version-check --progress-bar off --quiet \
+	  --editable '.[bench]' </dev/null
 	@touch $@

@@ -1,0 +1,98 @@
+"""The training loop, against the slower of input pipeline and step: it may cost nothing itself.
+
+  python -m benchmarks.loop --data_dir=DIR [--seconds=10] [--output=DIR]
+
+MobileNetV3-Small in the main recipe, whose steps are short; imagenet2012's validation images stand
+in for its training images. On accelerators the pipeline works beside the step, and the floor is the
+slower of the two. On CPU both want the same cores: there the floor is one after the other.
+"""
+
+from collections.abc import Iterator
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+import jax
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util import tensor_util
+
+from basisnet_jax import sharding
+from basisnet_jax.training import experiment
+from benchmarks import measure, ours, table
+
+_ROOT = pathlib.Path(__file__).parents[1]
+_BATCH = 32
+_STEPS_A_LOG = 5
+_LOGS = 8
+_SPLIT = 'validation[:90%]'
+
+
+def cases(seconds: float, data_dir: str) -> Iterator[table.Row]:
+  """Pipeline and step before and after the loop, which a process of its own runs."""
+  config = ours.recipe('small', data__data_dir=data_dir, data__train_split=_SPLIT)
+  step = ours.TrainStep(config, _BATCH)
+  mesh = sharding.create_mesh(config.sharding.mesh)
+  batches = experiment.train_batches(config, experiment.open_dataset(config), mesh, 0)
+  alone = {'pipeline alone': lambda: next(batches), 'step alone': step}
+  found = {name: [] for name in alone}
+  for measured in range(2):
+    for name, call in alone.items():
+      found[name] += _rates(call, seconds)
+    if measured == 0:
+      # The first log's steps compile.
+      found['loop'] = _loop(data_dir)[1:]
+  case = f'MobileNetV3-Small, batch {_BATCH}'
+  for name in alone:
+    yield table.Row(case, name, measure.spread(found[name]), 'images/s')
+  pipeline, step = (measure.spread(found[name]).median for name in alone)
+  both = 1 / (1 / pipeline + 1 / step)
+  floor = both if jax.default_backend() == 'cpu' else min(pipeline, step)
+  rates = found['loop']
+  ratio = measure.spread([rate / floor for rate in rates])
+  yield table.Row(case, 'loop', measure.spread(rates), 'images/s', 'floor', ratio, 'at least 0.97')
+
+
+def _rates(call, seconds):
+  """Images/s of calls for about so long, in windows as long as the loop's."""
+  for _ in range(_STEPS_A_LOG):
+    call()
+  rates, end = [], time.perf_counter() + seconds
+  while time.perf_counter() < end or len(rates) < 3:
+    start = time.perf_counter()
+    for _ in range(_STEPS_A_LOG):
+      call()
+    rates.append(_STEPS_A_LOG * _BATCH / (time.perf_counter() - start))
+  return rates
+
+
+def _loop(data_dir):
+  """Images/s that the program itself logs."""
+  with tempfile.TemporaryDirectory() as workdir:
+    variant = 'small,float32' if jax.default_backend() == 'cpu' else 'small'
+    subprocess.run(
+      [
+        *(sys.executable, '-m', 'basisnet_jax.main', f'--config=configs/mnv3.py:{variant}'),
+        *(f'--workdir={workdir}', f'--config.data.data_dir={data_dir}'),
+        *(f'--config.data.train_split={_SPLIT}', '--config.data.heldout_split='),
+        *('--config.data.eval_split=validation[90%:]', f'--config.training.batch_size={_BATCH}'),
+        f'--config.training.steps={_STEPS_A_LOG * _LOGS}',
+        f'--config.logging.every_steps={_STEPS_A_LOG}',
+      ],
+      cwd=_ROOT,
+      check=True,
+      stdout=subprocess.DEVNULL,
+      stderr=subprocess.DEVNULL,
+      env=os.environ,
+    )
+    events = EventAccumulator(workdir, size_guidance={'tensors': 0}).Reload()
+    return [
+      float(tensor_util.make_ndarray(event.tensor_proto))
+      for event in events.Tensors('perf/images_per_second')
+    ]
+
+
+if __name__ == '__main__':
+  table.main('loop', 'Training loop: images/s, over its floor', cases, data_dir=True)

@@ -1,0 +1,78 @@
+"""Whole networks: inference and training of BasisNet-MobileNetV3, its backbone and its peers.
+
+  python -m benchmarks.network [--seconds=10] [--output=DIR]
+
+Ratios are of times. BasisNet is configs/mnv3.py: both stages, K = 16. PyTorch's networks are
+torchvision's, channels last; its BasisNet has the same based layers as grouped convolutions.
+"""
+
+from collections.abc import Iterator
+import functools
+
+import jax
+
+from basisnet_jax.models import synthesis
+from benchmarks import measure, ours, peers, table
+
+_BATCHES = (1, 32)
+_TRAINING_BATCH = 32
+STATIC, SPECIALIST, BOTH = 'static', 'BasisNet, specialist', 'BasisNet, both stages'
+_HALF = ', bases stored in float16'  # For one image at a time.
+_PEERS = {'CondConv, K = 8': 'condconv', 'Dynamic Convolution, K = 4': 'dynamic_convolution'}
+
+
+def cases(seconds: float) -> Iterator[table.Row]:
+  """Inference, then training."""
+  yield from _inference(seconds)
+  yield from _training(seconds)
+
+
+def _inference(seconds):
+  model, held = ours.basisnet(ours.recipe())
+  basisnet, half = ours.Stages(model, held), ours.Stages(model, synthesis.in_float16(held))
+  static = ours.network(ours.recipe('large'))
+  others = {name: ours.network(ours.recipe(variant)) for name, variant in _PEERS.items()}
+  madds = ours.madds(ours.recipe()) / ours.madds(ours.recipe('large'))
+  for batch in _BATCHES:
+    x = ours.images(batch)
+    _, coefficients = jax.block_until_ready(basisnet.preview(x))
+    runs = {
+      STATIC: lambda x=x: static(x),
+      'BasisNet, preview': lambda x=x: basisnet.preview(x),
+      SPECIALIST: lambda x=x, c=coefficients: basisnet.specialize(x, c),
+      BOTH: lambda x=x: basisnet.both(x),
+    } | {name: functools.partial(run, x) for name, run in others.items()}
+    if batch == 1:
+      runs[SPECIALIST + _HALF] = lambda x=x, c=coefficients: half.specialize(x, c)
+      runs[BOTH + _HALF] = lambda x=x: half.both(x)
+    calls = {name: _waiting(run) for name, run in runs.items()}
+    if peers.torch_is_there():
+      calls |= peers.inference(batch)
+    asked = {
+      (SPECIALIST + _HALF, STATIC): 'at most 1.3',
+      (BOTH + _HALF, STATIC): f'at most {1.15 * madds:.3f}',
+      (peers.STATIC, STATIC): 'at least 1.5',
+      (peers.SPECIALIST, SPECIALIST): 'at least 2',
+    }
+    case = f'inference, batch {batch}, 224 pixels'
+    samples = measure.interleaved(calls, seconds=seconds)
+    yield from table.times(case, samples, STATIC, asked if batch == 1 else {})
+
+
+def _training(seconds):
+  batch = _TRAINING_BATCH
+  names = {STATIC: 'large', BOTH: '', **_PEERS}
+  calls = {name: ours.TrainStep(ours.recipe(variant), batch) for name, variant in names.items()}
+  if peers.torch_is_there():
+    calls |= peers.training(batch)
+  asked = {(BOTH, STATIC): 'at most 1.2', (peers.BOTH, BOTH): 'at least 1.4'}
+  samples = measure.interleaved(calls, seconds=seconds)
+  yield from table.times(f'training step, batch {batch}, 224 pixels', samples, STATIC, asked)
+
+
+def _waiting(run):
+  return lambda: jax.block_until_ready(run())
+
+
+if __name__ == '__main__':
+  table.main('network', 'Whole networks, over static MobileNetV3-Large', cases)

@@ -1,0 +1,124 @@
+"""The main recipe's networks and training step on random images, as calls to be measured."""
+
+from collections.abc import Callable
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from basisnet_jax import command_line, models, sharding
+from basisnet_jax.inference import fixed
+from basisnet_jax.models import cost
+from basisnet_jax.training import experiment, learning
+from basisnet_jax.training import state as train_state
+
+_RECIPE = str(pathlib.Path(__file__).parents[1] / 'configs' / 'mnv3.py')
+_NUM_IMAGES = 1_281_167  # Of ImageNet's training split.
+
+
+def recipe(variant: str = '', **changes: Any) -> ml_collections.ConfigDict:
+  """configs/mnv3.py, float32 on CPU, with keys changed (`model__num_bases=8`)."""
+  names = [variant] if variant else []
+  if jax.default_backend() == 'cpu':
+    names.append('float32')
+  config = command_line.load_recipe(_RECIPE, ','.join(names))
+  config.update_from_flattened_dict({k.replace('__', '.'): v for k, v in changes.items()})
+  return config
+
+
+def images(batch: int, resolution: int = 224) -> jax.Array:
+  """Random images in [-1, 1], float32 `[batch, resolution, resolution, 3]`."""
+  shape = (batch, resolution, resolution, 3)
+  return jnp.asarray(np.random.default_rng(0).uniform(-1, 1, shape), jnp.float32)
+
+
+def variables(model) -> dict[str, Any]:
+  """Fresh ones; the draw is compiled without optimization, which takes longer than it runs."""
+  options = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
+  init = jax.jit(lambda key: model.init(key, images(1)), compiler_options=options)
+  return init(jax.random.key(0))
+
+
+def madds(config: ml_collections.ConfigDict) -> int:
+  """Multiply-adds of the recipe's model for one image."""
+  return cost.count(experiment.build_model(config), config.model.resolution).total_madds
+
+
+class Stages:
+  """Inference with a two-stage model of the recipe, its weights fixed.
+
+  Attributes:
+    preview: images -> logits, coefficients.
+    specialize: images, coefficients -> logits.
+    both: images -> logits.
+  """
+
+  def __init__(self, model: models.BasisNet, held: dict, device: jax.Device | None = None):
+    """`held` are its variables, which go to `device`."""
+    self.preview = fixed.fix(functools.partial(model.apply, method='preview'), held, device)
+    self.specialize = fixed.fix(functools.partial(model.apply, method='specialize'), held, device)
+    self.both = fixed.fix(lambda v, x: model.apply(v, x).specialist, held, device)
+
+
+def basisnet(config: ml_collections.ConfigDict) -> tuple[models.BasisNet, dict]:
+  """The model and fresh variables."""
+  model = experiment.build_model(config)
+  return model, variables(model)
+
+
+def network(config: ml_collections.ConfigDict) -> Callable[[jax.Array], jax.Array]:
+  """Inference with a network of one stage, its weights fixed: images -> logits."""
+  model = experiment.build_model(config)
+  assert not isinstance(model, models.BasisNet)
+  return fixed.fix(model.apply, variables(model))
+
+
+class TrainStep:
+  """The recipe's own training step, on one batch of random images that stays on the devices.
+
+  Attributes:
+    compiled: the step (`jax.stages.Compiled`).
+  """
+
+  def __init__(self, config: ml_collections.ConfigDict, batch: int, mesh=None):
+    config.training.batch_size = batch
+    mesh = mesh or sharding.create_mesh(config.sharding.mesh)
+    model, schedule = experiment.build_model(config), experiment.Schedule(config, _NUM_IMAGES)
+    optimizer = experiment.optimizer(config, model, experiment.learning_rate(config, schedule))
+    shapes = experiment.abstract_state(config, model, optimizer, mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
+    step = learning.train_step(config, model, optimizer, schedule, mesh, shardings)
+    self._start = lambda: train_state.initialize(
+      experiment.state_factory(config, model, optimizer), shardings
+    )
+    random, side = np.random.default_rng(0), config.model.resolution
+    host = {
+      'image': random.integers(0, 256, (batch, side, side, 3), np.uint8),
+      'label': random.integers(0, 1000, batch, np.int32),
+      'mask': np.ones(batch, np.float32),
+    }
+    (self._batch,) = sharding.to_device([host], mesh)
+    self.compiled = step.lower(shapes, self._batch).compile()
+    self._state = None
+
+  def __call__(self) -> None:
+    """Takes a step and waits for it."""
+    if self._state is None:
+      self._state = self._start()
+    self._state, _ = self.compiled(self._state, self._batch)
+    jax.block_until_ready(self._state)
+
+  @property
+  def megabytes(self) -> float:
+    """The most memory that the program has in use, with state and batch."""
+    used = self.compiled.memory_analysis()
+    return (
+      used.argument_size_in_bytes
+      + used.output_size_in_bytes
+      - used.alias_size_in_bytes
+      + used.temp_size_in_bytes
+    ) / 1e6

@@ -1,0 +1,79 @@
+"""From the command to the end of the first training step, with a cold and a warm cache.
+
+  python -m benchmarks.startup --data_dir=DIR [--output=DIR]
+
+The main recipe's own command, in fresh processes; imagenet2012's validation images stand in for its
+training images. Without accelerators its batch is 32: what is measured is the start.
+"""
+
+from collections.abc import Iterator
+import os
+import pathlib
+import pty
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+
+import jax
+
+from benchmarks import measure, table
+
+_ROOT = pathlib.Path(__file__).parents[1]
+_WARM = 3
+_LIMIT = 20.0  # Seconds that a warm start may take.
+_TIMEOUT = 900.0
+
+
+def cases(seconds: float, data_dir: str) -> Iterator[table.Row]:
+  """A cold start, then warm ones; `seconds` is not used."""
+  del seconds
+  with tempfile.TemporaryDirectory() as folder:
+    cold, *warm = [_first_step(folder, data_dir, run) for run in range(1 + _WARM)]
+  case, ratio = 'command to the end of the first step', [seconds / _LIMIT for seconds in warm]
+  yield table.Row(case, 'cold cache', measure.spread([cold]), 's')
+  limit = {'against': f'{_LIMIT:g} s', 'ratio': measure.spread(ratio), 'bar': 'at most 1'}
+  yield table.Row(case, 'warm cache', measure.spread(warm), 's', **limit)
+
+
+def _first_step(folder, data_dir, run):
+  """Seconds until the progress bar says that a step is done."""
+  terminal, end = pty.openpty()  # A bar redraws itself on terminals alone.
+  termios.tcsetwinsize(end, (24, 120))
+  variant = ':float32' if jax.default_backend() == 'cpu' else ''
+  start = time.perf_counter()
+  process = subprocess.Popen(
+    [
+      *(sys.executable, '-m', 'basisnet_jax.main'),
+      *(f'--config=configs/mnv3.py{variant}', f'--workdir={folder}/{run}'),
+      f'--config.data.data_dir={data_dir}',
+      *('--config.data.train_split=validation[:90%]', '--config.data.heldout_split='),
+      *('--config.data.eval_split=validation[90%:]', '--config.training.batch_size=32'),
+    ],
+    cwd=_ROOT,
+    env={**os.environ, 'JAX_COMPILATION_CACHE_DIR': f'{folder}/cache'},
+    stdout=end,
+    stderr=end,
+  )
+  os.close(end)
+  text = ''
+  try:
+    while time.perf_counter() < start + _TIMEOUT:
+      text += os.read(terminal, 65536).decode(errors='replace')
+      # The host is one step ahead of the devices: with the second begun, the first is done.
+      if re.search(r'\| ([2-9]|[1-9][\d,]+)/', text):
+        return time.perf_counter() - start
+  except OSError:  # The process has ended.
+    pass
+  finally:
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    os.close(terminal)
+  raise SystemExit(f'No first step:\n{text[-2000:]}')
+
+
+if __name__ == '__main__':
+  table.main('startup', 'From the command to the first training step', cases, data_dir=True)

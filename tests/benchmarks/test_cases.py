@@ -1,0 +1,121 @@
+"""The benchmarks of networks, on tiny ones: their rows, and the numbers that are not times."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from basisnet_jax.training import experiment
+from benchmarks import early_exit, growth, layer, memory, network, ours, peers, two_devices
+
+SECONDS = 0.01
+
+
+@pytest.fixture(autouse=True)
+def tiny_networks(monkeypatch):
+  def recipe(variant='', **changes):
+    config = tiny.get_config()
+    if variant:  # All the peers are one plain network.
+      config.model.name = 'tiny'
+    config.update_from_flattened_dict({k.replace('__', '.'): v for k, v in changes.items()})
+    return config
+
+  def images(batch, resolution=16):
+    random = np.random.default_rng(0).uniform(-1, 1, (batch, 16, 16, 3))
+    return jnp.asarray(random, jnp.float32)
+
+  monkeypatch.setattr(ours, 'recipe', recipe)
+  monkeypatch.setattr(ours, 'images', images)
+  monkeypatch.setattr(peers, 'torch_is_there', lambda: False)
+
+
+def names(rows, case=''):
+  return {row.name for row in rows if case in row.case}
+
+
+def test_network(monkeypatch):
+  monkeypatch.setattr(network, '_BATCHES', (1, 3))
+  monkeypatch.setattr(network, '_TRAINING_BATCH', 8)
+  rows = list(network.cases(SECONDS))
+  assert all(row.value.median > 0 for row in rows)
+  own = {'static', 'BasisNet, specialist', 'BasisNet, both stages'}
+  half = {'BasisNet, specialist, bases stored in float16'}
+  assert own | half <= names(rows, 'inference, batch 1,')
+  assert own <= names(rows, 'inference, batch 3,') and not half & names(rows, 'batch 3,')
+  assert {'static', 'BasisNet, both stages'} <= names(rows, 'training step')
+  assert {row.case for row in rows if row.bar} == {
+    'inference, batch 1, 224 pixels',
+    'training step, batch 8, 224 pixels',
+  }
+
+
+def test_early_exit(monkeypatch):
+  monkeypatch.setattr(early_exit, '_BATCHES', (10,))
+  rows = list(early_exit.cases(SECONDS))
+  assert [row.case for row in rows[::3]] == [f'batch 10, {n} exit' for n in (0, 4, 6, 9)]
+  for ideal, own, masking in zip(rows[::3], rows[1::3], rows[2::3], strict=True):
+    assert (ideal.name, own.name, masking.name) == ('ideal', 'early termination', 'masking')
+    assert own.bar and own.ratio.median > 0 and not masking.bar
+
+
+def test_two_devices(monkeypatch):
+  monkeypatch.setattr(two_devices, '_FRAMES', 3)
+  rows = list(two_devices.cases(SECONDS))
+  assert [row.name for row in rows] == ['stage 1 alone', 'stage 2 alone', 'stream'] * 2
+  assert rows[2].ratio.median > 0 and rows[2].bar == 'at least 0.9'
+
+
+def test_memory_holds_the_state(monkeypatch):
+  monkeypatch.setattr(memory, '_BATCHES', (8, 64))
+  rows = list(memory.cases(SECONDS))
+  size = {(row.case.split(', ')[1], row.name): row.value.median for row in rows}
+  assert size['batch 64', 'static'] > size['batch 8', 'static']
+  state = ours.TrainStep(ours.recipe(), 8)
+  state()
+  least = sum(leaf.nbytes for leaf in jax.tree.leaves(state._state)) / 1e6
+  assert size['batch 8', 'BasisNet'] > least
+  static = next(row for row in rows if row.name == 'static')
+  assert static.ratio is None
+
+
+def test_a_device_does_and_exchanges_the_same_however_many_there_are(monkeypatch):
+  monkeypatch.setattr(growth, '_PER_DEVICE', 2)
+  rows = list(growth._devices())
+  assert len(rows) == 8 and sum(row.met for row in rows if row.bar) == 5
+  one, two = (row.value.median for row in rows[4:6])
+  model = experiment.build_model(ours.recipe())
+  params = jax.eval_shape(model.init, jax.random.key(0), ours.images(1))['params']
+  gradients = 4e-6 * sum(leaf.size for leaf in jax.tree.leaves(params))
+  # Batch statistics and metrics on top.
+  assert one == 0 and gradients < two < 1.5 * gradients + 0.01
+
+
+def test_bytes_of_all_reduces_are_read_from_the_program():
+  mesh = jax.make_mesh((8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
+  rows = jax.NamedSharding(mesh, jax.P('data'))
+
+  @jax.jit
+  def total(x, y):
+    return x.sum(0), y.sum(0)
+
+  x = jax.device_put(jnp.ones((16, 100)), rows)
+  y = jax.device_put(jnp.ones((16, 7), jnp.int32), rows)
+  program = total.lower(x, y).compile().as_text()
+  assert growth.reduced_bytes(program) == 4 * 107
+  assert growth.reduced_bytes('') == 0
+
+
+def test_layer(monkeypatch):
+  monkeypatch.setattr(layer, '_POINTWISE', [layer.Layer(5, 4, 6, 1)])
+  monkeypatch.setattr(layer, '_DEPTHWISE', [layer.Layer(5, 4, 4, 3, 2, 4)])
+  monkeypatch.setattr(layer, '_DENSE', [])
+  monkeypatch.setattr(layer, '_CLASSIFIER', layer.Layer(1, 4, 6, 1))
+  monkeypatch.setattr(layer, '_BATCHES', (2,))
+  rows = list(layer.cases(SECONDS))
+  cases = {row.case for row in rows}
+  assert len(cases) == 3 * 2 * 2 + 1  # Layers, dtypes, directions; synthesis.
+  forward = next(case for case in cases if 'depthwise' in case and case.endswith('forward'))
+  assert names(rows, forward) >= {'shared kernel', 'ours', 'lax.map', 'vmap'}
+  backward = forward.replace('forward', 'forward and backward')
+  assert 'vmap' not in names(rows, backward)
