@@ -52,6 +52,7 @@ def _inference(seconds):
       (SPECIALIST + _HALF, STATIC): 'at most 1.3',
       (BOTH + _HALF, STATIC): f'at most {1.15 * madds:.3f}',
       (peers.STATIC, STATIC): 'at least 1.5',
+      (peers.COMPILED, STATIC): 'at least 1.5',
       (peers.SPECIALIST, SPECIALIST): 'at least 2',
     }
     case = f'inference, batch {batch}, 224 pixels'
