@@ -1,1 +1,1 @@
-"""A trained two-stage model at work: early termination inside one compiled function."""
+"""A trained two-stage model at work: early termination, frames on two devices."""

@@ -55,7 +55,6 @@ def make_predict(
       copy of it in the program. None: what suits the backend.
   """
   chunks = chunks or _CHUNKS.get(jax.default_backend(), _USUAL_CHUNKS)
-  chunks = chunks or _CHUNKS.get(jax.default_backend(), _USUAL_CHUNKS)
   temperature = {'lightweight': 1.0, 'specialist': 1.0} | dict(temperatures or {})
 
   def predict(variables, images, threshold):
