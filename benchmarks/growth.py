@@ -43,7 +43,7 @@ def cases(seconds: float) -> Iterator[table.Row]:
     seconds,
   )
   yield from _inference(
-    'both stages, batch 1, by resolution (preview at 160)',
+    'both stages, batch 1, by resolution',
     {f'{r} pixels': (stages, ours.images(1, r)) for r in _RESOLUTIONS},
     seconds,
   )

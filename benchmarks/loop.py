@@ -8,10 +8,7 @@ slower of the two. On CPU both want the same cores: there the floor is one after
 """
 
 from collections.abc import Iterator
-import os
-import pathlib
 import subprocess
-import sys
 import tempfile
 import time
 
@@ -23,17 +20,14 @@ from basisnet_jax import sharding
 from basisnet_jax.training import experiment
 from benchmarks import measure, ours, table
 
-_ROOT = pathlib.Path(__file__).parents[1]
-_BATCH = 32
 _STEPS_A_LOG = 5
 _LOGS = 8
-_SPLIT = 'validation[:90%]'
 
 
 def cases(seconds: float, data_dir: str) -> Iterator[table.Row]:
   """Pipeline and step before and after the loop, which a process of its own runs."""
-  config = ours.recipe('small', data__data_dir=data_dir, data__train_split=_SPLIT)
-  step = ours.TrainStep(config, _BATCH)
+  config = ours.recipe('small', data__data_dir=data_dir, data__train_split=ours.TRAIN_SPLIT)
+  step = ours.TrainStep(config, ours.BATCH)
   mesh = sharding.create_mesh(config.sharding.mesh)
   batches = experiment.train_batches(config, experiment.open_dataset(config), mesh, 0)
   alone = {'pipeline alone': lambda: next(batches), 'step alone': step}
@@ -44,7 +38,7 @@ def cases(seconds: float, data_dir: str) -> Iterator[table.Row]:
     if measured == 0:
       # The first log's steps compile.
       found['loop'] = _loop(data_dir)[1:]
-  case = f'MobileNetV3-Small, batch {_BATCH}'
+  case = f'MobileNetV3-Small, batch {ours.BATCH}'
   for name in alone:
     yield table.Row(case, name, measure.spread(found[name]), 'images/s')
   pipeline, step = (measure.spread(found[name]).median for name in alone)
@@ -64,29 +58,21 @@ def _rates(call, seconds):
     start = time.perf_counter()
     for _ in range(_STEPS_A_LOG):
       call()
-    rates.append(_STEPS_A_LOG * _BATCH / (time.perf_counter() - start))
+    rates.append(_STEPS_A_LOG * ours.BATCH / (time.perf_counter() - start))
   return rates
 
 
 def _loop(data_dir):
   """Images/s that the program itself logs."""
   with tempfile.TemporaryDirectory() as workdir:
-    variant = 'small,float32' if jax.default_backend() == 'cpu' else 'small'
-    subprocess.run(
-      [
-        *(sys.executable, '-m', 'basisnet_jax.main', f'--config=configs/mnv3.py:{variant}'),
-        *(f'--workdir={workdir}', f'--config.data.data_dir={data_dir}'),
-        *(f'--config.data.train_split={_SPLIT}', '--config.data.heldout_split='),
-        *('--config.data.eval_split=validation[90%:]', f'--config.training.batch_size={_BATCH}'),
-        f'--config.training.steps={_STEPS_A_LOG * _LOGS}',
-        f'--config.logging.every_steps={_STEPS_A_LOG}',
-      ],
-      cwd=_ROOT,
-      check=True,
-      stdout=subprocess.DEVNULL,
-      stderr=subprocess.DEVNULL,
-      env=os.environ,
+    command = ours.command(
+      'small',
+      workdir,
+      data_dir,
+      f'--config.training.steps={_STEPS_A_LOG * _LOGS}',
+      f'--config.logging.every_steps={_STEPS_A_LOG}',
     )
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     events = EventAccumulator(workdir, size_guidance={'tensors': 0}).Reload()
     return [
       float(tensor_util.make_ndarray(event.tensor_proto))

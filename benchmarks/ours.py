@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import functools
 import pathlib
+import sys
 from typing import Any
 
 import jax
@@ -17,17 +18,32 @@ from basisnet_jax.training import experiment, learning
 from basisnet_jax.training import state as train_state
 
 _RECIPE = str(pathlib.Path(__file__).parents[1] / 'configs' / 'mnv3.py')
+BATCH = 32  # Of `command`, and its training images.
+TRAIN_SPLIT = 'validation[:90%]'
 _NUM_IMAGES = 1_281_167  # Of ImageNet's training split.
 
 
 def recipe(variant: str = '', **changes: Any) -> ml_collections.ConfigDict:
   """configs/mnv3.py, float32 on CPU, with keys changed (`model__num_bases=8`)."""
-  names = [variant] if variant else []
-  if jax.default_backend() == 'cpu':
-    names.append('float32')
-  config = command_line.load_recipe(_RECIPE, ','.join(names))
+  config = command_line.load_recipe(_RECIPE, _variants(variant))
   config.update_from_flattened_dict({k.replace('__', '.'): v for k, v in changes.items()})
   return config
+
+
+def command(variant: str, workdir: str, data_dir: str, *flags: str) -> list[str]:
+  """The main recipe's own command, float32 on CPU; validation images stand in for training's."""
+  return [
+    *(sys.executable, '-m', 'basisnet_jax.main', f'--config={_RECIPE}:{_variants(variant)}'),
+    *(f'--workdir={workdir}', f'--config.data.data_dir={data_dir}'),
+    *(f'--config.data.train_split={TRAIN_SPLIT}', '--config.data.heldout_split='),
+    *('--config.data.eval_split=validation[90%:]', f'--config.training.batch_size={BATCH}'),
+    *flags,
+  ]
+
+
+def _variants(variant):
+  cpu = jax.default_backend() == 'cpu'
+  return ','.join(name for name in (variant, 'float32' if cpu else '') if name)
 
 
 def images(batch: int, resolution: int = 224) -> jax.Array:
@@ -59,8 +75,10 @@ class Stages:
 
   def __init__(self, model: models.BasisNet, held: dict, device: jax.Device | None = None):
     """`held` are its variables, which go to `device`."""
-    self.preview = fixed.fix(functools.partial(model.apply, method='preview'), held, device)
-    self.specialize = fixed.fix(functools.partial(model.apply, method='specialize'), held, device)
+    light, special = models.basisnet.of_stages(held)
+    self.preview = fixed.fix(functools.partial(model.apply, method='preview'), light, device)
+    specialize = functools.partial(model.apply, method='specialize')
+    self.specialize = fixed.fix(specialize, special, device)
     self.both = fixed.fix(lambda v, x: model.apply(v, x).specialist, held, device)
 
 

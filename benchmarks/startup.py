@@ -8,21 +8,16 @@ training images. Without accelerators its batch is 32: what is measured is the s
 
 from collections.abc import Iterator
 import os
-import pathlib
 import pty
 import re
 import signal
 import subprocess
-import sys
 import tempfile
 import termios
 import time
 
-import jax
+from benchmarks import measure, ours, table
 
-from benchmarks import measure, table
-
-_ROOT = pathlib.Path(__file__).parents[1]
 _WARM = 3
 _LIMIT = 20.0  # Seconds that a warm start may take.
 _TIMEOUT = 900.0
@@ -43,17 +38,9 @@ def _first_step(folder, data_dir, run):
   """Seconds until the progress bar says that a step is done."""
   terminal, end = pty.openpty()  # A bar redraws itself on terminals alone.
   termios.tcsetwinsize(end, (24, 120))
-  variant = ':float32' if jax.default_backend() == 'cpu' else ''
   start = time.perf_counter()
   process = subprocess.Popen(
-    [
-      *(sys.executable, '-m', 'basisnet_jax.main'),
-      *(f'--config=configs/mnv3.py{variant}', f'--workdir={folder}/{run}'),
-      f'--config.data.data_dir={data_dir}',
-      *('--config.data.train_split=validation[:90%]', '--config.data.heldout_split='),
-      *('--config.data.eval_split=validation[90%:]', '--config.training.batch_size=32'),
-    ],
-    cwd=_ROOT,
+    ours.command('', f'{folder}/{run}', data_dir),
     env={**os.environ, 'JAX_COMPILATION_CACHE_DIR': f'{folder}/cache'},
     stdout=end,
     stderr=end,

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from basisnet_jax.inference import fixed
-from basisnet_jax.models import BasisNet
+from basisnet_jax.models import BasisNet, basisnet
 
 
 class StreamingPredictor:
@@ -24,7 +24,7 @@ class StreamingPredictor:
     specialist_device: jax.Device,
     depth: int = 2,
   ):
-    """Puts the variables onto both devices.
+    """Puts each stage's variables onto its device.
 
     Args:
       model: of two stages.
@@ -35,8 +35,9 @@ class StreamingPredictor:
     self._devices, self._depth = (lightweight_device, specialist_device), depth
     preview = functools.partial(model.apply, method='preview')
     specialize = functools.partial(model.apply, method='specialize')
-    self._preview = fixed.fix(preview, variables, lightweight_device)
-    self._specialize = fixed.fix(specialize, variables, specialist_device)
+    light, special = basisnet.of_stages(variables)
+    self._preview = fixed.fix(preview, light, lightweight_device)
+    self._specialize = fixed.fix(specialize, special, specialist_device)
 
   def __call__(self, frames: Iterable[np.ndarray]) -> Iterator[tuple[jax.Array, jax.Array]]:
     """Yields (first logits, final logits), `[b, classes]`, of each frame, in order.

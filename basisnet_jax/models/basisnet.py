@@ -107,6 +107,18 @@ class BasisNet(nn.Module):
     return Outputs(logits, final, coefficients)
 
 
+def of_stages(variables):
+  """The variables that `preview` needs and those that `specialize` needs."""
+
+  def choose(wanted):
+    return {
+      kind: {name: own for name, own in tree.items() if wanted(name)}
+      for kind, tree in variables.items()
+    }
+
+  return choose(lambda name: name != 'specialist'), choose(lambda name: name == 'specialist')
+
+
 def _logits_and_features(network, images, train):
   """Runs a plain network; its features are what its classifier read.
 

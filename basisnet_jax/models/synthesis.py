@@ -43,8 +43,7 @@ def synthesize(coefficients, bases, dtype=None):
   dtype = dtype or bases.dtype
   num_bases, *shape = bases.shape
   # Depthwise kernels are small, and XLA would do their sum again for every pixel.
-  depthwise = len(shape) == 4 and shape[-2] == 1
-  if coefficients.shape[0] == 1 and jax.default_backend() == 'cpu' and not depthwise:
+  if coefficients.shape[0] == 1 and jax.default_backend() == 'cpu' and not _are_depthwise(bases):
     c = coefficients[0].astype(jnp.float32)
     total = sum(c[k] * bases[k].astype(jnp.float32) for k in range(num_bases))
     return total.astype(dtype)[None]
@@ -200,10 +199,13 @@ def in_float16(params):
 
   def store(path, leaf):
     is_bases = getattr(path[-1], 'key', None) == 'bases'
-    depthwise = leaf.ndim == 5 and leaf.shape[-2] == 1
-    return leaf.astype(jnp.float16) if is_bases and not depthwise else leaf
+    return leaf.astype(jnp.float16) if is_bases and not _are_depthwise(leaf) else leaf
 
   return jax.tree_util.tree_map_with_path(store, params)
+
+
+def _are_depthwise(bases) -> bool:
+  return bases.ndim == 5 and bases.shape[-2] == 1
 
 
 def _called_below(root, context) -> str | None:

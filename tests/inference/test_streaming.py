@@ -7,6 +7,7 @@ import pytest
 import tiny
 
 from basisnet_jax.inference import streaming
+from basisnet_jax.models import basisnet
 
 FRAMES = 7
 
@@ -57,3 +58,12 @@ def test_no_more_frames_are_taken_than_may_be_under_way():
   next(answers)
   assert taken == [0, 1, 2, 3]
   assert len(list(answers)) == FRAMES - 2 and len(taken) == FRAMES
+
+
+def test_each_device_holds_the_weights_of_its_stage_alone():
+  _, variables, _ = example()
+  light, special = basisnet.of_stages(variables)
+  assert set(light['params']) == {'lightweight', 'coefficient_head'}
+  assert set(special['params']) == {'specialist'}
+  assert set(light['batch_stats']) == {'lightweight'}
+  assert set(special['batch_stats']) == {'specialist'}

@@ -1,10 +1,7 @@
 """Programs for machines that are not here: they are lowered for GPUs and TPUs on a CPU."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
-import ml_collections
 import pytest
 import tiny
 
@@ -30,7 +27,7 @@ def lowered(function, backend, *arguments):
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_training_step(backend, dtype):
-  config = ml_collections.ConfigDict(tiny.get_config())
+  config = tiny.get_config()
   config.model.dtype = dtype
   mesh = sharding.create_mesh(config.sharding.mesh)
   model, schedule = experiment.build_model(config), experiment.Schedule(config, 160)
@@ -46,7 +43,7 @@ def test_training_step(backend, dtype):
 def test_early_exit(backend):
   model, images = tiny.basisnet(), jnp.zeros((8, 8, 8, 3))
   variables = jax.eval_shape(model.init, jax.random.key(0), images)
-  predict = jax.jit(functools.partial(early_exit.make_predict(model, chunks=(4, 1))))
+  predict = jax.jit(early_exit.make_predict(model, chunks=(4, 1)))
   program = lowered(predict, backend, variables, images, 0.5)
   # One loop for each size of chunk, in the one program.
   assert program.count('stablehlo.while') == 2
