@@ -14,7 +14,7 @@ import sys
 
 from absl import app, flags, logging
 
-from basisnet_jax import command_line, errors, supervisor
+from basisnet_jax import command_line, environment, errors, supervisor
 from basisnet_jax.errors import MissingProcess, Preempted, UserError
 
 _MODE = flags.DEFINE_enum('mode', 'train', ['train', 'evaluate', 'cost', 'sweep'], 'What to do.')
@@ -54,6 +54,7 @@ def main(config) -> None:
   if _MODE.value not in ('cost', 'sweep'):
     from basisnet_jax import distributed
 
+    environment.compute_in_calling_thread()
     distributed.initialize(
       _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _TIMEOUT.value
     )
@@ -147,23 +148,9 @@ def _sweep(config, workdir):
   sys.exit(code)
 
 
-def _start_again_in_another_environment() -> None:
-  """Starts the process again, once, with what only the environment at the start can change.
-
-  Huge pages for glibc's malloc: XLA takes hundreds of MB for each step on CPU and gives them back;
-  mapping them in small pages costs as much as the step. UTF-8 for names of files and what is
-  printed, whatever the locale: TensorFlow takes no others.
-  """
-  tunables = os.environ.get('GLIBC_TUNABLES', '')
-  if sys.platform == 'linux' and 'glibc.malloc.hugetlb' not in tunables:
-    os.environ['PYTHONUTF8'] = '1'
-    os.environ['GLIBC_TUNABLES'] = ':'.join(filter(None, [tunables, 'glibc.malloc.hugetlb=1']))
-    os.execv(sys.executable, sys.orig_argv)
-
-
 def run() -> None:
   """The console's entry: mistakes of the user end in a sentence and exit code 2."""
-  _start_again_in_another_environment()
+  environment.start_again()
   gc.set_threshold(50_000)  # The libraries make a million objects, and all of them stay.
   try:
     app.run(main, flags_parser=command_line.parse_flags)

@@ -15,7 +15,6 @@ from basisnet_jax import command_line, models, sharding
 from basisnet_jax.inference import fixed
 from basisnet_jax.models import cost
 from basisnet_jax.training import experiment, learning
-from basisnet_jax.training import state as train_state
 
 _RECIPE = str(pathlib.Path(__file__).parents[1] / 'configs' / 'mnv3.py')
 BATCH = 32  # Of `command`, and its training images.
@@ -105,14 +104,8 @@ class TrainStep:
   def __init__(self, config: ml_collections.ConfigDict, batch: int, mesh=None):
     config.training.batch_size = batch
     mesh = mesh or sharding.create_mesh(config.sharding.mesh)
-    model, schedule = experiment.build_model(config), experiment.Schedule(config, _NUM_IMAGES)
-    optimizer = experiment.optimizer(config, model, experiment.learning_rate(config, schedule))
-    shapes = experiment.abstract_state(config, model, optimizer, mesh)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
-    step = learning.train_step(config, model, optimizer, schedule, mesh, shardings)
-    self._start = lambda: train_state.initialize(
-      experiment.state_factory(config, model, optimizer), shardings
-    )
+    training = learning.Training(config, mesh, _NUM_IMAGES)
+    self._start = training.fresh_state
     random, side = np.random.default_rng(0), config.model.resolution
     host = {
       'image': random.integers(0, 256, (batch, side, side, 3), np.uint8),
@@ -120,7 +113,7 @@ class TrainStep:
       'mask': np.ones(batch, np.float32),
     }
     (self._batch,) = sharding.to_device([host], mesh)
-    self.compiled = step.lower(shapes, self._batch).compile()
+    self.compiled = training.compiled_step().lower(training.state, self._batch).compile()
     self._state = None
 
   def __call__(self) -> None:

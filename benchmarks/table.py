@@ -11,7 +11,7 @@ import jax
 from matplotlib.figure import Figure
 import numpy as np
 
-from basisnet_jax import whole_file
+from basisnet_jax import environment, whole_file
 from basisnet_jax.evaluation import plots, report
 from benchmarks.measure import Spread, spread
 
@@ -73,7 +73,12 @@ def times(
 
 
 def main(
-  name: str, about: str, cases: Callable[..., Iterable[Row]], *, data_dir: bool = False
+  name: str,
+  about: str,
+  cases: Callable[..., Iterable[Row]],
+  *,
+  data_dir: bool = False,
+  asynchronous: bool = False,
 ) -> None:
   """Runs a benchmark from the command line: prints rows as they come, writes the files.
 
@@ -82,6 +87,7 @@ def main(
     about: the title.
     cases: makes the rows; it is given the seconds that each case may take.
     data_dir: whether it needs ImageNet: `cases` is given the folder, too.
+    asynchronous: whether CPU devices work in threads of their own, not as in training.
   """
   parser = argparse.ArgumentParser(prog=f'python -m benchmarks.{name}', description=about)
   parser.add_argument('--output', default='benchmarks/results', help='folder of the files')
@@ -89,6 +95,9 @@ def main(
   if data_dir:
     parser.add_argument('--data_dir', required=True, help='where TFDS has prepared imagenet2012')
   options = parser.parse_args()
+  environment.start_again()
+  if not asynchronous:
+    environment.compute_in_calling_thread()
   print(f'{about}\n{hardware()}', flush=True)
   rows, case = [], None
   for row in cases(options.seconds, *([options.data_dir] if data_dir else [])):

@@ -75,4 +75,6 @@ def _on_cores(cores, call):
 
 
 if __name__ == '__main__':
-  table.main('two_devices', 'Streaming on two devices, over the slower stage', cases)
+  table.main(
+    'two_devices', 'Streaming on two devices, over the slower stage', cases, asynchronous=True
+  )

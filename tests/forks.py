@@ -28,9 +28,12 @@ _LIBRARIES = [
   *('orbax.checkpoint', 'PIL.Image', 'safetensors.numpy', 'scipy.stats', 'sklearn.datasets'),
   *('tensorboard.plugins.hparams.api', 'tensorflow', 'tensorflow_datasets', 'tqdm'),
 ]
-# The program starts itself again without the first two; data/quiet_tensorflow.py sets the others.
+# The program starts itself again without the first two (basisnet_jax/environment.py);
+# data/quiet_tensorflow.py sets the others.
 _ENVIRONMENT = {
-  'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1',
+  'GLIBC_TUNABLES': ':'.join(
+    f'glibc.malloc.{name}' for name in ('hugetlb=1', 'mmap_max=0', f'trim_threshold={2**62}')
+  ),
   'PYTHONUTF8': '1',
   'TF_CPP_MIN_LOG_LEVEL': '2',
   'TF_ENABLE_ONEDNN_OPTS': '0',

@@ -71,13 +71,14 @@ class Cost(NamedTuple):
     return {**totals, 'layers': [layer._asdict() for layer in self.layers]}
 
 
-def count(model: nn.Module, resolution: int) -> Cost:
+def count(model: nn.Module, resolution: int, variables: Any = None) -> Cost:
   """Counts a BasisNet or any other Flax network on images `[resolution, resolution, 3]`.
 
   Nothing is computed: the network is traced, always in the plain form of its convolutions.
-  A scanned layer counts as often as it runs; a `while` loop counts once.
+  A scanned layer counts as often as it runs; a `while` loop counts once. `variables` are the
+  model's, or their shapes, where they are known already.
   """
-  variables = _variables(model, resolution)
+  variables = variables or _variables(model, resolution)
   params = _parameters(variables)
 
   elementwise = 0
@@ -92,7 +93,10 @@ def count(model: nn.Module, resolution: int) -> Cost:
     return {f'{name}/{path}'.rstrip('/'): row for path, row in operations.items()}
 
   def stage(name, network, resolution):
-    return under(name, operations_of(network, _variables(network, resolution), resolution))
+    own = {kind: tree.get(name, {}) for kind, tree in variables.items()}
+    if name != 'lightweight':
+      own = _plain(own, model.layers, model.num_bases)
+    return under(name, operations_of(network, own, resolution))
 
   def synthesis_of(name):
     bases = {path: params[f'{name}/{path}']['bases'] for path in model.layers}
@@ -145,6 +149,17 @@ def _variables(network, resolution):
   """Shapes of the network's variables."""
   rngs = {name: jax.random.key(0) for name in ('params', 'dropout')}
   return jax.eval_shape(lambda x: network.init(rngs, x, method=_call), _images(resolution))
+
+
+def _plain(variables, layers, num_bases):
+  """Shapes of a lifted network's variables as the network itself has them: one kernel a layer."""
+  params = traverse_util.flatten_dict(variables['params'], sep='/')
+  for layer in layers:
+    bases = params.pop(f'{layer}/bases')
+    shape = list(bases.shape)
+    shape.remove(num_bases)  # The first of that size; a scanned layer's length may come before.
+    params[f'{layer}/kernel'] = jax.ShapeDtypeStruct(tuple(shape), bases.dtype)
+  return {**variables, 'params': traverse_util.unflatten_dict(params, sep='/')}
 
 
 def _parameters(variables) -> dict[str, dict[str, tuple[int, ...]]]:

@@ -13,7 +13,6 @@ from basisnet_jax import sharding
 from basisnet_jax.errors import UserError
 from basisnet_jax.preflight.job import Check
 from basisnet_jax.training import experiment, learning
-from basisnet_jax.training import state as train_state
 
 _INPUT_SECONDS = 3.0  # So long the input is measured.
 _STEPS = 5  # So many steps are measured.
@@ -78,15 +77,8 @@ def _judge_data(job, found):
 def _take_steps(job):
   """The training's own step on random images, from its own first state."""
   c, mesh = job.config, job.mesh
-  model = experiment.build_model(c)
-  schedule = experiment.Schedule(c, experiment.num_images(job.dataset, c.data.train_split))
-  rate = experiment.learning_rate(c, schedule)
-  optimizer = experiment.optimizer(c, model, rate)
-  shapes = experiment.abstract_state(c, model, optimizer, mesh)
-  shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
-  state = train_state.initialize(experiment.state_factory(c, model, optimizer), shardings)
-  state = experiment.with_trained_weights(c, model, state)
-  step = learning.train_step(c, model, optimizer, schedule, mesh, shardings)
+  training = learning.Training(c, mesh, experiment.num_images(job.dataset, c.data.train_split))
+  state, step = training.fresh_state(), training.compiled_step()
   random = np.random.default_rng(job.process)
   size = c.training.batch_size // jax.process_count()
   # The largest images take the most memory.

@@ -57,7 +57,7 @@ class Evaluator:
     self._step = evaluate.make_eval_step(
       model, mesh, held, rule=config.early_exit.rule, exchange=exchange
     )
-    self.cost = cost_lib.count(model, config.model.resolution)
+    self.cost = cost_lib.count(model, config.model.resolution, state.eval_variables())
     self.final_stage = 'network' if self.cost.lightweight_madds is None else 'specialist'
     thresholds.check(self._goal, self.cost.lightweight_madds or 0)
 
@@ -233,7 +233,8 @@ def restore(
   if not epath.Path(folder).exists():
     return None
   update = experiment.optimizer(config, model, optax.constant_schedule(0.0))
-  like = experiment.abstract_state(config, model, update, mesh)
+  create = experiment.state_factory(config, model, update)
+  like = experiment.abstract_state(config, create, mesh)
   with checkpoints.Checkpoints(folder, keep=config.checkpoint.keep) as saved:
     return saved.restore(like)
 

@@ -297,12 +297,11 @@ def state_factory(
 
 
 def abstract_state(
-  config: ml_collections.ConfigDict, model: nn.Module, update, mesh: jax.sharding.Mesh
+  config: ml_collections.ConfigDict, create_state, mesh: jax.sharding.Mesh
 ) -> train_state.TrainState:
-  """Shapes, dtypes and shardings of the state."""
+  """Shapes, dtypes and shardings of the state that `state_factory`'s function makes."""
   rules = sharding.rules_of(config.sharding.preset, config.sharding.rules, mesh=mesh)
-  shapes = jax.eval_shape(state_factory(config, model, update))
-  return sharding.abstract(shapes, mesh, rules)
+  return sharding.abstract(jax.eval_shape(create_state), mesh, rules)
 
 
 def with_trained_weights(

@@ -108,38 +108,60 @@ def mixer(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh):
   )
 
 
-def train_step(
-  config: ml_collections.ConfigDict,
-  model: nn.Module,
-  update: optax.GradientTransformation,
-  schedule: experiment.Schedule,
-  mesh: jax.sharding.Mesh,
-  shardings: train_state.TrainState,
-  *,
-  skip_nonfinite: bool = False,
-):
-  """The recipe's compiled `step(state, batch)`; see `step.make_train_step`.
+class Training:
+  """What a recipe trains on a mesh: all of it but the images.
 
-  It is handed the teacher's variables, if there is a teacher, which no checkpoint holds.
-  `shardings` are the state's.
-
-  Raises:
-    UserError: what the recipe asks for does not fit, or the teacher cannot be read.
+  Attributes:
+    model: the network.
+    schedule: `experiment.Schedule`.
+    state: shapes, dtypes and shardings of what a step changes.
+    shardings: the last alone.
   """
-  teacher = teacher_lib.load(config, mesh)
-  step = step_lib.make_train_step(
-    objective(config, model, schedule, teacher),
-    update,
-    experiment.learning_rate(config, schedule),
-    seed=config.seed,
-    ema_decay=config.ema_decay,
-    accumulation=config.training.accumulation,
-    skip_nonfinite=skip_nonfinite,
-    mix=mixer(config, mesh),
-    gather=sharding.gather(mesh),
-  )
-  if teacher is None:
-    return step_lib.jit_train_step(step, mesh, shardings)
-  held = jax.tree.map(lambda leaf: leaf.sharding, teacher.variables)
-  compiled = step_lib.jit_train_step(step, mesh, shardings, held)
-  return lambda state, batch: compiled(state, batch, teacher.variables)
+
+  def __init__(self, config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh, num_train: int):
+    """`num_train` is the number of training images."""
+    self._config, self._mesh = config, mesh
+    self.model = experiment.build_model(config)
+    self.schedule = experiment.Schedule(config, num_train)
+    self._rate = experiment.learning_rate(config, self.schedule)
+    self._optimizer = experiment.optimizer(config, self.model, self._rate)
+    # One function for its shapes and its values: JAX traces it once.
+    self._create_state = experiment.state_factory(config, self.model, self._optimizer)
+    self.state = experiment.abstract_state(config, self._create_state, mesh)
+    self.shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state)
+
+  def fresh_state(self) -> train_state.TrainState:
+    """The state at step 0, with the weights of the recipe's files, if it names any.
+
+    Raises:
+      UserError: a file cannot be read or does not fit, or no stage takes it.
+    """
+    state = train_state.initialize(self._create_state, self.shardings)
+    return experiment.with_trained_weights(self._config, self.model, state)
+
+  def compiled_step(self, *, skip_nonfinite: bool = False):
+    """`step(state, batch)`, to be compiled when it is called; see `step.make_train_step`.
+
+    It is handed the teacher's variables, if there is a teacher, which no checkpoint holds.
+
+    Raises:
+      UserError: what the recipe asks for does not fit, or the teacher cannot be read.
+    """
+    config, mesh = self._config, self._mesh
+    teacher = teacher_lib.load(config, mesh)
+    step = step_lib.make_train_step(
+      objective(config, self.model, self.schedule, teacher),
+      self._optimizer,
+      self._rate,
+      seed=config.seed,
+      ema_decay=config.ema_decay,
+      accumulation=config.training.accumulation,
+      skip_nonfinite=skip_nonfinite,
+      mix=mixer(config, mesh),
+      gather=sharding.gather(mesh),
+    )
+    if teacher is None:
+      return step_lib.jit_train_step(step, mesh, self.shardings)
+    held = jax.tree.map(lambda leaf: leaf.sharding, teacher.variables)
+    compiled = step_lib.jit_train_step(step, mesh, self.shardings, held)
+    return lambda state, batch: compiled(state, batch, teacher.variables)

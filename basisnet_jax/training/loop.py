@@ -16,7 +16,6 @@ from basisnet_jax.evaluation import files, report
 from basisnet_jax.models import cost as cost_lib
 from basisnet_jax.training import checkpoints, diagnosis, experiment, learning, workdir_lock
 from basisnet_jax.training import evaluator as evaluator_lib
-from basisnet_jax.training import state as train_state
 from basisnet_jax.training.progress import Progress
 from basisnet_jax.training.telemetry import Telemetry
 from basisnet_jax.training.watchdog import Watchdog
@@ -50,13 +49,9 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
   mesh = sharding.create_mesh(config.sharding.mesh)
   dataset = experiment.open_dataset(config)
   experiment.check_classes(config, dataset)
-  model = experiment.build_model(config)
-  schedule = experiment.Schedule(config, experiment.num_images(dataset, config.data.train_split))
-  rate = experiment.learning_rate(config, schedule)
-  optimizer = experiment.optimizer(config, model, rate)
-  wanted = experiment.abstract_state(config, model, optimizer, mesh)
-  shardings = jax.tree.map(lambda leaf: leaf.sharding, wanted)
-  evaluator = evaluator_lib.Evaluator(config, model, dataset, mesh, wanted)
+  num_train = experiment.num_images(dataset, config.data.train_split)
+  training = learning.Training(config, mesh, num_train)
+  evaluator = evaluator_lib.Evaluator(config, training.model, dataset, mesh, training.state)
   more_parts = f', or set config.training.accumulation={2 * config.training.accumulation}'
   with (
     diagnosis.out_of_memory('config.training.batch_size', config.training.batch_size, more_parts),
@@ -79,26 +74,17 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
       )
       report.write_json(os.path.join(workdir, 'cost.json'), evaluator.cost.as_dict())
       print(cost_lib.table(evaluator.cost))
-      print(_layout(mesh, wanted))
+      print(_layout(mesh, training.state))
     telemetry = stack.enter_context(Telemetry(workdir, enabled=first_host))
-    state = latest.restore(wanted)
+    state = latest.restore(training.state)
     if state is None:
-      state = train_state.initialize(experiment.state_factory(config, model, optimizer), shardings)
-      state = experiment.with_trained_weights(config, model, state)
+      state = training.fresh_state()
       telemetry.text(0, {'config': json.dumps(config.to_dict(), indent=2)})
       telemetry.hparams(config)
-    train_step = learning.train_step(
-      config,
-      model,
-      optimizer,
-      schedule,
-      mesh,
-      shardings,
-      skip_nonfinite=config.training.nonfinite == 'skip',
-    )
+    train_step = training.compiled_step(skip_nonfinite=config.training.nonfinite == 'skip')
 
-    start, total = int(state.step), schedule.total_steps
-    evaluate_every = max(1, schedule.steps(config.evaluation.every_epochs))
+    start, total = int(state.step), training.schedule.total_steps
+    evaluate_every = max(1, training.schedule.steps(config.evaluation.every_epochs))
     batches = sharding.to_device(experiment.train_batches(config, dataset, mesh, start), mesh)
     progress = stack.enter_context(
       Progress(total, start, config.training.batch_size, enabled=first_host)

@@ -221,7 +221,8 @@ def test_state_of_the_imagenet_recipe_takes_an_eighth_of_the_memory_on_eight_dev
   mesh = sharding.create_mesh(config.sharding.mesh)
   model = experiment.build_model(config)
   update = experiment.optimizer(config, model, optax.constant_schedule(0.1))
-  state = experiment.abstract_state(config, model, update, mesh)
+  create = experiment.state_factory(config, model, update)
+  state = experiment.abstract_state(config, create, mesh)
   held = sharding.bytes_per_device(state)
   whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
   assert whole / 8 < held < 1.03 * whole / 8

@@ -7,7 +7,7 @@ import tiny
 
 from basisnet_jax import sharding
 from basisnet_jax.inference import early_exit
-from basisnet_jax.training import experiment, learning
+from basisnet_jax.training import learning
 
 PLATFORMS = {'gpu': 'cuda', 'tpu': 'tpu'}
 
@@ -30,13 +30,9 @@ def test_training_step(backend, dtype):
   config = tiny.get_config()
   config.model.dtype = dtype
   mesh = sharding.create_mesh(config.sharding.mesh)
-  model, schedule = experiment.build_model(config), experiment.Schedule(config, 160)
-  optimizer = experiment.optimizer(config, model, experiment.learning_rate(config, schedule))
-  shapes = experiment.abstract_state(config, model, optimizer, mesh)
-  shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
-  step = learning.train_step(config, model, optimizer, schedule, mesh, shardings)
+  training = learning.Training(config, mesh, 160)
   (batch,) = sharding.to_device([tiny.batch(16, resolution=16)], mesh)
-  program = lowered(step, backend, shapes, batch)
+  program = lowered(training.compiled_step(), backend, training.state, batch)
   assert 'stablehlo.convolution' in program and 'stablehlo.while' not in program
 
 
