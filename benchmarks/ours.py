@@ -113,7 +113,7 @@ class TrainStep:
       'mask': np.ones(batch, np.float32),
     }
     (self._batch,) = sharding.to_device([host], mesh)
-    self.compiled = training.compiled_step().lower(training.state, self._batch).compile()
+    self.compiled = training.step().compile(training.state, self._batch)
     self._state = None
 
   def __call__(self) -> None:

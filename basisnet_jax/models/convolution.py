@@ -10,6 +10,8 @@ Which form runs (measured on 2 CPU cores, against the plain XLA convolution):
   depthwise      shift, multiply, add over the p * q taps, with its own gradient: 8-20x
                  faster on CPU. Accelerators have good shared-kernel depthwise convolutions;
                  there only per-image kernels take this form.
+  3x3 of 3 channels, on CPU: shift, multiply, add over taps and channels, too (a network's first
+                 layer): 2-3x faster.
   other, shared  `lax.conv_general_dilated`.
   other, per image  patches by slicing and one batched matrix product. Neither this nor the
                  other per-image forms need communication when the batch is sharded.
@@ -18,11 +20,15 @@ Which form runs (measured on 2 CPU cores, against the plain XLA convolution):
 import contextlib
 import contextvars
 import functools
+import math
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 
+# Products for each number of the output up to which a dense convolution runs by shifts on CPU:
+# 3x3 taps of the three channels of an image.
+_FEW_PRODUCTS = 27
 FORMS = ('auto', 'plain', 'shift')
 _form = contextvars.ContextVar('form', default='auto')
 
@@ -77,6 +83,10 @@ def convolve(x, kernel, *, strides=(1, 1), padding='SAME', dilation=(1, 1), grou
   if depthwise and (per_image or _form.get() == 'shift' or jax.default_backend() == 'cpu'):
     kernels = kernel[..., 0, :] if per_image else kernel[None, ..., 0, :]
     return depthwise_by_shifts(_pad(x, pads), kernels, tuple(strides))
+  few = groups == 1 and math.prod(kernel.shape[-4:-1]) <= _FEW_PRODUCTS
+  if few and jax.default_backend() == 'cpu':
+    kernels = kernel if per_image else kernel[None]
+    return few_channels_by_shifts(_pad(x, pads), kernels, tuple(strides), tuple(dilation))
   if per_image:
     return _by_patches(_pad(x, pads), kernel, strides, dilation, groups)
   return _plain(x, kernel, strides, pads, dilation, groups)
@@ -255,4 +265,46 @@ def _kernel_gradient_by_rows(x, dy, taps, strides):
   return jnp.stack([total.sum(2) for total in sums], axis=2)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def few_channels_by_shifts(x, kernel, strides, dilation):
+  """Convolution as shift, multiply, add over taps and input channels, summed in float32.
+
+  For the first layer, whose images have three channels: on CPU 2-3 times faster than XLA's.
+
+  Args:
+    x: images, padded already, `[b, h, w, i]`.
+    kernel: `[b, p, q, i, o]`, or `[1, p, q, i, o]` to share one.
+    strides: steps of the window, pixels (rows, columns).
+    dilation: distance between taps, pixels (rows, columns).
+
+  Returns:
+    `[b, h', w', o]`.
+  """
+  y, own = 0.0, kernel.astype(jnp.float32)[:, None, None]
+  for p, q, window in _taps(x, kernel.shape[1:3], strides, dilation):
+    for i in range(x.shape[-1]):
+      y += window[..., i : i + 1].astype(jnp.float32) * own[..., p, q, i, :]
+  return y.astype(x.dtype)
+
+
+def _few_channels_forward(x, kernel, strides, dilation):
+  return few_channels_by_shifts(x, kernel, strides, dilation), (x, kernel)
+
+
+def _few_channels_backward(strides, dilation, residuals, dy):
+  x, kernel = residuals
+  shared = kernel.shape[0] == 1
+
+  def patches(x):
+    seen = jnp.concatenate([s for _, _, s in _taps(x, kernel.shape[1:3], strides, dilation)], -1)
+    return seen.reshape(1 if shared else x.shape[0], -1, seen.shape[-1])
+
+  seen, spread = jax.vjp(patches, x)
+  dy = dy.reshape(*seen.shape[:2], -1)
+  dkernel = jnp.einsum('bni,bno->bio', seen, dy).reshape(kernel.shape)
+  flat = kernel.reshape(kernel.shape[0], seen.shape[-1], -1)
+  return *spread(dy @ flat.mT), dkernel
+
+
+few_channels_by_shifts.defvjp(_few_channels_forward, _few_channels_backward)
 depthwise_by_shifts.defvjp(_depthwise_forward, _depthwise_backward)

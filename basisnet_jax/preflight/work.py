@@ -78,7 +78,7 @@ def _take_steps(job):
   """The training's own step on random images, from its own first state."""
   c, mesh = job.config, job.mesh
   training = learning.Training(c, mesh, experiment.num_images(job.dataset, c.data.train_split))
-  state, step = training.fresh_state(), training.compiled_step()
+  state, step = training.fresh_state(), training.step()
   random = np.random.default_rng(job.process)
   size = c.training.batch_size // jax.process_count()
   # The largest images take the most memory.

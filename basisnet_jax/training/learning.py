@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import functools
+from typing import Any, NamedTuple
 
 from flax import linen as nn
 import jax
@@ -139,10 +140,8 @@ class Training:
     state = train_state.initialize(self._create_state, self.shardings)
     return experiment.with_trained_weights(self._config, self.model, state)
 
-  def compiled_step(self, *, skip_nonfinite: bool = False):
-    """`step(state, batch)`, to be compiled when it is called; see `step.make_train_step`.
-
-    It is handed the teacher's variables, if there is a teacher, which no checkpoint holds.
+  def step(self, *, skip_nonfinite: bool = False) -> 'Step':
+    """The step of the recipe; see `step.make_train_step`.
 
     Raises:
       UserError: what the recipe asks for does not fit, or the teacher cannot be read.
@@ -161,7 +160,26 @@ class Training:
       gather=sharding.gather(mesh),
     )
     if teacher is None:
-      return step_lib.jit_train_step(step, mesh, self.shardings)
+      return Step(step_lib.jit_train_step(step, mesh, self.shardings))
     held = jax.tree.map(lambda leaf: leaf.sharding, teacher.variables)
-    compiled = step_lib.jit_train_step(step, mesh, self.shardings, held)
-    return lambda state, batch: compiled(state, batch, teacher.variables)
+    jitted = step_lib.jit_train_step(step, mesh, self.shardings, held)
+    return Step(jitted, (teacher.variables,))
+
+
+class Step(NamedTuple):
+  """A training step, `step(state, batch)`, that is compiled when it first sees such a batch.
+
+  Attributes:
+    jitted: the function for `jax.jit`'s own methods.
+    held: what it takes after state and batch: the teacher's variables, which no checkpoint holds.
+  """
+
+  jitted: Any
+  held: tuple = ()
+
+  def __call__(self, state, batch):
+    return self.jitted(state, batch, *self.held)
+
+  def compile(self, state, batch) -> jax.stages.Compiled:
+    """For a state and a batch or their shapes; calls find it afterwards."""
+    return self.jitted.lower(state, batch, *self.held).compile()

@@ -1,6 +1,8 @@
 """The training loop."""
 
+from concurrent import futures
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -77,15 +79,26 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
       print(_layout(mesh, training.state))
     telemetry = stack.enter_context(Telemetry(workdir, enabled=first_host))
     state = latest.restore(training.state)
-    if state is None:
-      state = training.fresh_state()
+    fresh, start = state is None, 0 if state is None else int(state.step)
+    train_step = training.step(skip_nonfinite=config.training.nonfinite == 'skip')
+    batches = sharding.to_device(experiment.train_batches(config, dataset, mesh, start), mesh)
+
+    def first_batch():
+      batch = next(batches)
+      train_step.compile(training.state, batch)
+      return batch
+
+    # Python does one thing at a time, but the compiler, the disk and the devices do not wait.
+    with futures.ThreadPoolExecutor(1) as beside:
+      first = beside.submit(first_batch)
+      state = training.fresh_state() if fresh else state
+      batches = itertools.chain([first.result()], batches)
+    if fresh:
       telemetry.text(0, {'config': json.dumps(config.to_dict(), indent=2)})
       telemetry.hparams(config)
-    train_step = training.compiled_step(skip_nonfinite=config.training.nonfinite == 'skip')
 
-    start, total = int(state.step), training.schedule.total_steps
+    total = training.schedule.total_steps
     evaluate_every = max(1, training.schedule.steps(config.evaluation.every_epochs))
-    batches = sharding.to_device(experiment.train_batches(config, dataset, mesh, start), mesh)
     progress = stack.enter_context(
       Progress(total, start, config.training.batch_size, enabled=first_host)
     )

@@ -32,7 +32,7 @@ def test_training_step(backend, dtype):
   mesh = sharding.create_mesh(config.sharding.mesh)
   training = learning.Training(config, mesh, 160)
   (batch,) = sharding.to_device([tiny.batch(16, resolution=16)], mesh)
-  program = lowered(training.compiled_step(), backend, training.state, batch)
+  program = lowered(training.step().jitted, backend, training.state, batch)
   assert 'stablehlo.convolution' in program and 'stablehlo.while' not in program
 
 
