@@ -151,7 +151,7 @@ def _sweep(config, workdir):
 def run() -> None:
   """The console's entry: mistakes of the user end in a sentence and exit code 2."""
   environment.start_again()
-  gc.set_threshold(50_000)  # The libraries make a million objects, and all of them stay.
+  gc.set_threshold(500_000)  # The libraries make a million objects, and all of them stay.
   try:
     app.run(main, flags_parser=command_line.parse_flags)
   except UserError as error:

@@ -151,10 +151,11 @@ def resize(
       # Antialiasing changes nothing where the image grows.
       antialiased = lambda: tf.image.resize(image, size, method=method, antialias=True)  # noqa: E731
       result = tf.cond(tf.reduce_all(height_and_width <= resolution), plain, antialiased)
+      result = tf.clip_by_value(result, 0.0, 255.0)  # Cubics overshoot.
     else:
       area = lambda: tf.image.resize(image, size, method='area')  # noqa: E731
       result = tf.cond(tf.reduce_all(height_and_width >= resolution), area, plain)
-    return tf.cast(tf.clip_by_value(result, 0.0, 255.0) + 0.5, tf.uint8)  # Cubics overshoot.
+    return tf.cast(result + 0.5, tf.uint8)
 
   fits = tf.reduce_all(height_and_width == resolution)
   return tf.ensure_shape(tf.cond(fits, lambda: image, resized), [*size, 3])
