@@ -305,17 +305,20 @@ def _few_channels_forward(x, kernel, strides, dilation):
 
 def _few_channels_backward(strides, dilation, residuals, dy):
   x, kernel = residuals
-  shared = kernel.shape[0] == 1
+  dy = dy.reshape(x.shape[0], -1, dy.shape[-1])
 
   def patches(x):
-    seen = jnp.concatenate([s for _, _, s in _taps(x, kernel.shape[1:3], strides, dilation)], -1)
-    return seen.reshape(1 if shared else x.shape[0], -1, seen.shape[-1])
+    # What each number of the kernel sees, [b, p q i, h' w']: with the positions last, twice as fast.
+    windows = (window for _, _, window in _taps(x, kernel.shape[1:3], strides, dilation))
+    seen = [window[..., i] for window in windows for i in range(x.shape[-1])]
+    return jnp.stack(seen, axis=1).reshape(x.shape[0], len(seen), -1)
 
   seen, spread = jax.vjp(patches, x)
-  dy = dy.reshape(*seen.shape[:2], -1)
-  dkernel = jnp.einsum('bni,bno->bio', seen, dy).reshape(kernel.shape)
-  flat = kernel.reshape(kernel.shape[0], seen.shape[-1], -1)
-  return *spread(dy @ flat.mT), dkernel
+  dkernel = (seen @ dy).reshape(x.shape[0], *kernel.shape[1:])
+  if kernel.shape[0] == 1:
+    dkernel = dkernel.sum(0, keepdims=True)
+  (dx,) = spread(kernel.reshape(kernel.shape[0], seen.shape[1], -1) @ dy.mT)
+  return dx, dkernel
 
 
 few_channels_by_shifts.defvjp(_few_channels_forward, _few_channels_backward)
