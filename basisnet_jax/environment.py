@@ -26,11 +26,12 @@ def start_again() -> None:
     os.execv(sys.executable, sys.orig_argv)
 
 
-def compute_in_calling_thread() -> None:
-  """Lets what runs on one CPU device run in the thread that calls it; before JAX is used.
+def dispatch_in_calling_thread() -> None:
+  """Lets what runs on one CPU device start in the thread that calls it; before JAX is used.
 
-  Only the main thread's heap keeps large blocks (`start_again`), and there is nothing to do beside
-  a step that uses all cores. Several devices, and accelerators, are not concerned.
+  It takes its memory there, and only the main thread's heap keeps large blocks (`start_again`).
+  Nothing is lost: beside a step that uses all cores there is nothing to do. Several devices, and
+  accelerators, are not concerned.
   """
   import jax
 

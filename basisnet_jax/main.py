@@ -54,7 +54,7 @@ def main(config) -> None:
   if _MODE.value not in ('cost', 'sweep'):
     from basisnet_jax import distributed
 
-    environment.compute_in_calling_thread()
+    environment.dispatch_in_calling_thread()
     distributed.initialize(
       _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _TIMEOUT.value
     )

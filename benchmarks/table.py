@@ -97,7 +97,7 @@ def main(
   options = parser.parse_args()
   environment.start_again()
   if not asynchronous:
-    environment.compute_in_calling_thread()
+    environment.dispatch_in_calling_thread()
   print(f'{about}\n{hardware()}', flush=True)
   rows, case = [], None
   for row in cases(options.seconds, *([options.data_dir] if data_dir else [])):

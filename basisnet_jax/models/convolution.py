@@ -308,7 +308,7 @@ def _few_channels_backward(strides, dilation, residuals, dy):
   dy = dy.reshape(x.shape[0], -1, dy.shape[-1])
 
   def patches(x):
-    # What each number of the kernel sees, [b, p q i, h' w']: with the positions last, twice as fast.
+    # What each number of the kernel sees, [b, p q i, h' w']: faster than with positions first.
     windows = (window for _, _, window in _taps(x, kernel.shape[1:3], strides, dilation))
     seen = [window[..., i] for window in windows for i in range(x.shape[-1])]
     return jnp.stack(seen, axis=1).reshape(x.shape[0], len(seen), -1)

@@ -41,7 +41,7 @@ def test_more_than_one_comparison_of_a_candidate_has_a_row_each():
 
 def run(monkeypatch, tmp_path, cases, *flags, **options):
   monkeypatch.setattr(sys, 'argv', ['bench', f'--output={tmp_path}', *flags])
-  for name in ('start_again', 'compute_in_calling_thread'):  # They are for a process of its own.
+  for name in ('start_again', 'dispatch_in_calling_thread'):  # They are for a process of its own.
     monkeypatch.setattr(table.environment, name, lambda: None)
   table.main('example', 'About it', cases, **options)
 
