@@ -82,21 +82,6 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
     fresh, start = state is None, 0 if state is None else int(state.step)
     train_step = training.step(skip_nonfinite=config.training.nonfinite == 'skip')
     batches = sharding.to_device(experiment.train_batches(config, dataset, mesh, start), mesh)
-
-    def first_batch():
-      batch = next(batches)
-      train_step.compile(training.state, batch)
-      return batch
-
-    # Python does one thing at a time, but the compiler, the disk and the devices do not wait.
-    with futures.ThreadPoolExecutor(1) as beside:
-      first = beside.submit(first_batch)
-      state = training.fresh_state() if fresh else state
-      batches = itertools.chain([first.result()], batches)
-    if fresh:
-      telemetry.text(0, {'config': json.dumps(config.to_dict(), indent=2)})
-      telemetry.hparams(config)
-
     total = training.schedule.total_steps
     evaluate_every = max(1, training.schedule.steps(config.evaluation.every_epochs))
     progress = stack.enter_context(
@@ -104,6 +89,22 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
     )
     preemption = stack.enter_context(distributed.Preemption())
     watchdog = stack.enter_context(Watchdog(config.training.stall_timeout))
+    watchdog.beat(f'the images of step {start + 1}, or its program')
+
+    def first_batch():
+      first = list(itertools.islice(batches, int(start < total)))
+      for batch in first:
+        train_step.compile(training.state, batch)
+      return first
+
+    # Python does one thing at a time, but the compiler, the disk and the devices do not wait.
+    with futures.ThreadPoolExecutor(1) as beside:
+      first = beside.submit(first_batch)
+      state = training.fresh_state() if fresh else state
+    batches = itertools.chain(first.result(), batches)
+    if fresh:
+      telemetry.text(0, {'config': json.dumps(config.to_dict(), indent=2)})
+      telemetry.hparams(config)
     window = Window()
 
     def not_finite(step):
