@@ -5,7 +5,7 @@ optimizer's state) is whole on every device unless rules split it: `(regular exp
 path, axes)` in order, of which the first that is found in a path counts.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 import functools
 import math
 import re
@@ -63,6 +63,17 @@ def create_mesh(axes: Iterable[tuple[str, int]] = (('data', -1),), devices=None)
 def replicated(mesh: Mesh) -> NamedSharding:
   """Every device holds all of it."""
   return NamedSharding(mesh, P())
+
+
+def inside(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
+  """`function`, to be jitted, where kernels that XLA cannot split see the mesh to be split by."""
+
+  @functools.wraps(function)
+  def traced(*arguments):
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+      return function(*arguments)
+
+  return traced
 
 
 def over_data(mesh: Mesh) -> NamedSharding:

@@ -89,7 +89,7 @@ def test_tensorflow_is_imported_for_data_and_lazily_for_event_files():
       'matplotlib',
       {f'evaluation/plots{name}.py' for name in ('', '_calibration', '_coefficients', '_rows')},
     ),
-    ('scipy', {'evaluation/risk_control.py'}),
+    ('scipy', {'evaluation/risk_control.py', 'training/mixing.py'}),
     ('sklearn', {'data/digits.py'}),
     ('absl.flags', {'main.py', 'command_line.py'}),
     ('absl.app', {'main.py'}),

@@ -67,6 +67,7 @@ def make_eval_step(
 
   whole, split = sharding.replicated(mesh), sharding.over_data(mesh)
   held = whole if shardings is None else shardings
+  step = sharding.inside(mesh, step)
   return jax.jit(step, in_shardings=(held, split, whole), out_shardings=(split, whole))
 
 

@@ -8,8 +8,8 @@ Which form runs (measured on 2 CPU cores, against the plain XLA convolution):
   1x1            a matrix product; for per-image kernels it costs what a shared one costs,
                  where `vmap` of a convolution is 4-7x slower.
   depthwise      shift, multiply, add over the p * q taps, with its own gradient: 8-20x
-                 faster on CPU. Accelerators have good shared-kernel depthwise convolutions;
-                 there only per-image kernels take this form.
+                 faster on CPU. GPUs have kernels of their own for it (`depthwise_pallas`);
+                 on TPUs only per-image kernels take this form.
   3x3 of 3 channels, on CPU: shift, multiply, add over taps and channels, too (a network's first
                  layer): 2-3x faster.
   other, shared  `lax.conv_general_dilated`.
@@ -27,10 +27,12 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from basisnet_jax.models import depthwise_pallas
+
 # Products for each number of the output up to which a dense convolution runs by shifts on CPU:
 # 3x3 taps of the three channels of an image.
 _FEW_PRODUCTS = 27
-FORMS = ('auto', 'plain', 'shift')
+FORMS = ('auto', 'plain', 'shift', 'pallas')
 _form = contextvars.ContextVar('form', default='auto')
 
 
@@ -39,7 +41,8 @@ def form(name: str):
   """Chooses the form of shared-kernel convolutions that are traced inside.
 
   'auto' is the fastest on this backend, 'plain' is always `lax.conv_general_dilated`
-  (to count operations), 'shift' always shifts depthwise kernels.
+  (to count operations), 'shift' always shifts depthwise kernels (as programs must that are read
+  elsewhere), and 'pallas' is the GPUs' form of them, interpreted where there is none (for tests).
   """
   if name not in FORMS:
     raise ValueError(f'form is one of {FORMS}, not {name!r}')
@@ -81,9 +84,13 @@ def convolve(x, kernel, *, strides=(1, 1), padding='SAME', dilation=(1, 1), grou
     y = product(x.reshape(*lead, -1, x.shape[-1]), kernel[..., 0, 0, :, :])
     return y.reshape(*x.shape[:-1], -1)
   depthwise = groups == x.shape[-1] == kernel.shape[-1] and tuple(dilation) == (1, 1)
-  if depthwise and (per_image or _form.get() == 'shift' or jax.default_backend() == 'cpu'):
+  if depthwise:
     kernels = kernel[..., 0, :] if per_image else kernel[None, ..., 0, :]
-    return depthwise_by_shifts(_pad(x, pads), kernels, tuple(strides))
+    kind = _form.get()
+    if kind == 'pallas' or kind == 'auto' and depthwise_pallas.suit_the_device():
+      return depthwise_pallas.depthwise(x, kernels, tuple(strides), tuple(pads))
+    if per_image or kind == 'shift' or jax.default_backend() == 'cpu':
+      return depthwise_by_shifts(_pad(x, pads), kernels, tuple(strides))
   few = groups == 1 and math.prod(kernel.shape[-4:-1]) <= _FEW_PRODUCTS
   if few and jax.default_backend() == 'cpu':
     kernels = kernel if per_image else kernel[None]

@@ -16,7 +16,7 @@ def resize(images, size: int):
   """Images `[b, h, w, c]`, bilinear, to `size` x `size` pixels; those of that size stay."""
   if images.shape[1:3] == (size, size):
     return images
-  if jax.default_backend() == 'cpu':
+  if jax.default_backend() != 'tpu':  # Which gathers slowly.
     return _resize_axis(_resize_axis(images, size, 1), size, 2)
   return jax.image.resize(images, (images.shape[0], size, size, images.shape[-1]), 'bilinear')
 
@@ -24,8 +24,8 @@ def resize(images, size: int):
 def _resize_axis(images, size, axis):
   """What `jax.image.resize` does to one axis, from the few pixels that matter to each.
 
-  That multiplies with a matrix of all pixels to all: on CPU three times slower, and a quarter of
-  the time of a small network for one image.
+  That multiplies with a matrix of all pixels to all: on CPU three times slower, a quarter of the
+  time of a small network for one image; on an H200 half a millisecond for 128 of them.
   """
   scale = images.shape[axis] / size
   reach = max(scale, 1)  # Shrinking averages over all that a pixel covers.

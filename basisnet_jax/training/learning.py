@@ -105,7 +105,6 @@ def mixer(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh):
     mixup=t.mixup,
     cutmix=t.cutmix,
     cutmix_share=t.cutmix_share,
-    replicate=sharding.gather(mesh),
   )
 
 

@@ -8,8 +8,12 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from scipy import special
 
 from basisnet_jax.training.objective import Batch
+
+_QUANTILES = 4097
 
 
 def make_mixer(
@@ -18,7 +22,6 @@ def make_mixer(
   mixup: float,
   cutmix: float,
   cutmix_share: float,
-  replicate: Callable[[jax.Array], jax.Array] = lambda x: x,
 ) -> Callable[[Batch, jax.Array], Batch]:
   """Returns `mix(batch, key) -> batch`; `b` must be even, on each device.
 
@@ -32,7 +35,6 @@ def make_mixer(
     cutmix: alpha; a box of the neighbour's that covers Beta(alpha, alpha) of an image before the
       border cuts it replaces the image there. 0: no CutMix.
     cutmix_share: of the images that get CutMix, where both are on; the others get mixup.
-    replicate: makes an array whole on every device.
   """
 
   def mix(batch, key):
@@ -40,16 +42,12 @@ def make_mixer(
     labels, mask = batch['label'], batch['mask']
     choice_key, mixup_key, cutmix_key = jax.random.split(key, 3)
 
-    def ratios(key, alpha):
-      # Small, and drawn by a loop that XLA could not split: each device draws all of them.
-      return replicate(jax.random.beta(key, alpha, alpha, labels.shape))
-
     kept = 1.0  # How much of a pixel is the image's own, broadcastable to [b, h, w].
     if mixup:
-      kept = ratios(mixup_key, mixup)[:, None, None]
+      kept = _beta(mixup_key, mixup, labels.shape)[:, None, None]
     if cutmix:
       ratio_key, centre_key = jax.random.split(cutmix_key)
-      boxed = _outside_box(centre_key, ratios(ratio_key, cutmix), *images.shape[1:3])
+      boxed = _outside_box(centre_key, _beta(ratio_key, cutmix, labels.shape), *images.shape[1:3])
       share = cutmix_share if mixup else 1.0
       chosen = jax.random.uniform(choice_key, labels.shape) < share
       kept = jnp.where(chosen[:, None, None], boxed, kept)
@@ -71,6 +69,20 @@ def make_mixer(
 def neighbours(x):
   """Swaps rows 0 and 1, 2 and 3, ... of an array `[b, ...]`."""
   return x.reshape(-1, 2, *x.shape[1:])[:, ::-1].reshape(x.shape)
+
+
+def _beta(key, alpha, shape):
+  """Beta(alpha, alpha), by its quantiles and lines between them.
+
+  `jax.random.beta` draws until it accepts, and at each draw a GPU waits for its host.
+  """
+  quantiles = jnp.asarray(
+    special.betaincinv(alpha, alpha, np.linspace(0, 1, _QUANTILES)), 'float32'
+  )
+  place = jax.random.uniform(key, shape, maxval=_QUANTILES - 1)
+  below = jnp.minimum(place.astype(jnp.int32), _QUANTILES - 2)
+  low, high = quantiles[below], quantiles[below + 1]
+  return low + (place - below) * (high - low)
 
 
 def _outside_box(key, ratio, height, width):

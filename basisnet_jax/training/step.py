@@ -120,4 +120,5 @@ def jit_train_step(step, mesh, shardings=None, teacher=None):
   whole, split = sharding.replicated(mesh), sharding.over_data(mesh)
   state = whole if shardings is None else shardings
   held = (state, split) if teacher is None else (state, split, teacher)
+  step = sharding.inside(mesh, step)
   return jax.jit(step, in_shardings=held, out_shardings=(state, whole), donate_argnums=0)

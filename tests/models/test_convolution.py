@@ -7,8 +7,10 @@ from jax import lax
 from jax.extend import core
 import jax.numpy as jnp
 import numpy as np
+from programs import collectives
 import pytest
 
+from basisnet_jax import sharding
 from basisnet_jax.models import convolution
 
 ASYMMETRIC = ((2, 1), (0, 3))
@@ -140,11 +142,48 @@ def test_shared_kernels_equal_the_convolution_in_every_form(case, form):
   assert_same(case, *arrays(case, per_image=False), form)
 
 
+@pytest.mark.parametrize('case', [DEPTHWISE[i] for i in (0, 3, 6, 7, 8, 10)], ids=str)
+def test_kernels_for_gpus_equal_the_convolution(case):
+  assert_same(case, *arrays(case, per_image=True), 'pallas')
+
+
+@pytest.mark.parametrize('case', DEPTHWISE[1:4:2], ids=str)
+def test_kernels_for_gpus_equal_the_convolution_with_a_shared_kernel(case):
+  assert_same(case, *arrays(case, per_image=False), 'pallas')
+
+
+@pytest.mark.parametrize('size', [(1, 1), (15, 3), (2, 70)], ids=str)
+def test_kernels_for_gpus_equal_the_convolution_in_several_tiles(size):
+  case = ((3, 3), (1, 1), size, 'SAME', (1, 1), 150, 150, 150)
+  assert_same(case, *arrays(case, per_image=True, batch=2), 'pallas')
+
+
 @pytest.mark.parametrize('per_image', [False, True])
+def test_kernels_for_gpus_stay_on_their_devices(per_image):
+  case, mesh = DEPTHWISE[3], sharding.create_mesh()
+  x, w = arrays(case, per_image, batch=16)
+  split, whole = sharding.over_data(mesh), sharding.replicated(mesh)
+
+  def run(x, w):
+    with convolution.form('pallas'):
+      y, back = jax.vjp(functools.partial(ours, case), x, w)
+      return y, *back(y)
+
+  of_kernel = split if per_image else whole
+  placed = {'in_shardings': (split, of_kernel), 'out_shardings': (split, split, of_kernel)}
+  program = jax.jit(sharding.inside(mesh, run), **placed).lower(x, w).compile()
+  # A shared kernel's gradient is a sum over all images.
+  assert collectives(program.as_text()) == (set() if per_image else {'all-reduce'})
+  for found, expected in zip(program(x, w), jax.jit(run)(x, w), strict=True):
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('per_image', [False, True])
+@pytest.mark.parametrize('form', ['auto', 'pallas'])
 @pytest.mark.parametrize('case', [POINTWISE[0], DEPTHWISE[3], DENSE[1]], ids=str)
-def test_bfloat16_stays_bfloat16_and_near_float32(case, per_image):
+def test_bfloat16_stays_bfloat16_and_near_float32(case, form, per_image):
   x, w = (jnp.asarray(a, jnp.bfloat16) for a in arrays(case, per_image))
-  y, dx, dw = values_and_gradients(functools.partial(ours, case), x, w)
+  y, dx, dw = values_and_gradients(functools.partial(ours, case), x, w, form)
   assert y.dtype == dx.dtype == dw.dtype == jnp.bfloat16
   expected = judge(case, x.astype(jnp.float32), w.astype(jnp.float32))
   np.testing.assert_allclose(y.astype(jnp.float32), expected, rtol=0.01, atol=0.02)

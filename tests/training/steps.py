@@ -1,7 +1,5 @@
 """A training step of the tiny networks, and what tests look at of it."""
 
-import re
-
 import jax.numpy as jnp
 import optax
 
@@ -54,9 +52,3 @@ def averaged(state):
 
 def values(metrics):
   return {key: float(value) for key, value in metrics.compute().items()}
-
-
-def collectives(text):
-  """The kinds of communication in a compiled program."""
-  kinds = 'all-gather|all-reduce|all-to-all|reduce-scatter|collective-[a-z]+|ragged-all-to-all'
-  return set(re.findall(rf'({kinds})(?:-start|-done)?\(', text))

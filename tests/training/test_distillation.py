@@ -6,8 +6,9 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+from programs import collectives
 import pytest
-from steps import BATCH, collectives, new_step, optimizer, values
+from steps import BATCH, new_step, optimizer, values
 import tiny
 
 from basisnet_jax import sharding
@@ -91,7 +92,7 @@ def test_split_step_with_a_teacher_computes_what_one_device_does(model, monkeypa
   held = jax.tree.map(lambda leaf: leaf.sharding, like)
   teacher_held = sharding.of_tree(teacher, mesh, sharding.PRESETS['fsdp'])
   gather = sharding.gather(mesh)
-  step = new(mix=mix(replicate=gather), gather=gather)
+  step = new(mix=mix(), gather=gather)
   step = step_lib.jit_train_step(step, mesh, held, teacher_held)
   placed = jax.device_put(teacher, teacher_held)
   (on_mesh,) = sharding.to_device([batch], mesh)

@@ -4,13 +4,14 @@ import functools
 
 import jax
 import numpy as np
+from programs import collectives
 import pytest
-from steps import collectives
+import scipy.stats
 
 from basisnet_jax import sharding
 from basisnet_jax.training import mixing
 
-CLASSES, SIZE = 10, 512
+CLASSES, SIZE = 10, 4096
 KEY = jax.random.key(0)
 BOTH = {'mixup': 1.0, 'cutmix': 1.0, 'cutmix_share': 0.25}
 
@@ -47,8 +48,15 @@ def test_mixup_blends_images_as_it_blends_targets():
   expected = share * images + (1 - share) * images[np.arange(SIZE) ^ 1]
   np.testing.assert_allclose(after['image'], expected, rtol=1e-4, atol=1e-3)
   # Beta(0.4, 0.4): mean 1/2, variance 1 / (4 * (2 * 0.4 + 1)).
-  assert own.mean() == pytest.approx(0.5, abs=0.06)
-  assert own.var() == pytest.approx(1 / 7.2, rel=0.15)
+  assert own.mean() == pytest.approx(0.5, abs=0.02)
+  assert own.var() == pytest.approx(1 / 7.2, rel=0.05)
+
+
+@pytest.mark.parametrize('alpha', [0.2, 1.0, 8.0])
+def test_mixups_ratios_are_betas(alpha):
+  own = own_shares(*mixed(mixup=alpha))
+  own = np.delete(own, 6)
+  assert scipy.stats.kstest(own, scipy.stats.beta(alpha, alpha).cdf).pvalue > 0.01
 
 
 def test_cutmix_puts_a_box_of_the_neighbour_in_and_counts_its_pixels():
@@ -65,8 +73,16 @@ def test_cutmix_puts_a_box_of_the_neighbour_in_and_counts_its_pixels():
   np.testing.assert_array_equal(inside, boxes)
   heights, widths = inside.any(2).sum(1), inside.any(1).sum(1)
   assert {*range(6)} <= {*heights} and {*range(9)} <= {*widths}
-  # The border cuts boxes, but every pixel's turn comes.
-  assert np.all(inside.mean(0) > 0.1)
+  # How often a box about any centre covers a pixel, over all shares, which are uniform.
+  shares = (np.arange(1000) + 0.5) / 1000
+
+  def covered(size):
+    half = np.floor(size * np.sqrt(1 - shares)).astype(int)[:, None, None] // 2
+    distance = np.arange(size)[:, None] - np.arange(size)
+    return ((distance >= -half) & (distance < half)).mean(2)
+
+  expected = (covered(8)[:, :, None] * covered(12)[:, None]).mean(0)
+  np.testing.assert_allclose(inside.mean(0), expected, atol=0.025)  # Four standard deviations.
 
 
 def test_label_is_the_larger_parts():
@@ -96,7 +112,7 @@ def test_broken_image_mixes_with_nothing(options):
 def test_devices_mix_what_one_does_and_exchange_nothing():
   mesh = sharding.create_mesh()
   split, whole = sharding.over_data(mesh), sharding.replicated(mesh)
-  mix = mixing.make_mixer(CLASSES, **BOTH, replicate=sharding.gather(mesh))
+  mix = mixing.make_mixer(CLASSES, **BOTH)
   before, expected = mixed(**BOTH)
   program = jax.jit(mix, in_shardings=(split, whole), out_shardings=split)
   program = program.lower(before, KEY).compile()

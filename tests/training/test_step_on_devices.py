@@ -6,8 +6,9 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+from programs import collectives
 import pytest
-from steps import BATCH, collectives, new_step, optimizer
+from steps import BATCH, new_step, optimizer
 import tiny
 
 from basisnet_jax import models, sharding
