@@ -10,7 +10,8 @@ import subprocess
 import sys
 
 NAMES = (
-  'network', 'layer', 'early_exit', 'two_devices', 'memory', 'growth', 'input', 'loop', 'startup',
+  'network', 'layer', 'early_exit', 'two_devices', 'memory', 'growth', 'roofline', 'input', 'loop',
+  'startup',
 )  # fmt: skip
 _NEED_DATA = ('input', 'loop', 'startup')
 

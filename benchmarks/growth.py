@@ -7,9 +7,7 @@ into all-reduces are read from the compiled program. Nothing of these is timed.
 """
 
 from collections.abc import Iterator
-import math
 import os
-import re
 
 if __name__ == '__main__':
   os.environ['XLA_FLAGS'] = (
@@ -19,14 +17,13 @@ if __name__ == '__main__':
 import jax  # noqa: E402
 
 from basisnet_jax import sharding  # noqa: E402
-from benchmarks import measure, ours, table  # noqa: E402
+from benchmarks import hlo, measure, ours, table  # noqa: E402
 
 _BASES = (1, 2, 4, 8, 16, 32, 64)
 _BATCHES = (1, 4, 16, 64)
 _RESOLUTIONS = (128, 160, 192, 224, 288)
 _DEVICES = (1, 2, 4, 8)
 _PER_DEVICE = 4
-_BYTES = {'f32': 4, 'bf16': 2, 'f16': 2, 's32': 4, 'u32': 4, 'pred': 1, 'u8': 1, 's8': 1}
 
 
 def cases(seconds: float) -> Iterator[table.Row]:
@@ -72,7 +69,7 @@ def _devices():
     compiled = ours.TrainStep(ours.recipe(), count * _PER_DEVICE, mesh).compiled
     found[count] = {
       'operations': (compiled.cost_analysis()['flops'] / 1e9, 'GFLOP'),
-      'all-reduced': (reduced_bytes(compiled.as_text()) / 1e6, 'MB'),
+      'all-reduced': (hlo.reduced_bytes(compiled.as_text()) / 1e6, 'MB'),
     }
   for what in found[counts[0]]:
     for count in counts:
@@ -93,16 +90,6 @@ def _devices():
         unit,
         **ratio,
       )
-
-
-def reduced_bytes(program: str) -> int:
-  """Bytes that one device puts into the all-reduces of an HLO program."""
-  total = 0
-  for line in program.splitlines():
-    found = re.search(r'= (.*?) all-reduce(?:-start)?\(', line)
-    for dtype, sizes in re.findall(r'(\w+)\[([\d,]*)\]', found[1] if found else ''):
-      total += _BYTES[dtype] * math.prod(int(size) for size in sizes.split(',') if size)
-  return total
 
 
 if __name__ == '__main__':

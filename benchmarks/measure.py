@@ -9,6 +9,7 @@ import numpy as np
 
 _LEAST_SAMPLE = 0.05  # Seconds; shorter calls are repeated, or the clock would be in the result.
 _LEAST_ROUNDS = 7
+_HOPELESS = 20  # Times as long as the fastest.
 
 
 class Spread(NamedTuple):
@@ -33,16 +34,20 @@ def interleaved(
   Args:
     candidates: {name: function that returns when its work is done}. Each is called twice first, to
       compile and to warm up.
-    seconds: to spend on all of them; there are at least seven rounds, whatever it takes.
+    seconds: to spend on all of them; there are at least seven rounds, whatever it takes. Only who
+      takes longer than that alone, and twenty times as long as the fastest, is timed once.
 
   Returns:
     {name: seconds of a call, `[rounds]`}; samples with the same index are of the same round.
   """
-  repeats = {}
+  took = {}
   for name, call in candidates.items():
     call()
-    repeats[name] = max(1, round(_LEAST_SAMPLE / _timed(call, 1)))
-  samples, order = {name: [] for name in candidates}, list(candidates)
+    took[name] = _timed(call, 1)
+  limit = max(seconds, _HOPELESS * min(took.values()))
+  order = [name for name in candidates if took[name] <= limit]
+  repeats = {name: max(1, round(_LEAST_SAMPLE / took[name])) for name in order}
+  samples = {name: [] for name in order}
   shuffle, end = random.Random(0).shuffle, time.perf_counter() + seconds
   while len(samples[order[0]]) < _LEAST_ROUNDS or time.perf_counter() < end:
     shuffle(order)
@@ -50,7 +55,8 @@ def interleaved(
       if repeats[name] > 1:
         candidates[name]()  # Its data are in the caches again, as when nobody else runs.
       samples[name].append(_timed(candidates[name], repeats[name]))
-  return {name: np.array(values) for name, values in samples.items()}
+  rounds = len(samples[order[0]])
+  return {name: np.array(samples.get(name, [took[name]] * rounds)) for name in candidates}
 
 
 def _timed(call, repeats):

@@ -1,14 +1,15 @@
 """The same layers and networks in PyTorch, which is an extra: `pip install .[bench]`.
 
 PyTorch is imported when it is needed. Its networks are torchvision's, with random weights, and run
-channels last on CPU; 'grouped' is the usual trick for kernels per image: the batch becomes groups
-of one large grouped convolution.
+channels last where JAX does: on CPU in float32, on a GPU in mixed bfloat16. 'grouped' is
+the usual trick for kernels per image: the batch becomes groups of one large grouped convolution.
 """
 
 from collections.abc import Callable
 import importlib.util
 from typing import Any
 
+import jax
 import numpy as np
 
 STATIC = 'PyTorch, static'
@@ -49,7 +50,7 @@ def grouped_convolution(
   b, p, q, inputs, outputs = kernels.shape
 
   def tensor(array):
-    return torch.from_numpy(np.ascontiguousarray(array)).to(getattr(torch, dtype))
+    return torch.from_numpy(np.ascontiguousarray(array)).to(_device(), getattr(torch, dtype))
 
   x = tensor(images.transpose(0, 3, 1, 2)).reshape(1, -1, *images.shape[1:3])
   kernel = tensor(kernels.transpose(0, 4, 3, 1, 2)).reshape(b * outputs, inputs, p, q)
@@ -63,16 +64,16 @@ def grouped_convolution(
   x.requires_grad_()
   kernel.requires_grad_()
   dy = torch.ones_like(forward())
-  return lambda: torch.autograd.grad(forward(), (x, kernel), dy)
+  return _waiting(lambda: torch.autograd.grad(forward(), (x, kernel), dy))
 
 
 def inference(batch: int) -> dict[str, Call]:
   """MobileNetV3-Large, static and with a kernel per image, at 224 pixels."""
   import torch
 
-  x = torch.randn(batch, 3, 224, 224).to(memory_format=torch.channels_last)
-  static, two_stages = _static().eval(), _two_stages().eval()
-  with torch.inference_mode():
+  x = _images(batch)
+  static, two_stages = _static().eval(), _two_stages().to(_device()).eval()
+  with torch.inference_mode(), _mixed_precision():
     _, coefficients = two_stages.preview(x)
   calls = {
     STATIC: _without_gradients(lambda: static(x)),
@@ -80,27 +81,28 @@ def inference(batch: int) -> dict[str, Call]:
     BOTH: _without_gradients(lambda: two_stages(x)),
   }
   run = torch.compile(static)
-  compiled = _without_gradients(lambda: run(x))
-  try:
-    compiled()
-  except Exception as error:  # It needs a C++ compiler.
-    print(f'No compiled PyTorch: {" ".join(str(error).split())[:100]}')
-  else:
-    calls[COMPILED] = compiled
-  return calls
+  return calls | _if_it_compiles(_without_gradients(lambda: run(x)))
 
 
 def training(batch: int) -> dict[str, Call]:
   """A step of RMSProp with an average of the parameters, as the recipe has."""
-  return {STATIC: _training_step(_static(), batch), BOTH: _training_step(_two_stages(), batch)}
+  import torch
+
+  static, two_stages = _static(), _two_stages().to(_device())
+  calls = {STATIC: _training_step(static, static, batch)}
+  calls[BOTH] = _training_step(two_stages, two_stages, batch)
+  if _device() == 'cpu':  # There it compiles for minutes.
+    return calls
+  static = _static()
+  return calls | _if_it_compiles(_training_step(static, torch.compile(static), batch))
 
 
-def _training_step(network, batch):
+def _training_step(network, run, batch):
+  """`run` is `network`, or that compiled."""
   import torch
 
   network.train()
-  x = torch.randn(batch, 3, 224, 224).to(memory_format=torch.channels_last)
-  labels = torch.randint(1000, (batch,))
+  x, labels = _images(batch), torch.randint(1000, (batch,), device=_device())
   params = list(network.parameters())
   average = [p.detach().clone() for p in params]
   optimizer = torch.optim.RMSprop(params, 1e-4, 0.9, 1e-3, 1e-5, 0.9, foreach=True)
@@ -108,23 +110,63 @@ def _training_step(network, batch):
 
   def step():
     optimizer.zero_grad()
-    outputs = network(x)
-    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    sum(cross_entropy(logits, labels) for logits in outputs).backward()
+    with _mixed_precision():
+      outputs = run(x)
+      outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+      loss = sum(cross_entropy(logits, labels) for logits in outputs)
+    loss.backward()
     optimizer.step()
     torch._foreach_lerp_(average, [p.detach() for p in params], 1e-4)
 
-  return step
+  return _waiting(step)
+
+
+def _if_it_compiles(call):
+  try:
+    call()
+  except Exception as error:  # It needs a C++ compiler.
+    print(f'No compiled PyTorch: {" ".join(str(error).split())[:100]}')
+    return {}
+  return {COMPILED: call}
+
+
+def _device():
+  return 'cuda' if jax.default_backend() == 'gpu' else 'cpu'
+
+
+def _images(batch):
+  import torch
+
+  return torch.randn(batch, 3, 224, 224, device=_device()).to(memory_format=torch.channels_last)
+
+
+def _mixed_precision():
+  import torch
+
+  return torch.autocast(_device(), torch.bfloat16, enabled=_device() == 'cuda')
+
+
+def _waiting(run):
+  """A call that returns when its work is done, as on CPU every call does."""
+  import torch
+
+  def call():
+    result = run()
+    if _device() == 'cuda':
+      torch.cuda.synchronize()
+    return result
+
+  return call
 
 
 def _without_gradients(run):
   import torch
 
   def call():
-    with torch.inference_mode():
+    with torch.inference_mode(), _mixed_precision():
       return run()
 
-  return call
+  return _waiting(call)
 
 
 def _static():
@@ -132,7 +174,7 @@ def _static():
   import torchvision
 
   network = torchvision.models.mobilenet_v3_large()
-  return network.to(memory_format=torch.channels_last)
+  return network.to(_device(), memory_format=torch.channels_last)
 
 
 def _two_stages():

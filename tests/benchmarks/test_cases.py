@@ -7,7 +7,18 @@ import pytest
 import tiny
 
 from basisnet_jax.training import experiment
-from benchmarks import early_exit, growth, layer, memory, network, ours, peers, two_devices
+from benchmarks import (
+  early_exit,
+  growth,
+  hlo,
+  layer,
+  memory,
+  network,
+  ours,
+  peers,
+  roofline,
+  two_devices,
+)
 
 SECONDS = 0.01
 
@@ -102,8 +113,8 @@ def test_bytes_of_all_reduces_are_read_from_the_program():
   x = jax.device_put(jnp.ones((16, 100)), rows)
   y = jax.device_put(jnp.ones((16, 7), jnp.int32), rows)
   program = total.lower(x, y).compile().as_text()
-  assert growth.reduced_bytes(program) == 4 * 107
-  assert growth.reduced_bytes('') == 0
+  assert hlo.reduced_bytes(program) == 4 * 107
+  assert hlo.reduced_bytes('') == 0
 
 
 def test_layer(monkeypatch):
@@ -119,3 +130,34 @@ def test_layer(monkeypatch):
   assert names(rows, forward) >= {'shared kernel', 'ours', 'lax.map', 'vmap'}
   backward = forward.replace('forward', 'forward and backward')
   assert 'vmap' not in names(rows, backward)
+
+
+def test_moved_bytes_are_of_operands_and_results():
+  x = jnp.ones((64, 32))
+
+  def moved(function, *arguments):
+    return hlo.moved_bytes(jax.jit(function).lower(*arguments).compile().as_text())
+
+  assert moved(lambda x: x + 1, x) == 2 * x.nbytes
+  # Two that are fused into one.
+  assert moved(lambda x, y: jnp.exp(x) * y, x, x) == 3 * x.nbytes
+  assert moved(lambda x: (x @ x.T).astype(jnp.float16), x) >= x.nbytes + 64 * 64 * 2
+
+
+def test_roofline(monkeypatch):
+  monkeypatch.setattr(roofline, '_SIDE_ON_CPU', 256)
+  monkeypatch.setattr(roofline, '_BATCHES_ON_CPU', (8,))
+  rows = {row.name: row for row in roofline.cases(SECONDS)}
+  products, copied = rows['product of 256 x 256'].value, rows['copy of 2 MB'].value
+  for name in ('static', 'BasisNet'):
+    own = {key.removeprefix(f'{name}: '): row for key, row in rows.items() if name in key}
+    needs, moves = own['needs'].value.median, own['moves'].value.median
+    # Each image forward once, and twice as much backward.
+    assert needs == 6 * 8 * ours.madds(ours.recipe('large' if name == 'static' else '')) / 1e9
+    took = own[name].value.median / 1e3
+    assert own['MFU'].value.median == pytest.approx(100 * needs / took / products.median, rel=0.5)
+    (least,) = [row for key, row in own.items() if key.startswith('roofline')]
+    assert least.value.median / 1e3 == pytest.approx(
+      max(moves / copied.median, needs / products.median)
+    )
+    assert least.ratio.median == pytest.approx(least.value.median / 1e3 / took, rel=0.5)

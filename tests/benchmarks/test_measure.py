@@ -41,5 +41,22 @@ def test_there_are_seven_rounds_whatever_it_takes(clock):
   assert len(measure.interleaved({'slow': call}, seconds=1.0)['slow']) == 7
 
 
+def test_who_is_hopelessly_slow_is_timed_once(clock):
+  calls = []
+
+  def candidate(name, seconds):
+    def call():
+      calls.append(name)
+      clock[0] += seconds
+
+    return call
+
+  slow = {'slow': candidate('slow', 50.0), 'fast': candidate('fast', 0.5)}
+  found = measure.interleaved(slow, seconds=10.0)
+  assert calls.count('slow') == 2  # The first compiles.
+  np.testing.assert_allclose(found['slow'], [50.0] * len(found['fast']))
+  assert list(found) == ['slow', 'fast'] and len(found['fast']) >= 7
+
+
 def test_spread_is_median_and_quartiles():
   assert measure.spread(range(101)) == (50.0, 25.0, 75.0)
