@@ -11,13 +11,18 @@ import functools
 
 import jax
 
-from basisnet_jax.models import synthesis
+from basisnet_jax.inference import storage
 from benchmarks import measure, ours, peers, table
 
 _BATCHES = (1, 32)
 _TRAINING_BATCH, _TRAINING_BATCH_OF_ACCELERATORS = 32, 128
 STATIC, SPECIALIST, BOTH = 'static', 'BasisNet, specialist', 'BasisNet, both stages'
-_HALF = ', bases stored in float16'  # For one image at a time.
+# For one image at a time.
+_STORED = {
+  ', bases stored in float16': storage.in_float16,
+  ', bases stored in int8': storage.in_int8,
+}
+_SMALLEST = ', bases stored in int8'
 _PEERS = {'CondConv, K = 8': 'condconv', 'Dynamic Convolution, K = 4': 'dynamic_convolution'}
 
 
@@ -29,7 +34,8 @@ def cases(seconds: float) -> Iterator[table.Row]:
 
 def _inference(seconds):
   model, held = ours.basisnet(ours.recipe())
-  basisnet, half = ours.Stages(model, held), ours.Stages(model, synthesis.in_float16(held))
+  basisnet = ours.Stages(model, held)
+  stored = {name: ours.Stages(model, store(held)) for name, store in _STORED.items()}
   static = ours.network(ours.recipe('large'))
   others = {name: ours.network(ours.recipe(variant)) for name, variant in _PEERS.items()}
   madds = ours.madds(ours.recipe()) / ours.madds(ours.recipe('large'))
@@ -43,14 +49,15 @@ def _inference(seconds):
       BOTH: lambda x=x: basisnet.both(x),
     } | {name: functools.partial(run, x) for name, run in others.items()}
     if batch == 1:
-      runs[SPECIALIST + _HALF] = lambda x=x, c=coefficients: half.specialize(x, c)
-      runs[BOTH + _HALF] = lambda x=x: half.both(x)
+      for name, own in stored.items():
+        runs[SPECIALIST + name] = lambda own=own, x=x, c=coefficients: own.specialize(x, c)
+        runs[BOTH + name] = lambda own=own, x=x: own.both(x)
     calls = {name: _waiting(run) for name, run in runs.items()}
     if peers.torch_is_there():
       calls |= peers.inference(batch)
     asked = {
-      (SPECIALIST + _HALF, STATIC): 'at most 1.3',
-      (BOTH + _HALF, STATIC): f'at most {1.15 * madds:.3f}',
+      (SPECIALIST + _SMALLEST, STATIC): 'at most 1.3',
+      (BOTH + _SMALLEST, STATIC): f'at most {1.15 * madds:.3f}',
       (peers.STATIC, STATIC): 'at least 1.5',
       (peers.COMPILED, STATIC): 'at least 1.5',
       (peers.SPECIALIST, SPECIALIST): 'at least 2',

@@ -190,20 +190,6 @@ def correlated(params, correlation: float):
   return jax.tree_util.tree_map_with_path(correlate, params) if correlation else params
 
 
-def in_float16(params):
-  """Parameters for one image at a time on CPU, whose synthesis waits for the bases to be read.
-
-  Their bases are stored in float16 (depthwise ones excepted), relative error 2^-11; the sum and all
-  else stays in float32. Batches of more than one image convert them anew each time: slower.
-  """
-
-  def store(path, leaf):
-    is_bases = getattr(path[-1], 'key', None) == 'bases'
-    return leaf.astype(jnp.float16) if is_bases and not _are_depthwise(leaf) else leaf
-
-  return jax.tree_util.tree_map_with_path(store, params)
-
-
 def _are_depthwise(bases) -> bool:
   return bases.ndim == 5 and bases.shape[-2] == 1
 
@@ -226,6 +212,8 @@ def _run_lifted(module, x, coefficients):
   shape = _kernel_shape(module, x.shape)
   num_bases = coefficients.shape[-1]
   bases = module.param('bases', _init_bases(module), (num_bases, *shape), module.param_dtype)
+  if module.has_variable('params', 'scales'):  # Of `inference.storage`.
+    coefficients = coefficients * module.get_variable('params', 'scales')
   bias = None
   if module.use_bias:
     bias = module.param('bias', module.bias_init, shape[_num_inputs(module) :], module.param_dtype)

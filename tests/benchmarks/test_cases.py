@@ -51,7 +51,7 @@ def test_network(monkeypatch):
   rows = list(network.cases(SECONDS))
   assert all(row.value.median > 0 for row in rows)
   own = {'static', 'BasisNet, specialist', 'BasisNet, both stages'}
-  half = {'BasisNet, specialist, bases stored in float16'}
+  half = {f'BasisNet, specialist, bases stored in {dtype}' for dtype in ('float16', 'int8')}
   assert own | half <= names(rows, 'inference, batch 1,')
   assert own <= names(rows, 'inference, batch 3,') and not half & names(rows, 'batch 3,')
   assert {'static', 'BasisNet, both stages'} <= names(rows, 'training step')

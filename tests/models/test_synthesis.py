@@ -47,27 +47,6 @@ def test_one_images_kernel_is_the_one_that_it_has_in_a_batch(kernel):
   np.testing.assert_allclose(sum(of_bases), both[2], atol=1e-5)
 
 
-def test_bases_in_float16_change_the_kernels_by_their_rounding_alone():
-  bases = {
-    'pointwise': {'conv': {'bases': normal(0, (4, 1, 1, 5, 7))}},
-    'depthwise': {'conv': {'bases': normal(1, (4, 3, 3, 1, 7))}},
-    'dense': {'bases': normal(2, (4, 5, 7)), 'bias': normal(3, (7,))},
-  }
-  half = synthesis.in_float16(bases)
-  assert {str(leaf.dtype) for leaf in jax.tree.leaves(half['depthwise'])} == {'float32'}
-  assert half['dense']['bias'].dtype == jnp.float32
-  coefficients = jax.nn.softmax(normal(4, (1, 4)))
-  for full, stored in (
-    (bases['pointwise']['conv'], half['pointwise']['conv']),
-    (bases['dense'], half['dense']),
-  ):
-    assert stored['bases'].dtype == jnp.float16
-    wanted = synthesis.synthesize(coefficients, full['bases'])
-    found = synthesis.synthesize(coefficients, stored['bases'], jnp.float32)
-    assert found.dtype == jnp.float32
-    np.testing.assert_allclose(found, wanted, atol=2.0**-11 * np.abs(full['bases']).max())
-
-
 @pytest.mark.parametrize('kernel', [(1, 1, 5, 7), (5, 7)], ids=str)
 def test_mixing_outputs_equals_blending_kernels_in_values_and_gradients(kernel):
   is_conv = len(kernel) == 4
