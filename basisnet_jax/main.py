@@ -3,6 +3,7 @@
 Modes:
   train     trains and evaluates; continues a run that was interrupted.
   evaluate  evaluates a workdir's checkpoint; needs nothing but --workdir.
+  predict   answers for images, with a workdir's checkpoint: a table.
   cost      counts multiply-adds and parameters; needs neither data nor workdir.
   sweep     trains a grid of recipes times seeds, and collects a table.
 """
@@ -17,7 +18,9 @@ from absl import app, flags, logging
 from basisnet_jax import command_line, environment, errors, supervisor
 from basisnet_jax.errors import MissingProcess, Preempted, UserError
 
-_MODE = flags.DEFINE_enum('mode', 'train', ['train', 'evaluate', 'cost', 'sweep'], 'What to do.')
+_MODE = flags.DEFINE_enum(
+  'mode', 'train', ['train', 'evaluate', 'predict', 'cost', 'sweep'], 'What to do.'
+)
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'The folder of the run; runs/ and the name of the recipe by default.'
 )
@@ -28,7 +31,23 @@ _NETWORKS = flags.DEFINE_list(
   'published of them.',
 )
 _OUTPUT = flags.DEFINE_string(
-  'output', None, 'Where --mode=cost writes its JSON; cost.json in the workdir by default.'
+  'output',
+  None,
+  'Where --mode=cost writes its JSON (cost.json in the workdir by default), and --mode=predict its '
+  'table, .csv or .jsonl (the terminal by default).',
+)
+_IMAGES = flags.DEFINE_string(
+  'images', None, "For --mode=predict: a folder, a pattern such as 'photos/*.jpg', or a file."
+)
+_TOP_K = flags.DEFINE_integer('top_k', 5, 'For --mode=predict: labels of each image.', 1)
+_THRESHOLD = flags.DEFINE_float(
+  'threshold', None, 'For --mode=predict: confidence at which images exit, instead of the chosen.'
+)
+_AVERAGE_MADDS = flags.DEFINE_float(
+  'average_madds', None, 'For --mode=predict: millions that an image may cost on average.'
+)
+_MAX_LATENCY = flags.DEFINE_float(
+  'max_latency', None, 'For --mode=predict: milliseconds that an image may take on average, alone.'
 )
 _SEEDS = flags.DEFINE_list('seeds', None, "For --mode=sweep: instead of the sweep's own, '3,4,5'.")
 _COORDINATOR = flags.DEFINE_string(
@@ -51,14 +70,20 @@ def main(config) -> None:
   if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.WARNING)  # Orbax tells of its every step.
   workdir = _WORKDIR.value or os.path.join('runs', config.name)
-  if _MODE.value not in ('cost', 'sweep'):
+  if _MODE.value not in ('cost', 'sweep', 'predict'):
     from basisnet_jax import distributed
 
     environment.dispatch_in_calling_thread()
     distributed.initialize(
       _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _TIMEOUT.value
     )
-  modes = {'train': _train, 'evaluate': _evaluate, 'cost': _cost, 'sweep': _sweep}
+  modes = {
+    'train': _train,
+    'evaluate': _evaluate,
+    'predict': _predict,
+    'cost': _cost,
+    'sweep': _sweep,
+  }
   with errors.of_the_disk(workdir):
     modes[_MODE.value](config, workdir)
 
@@ -84,6 +109,23 @@ def _evaluate(config, workdir):
   from basisnet_jax.training import evaluator
 
   evaluator.evaluate_workdir(config, workdir)
+
+
+def _predict(config, workdir):
+  from basisnet_jax import predict
+
+  if not _IMAGES.value:
+    raise UserError('--mode=predict needs --images: a folder, a pattern, or a file.')
+  predict.predict_files(
+    workdir,
+    _IMAGES.value,
+    _OUTPUT.value,
+    checkpoint=config.evaluation.checkpoint,
+    top_k=_TOP_K.value,
+    threshold=_THRESHOLD.value,
+    average_madds=_AVERAGE_MADDS.value,
+    max_latency=_MAX_LATENCY.value,
+  )
 
 
 def _cost(config, workdir):

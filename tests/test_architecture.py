@@ -47,11 +47,11 @@ def test_imports_are_found_wherever_they_stand():
 @pytest.mark.parametrize(
   'room, may_import_it',
   [
-    ('models', {'models', 'evaluation', 'inference', 'training', 'main.py'}),
+    ('models', {'models', 'evaluation', 'inference', 'training', 'main.py', 'predict.py'}),
     ('data', {'data', 'training'}),
-    ('evaluation', {'evaluation', 'inference', 'sweep', 'training', 'main.py'}),
-    ('inference', {'inference'}),
-    ('training', {'training', 'preflight', 'sweep', 'main.py'}),
+    ('evaluation', {'evaluation', 'inference', 'sweep', 'training', 'main.py', 'predict.py'}),
+    ('inference', {'inference', 'predict.py'}),
+    ('training', {'training', 'preflight', 'sweep', 'main.py', 'predict.py'}),
     ('sweep', {'sweep', 'command_line.py', 'main.py'}),
     ('preflight', {'preflight'}),
     ('base_config', {'command_line.py', 'config.py'}),
@@ -104,7 +104,7 @@ def test_a_config_dict_is_seen_by_entry_points_alone():
     'base_config.py', 'command_line.py', 'config.py', 'saved_config.py',
     'preflight/job.py', 'preflight/table.py',
     'training/evaluator.py', 'training/experiment.py', 'training/learning.py', 'training/loop.py',
-    'training/teacher.py',
+    'training/teacher.py', 'training/trained.py',
   }  # fmt: skip
 
 

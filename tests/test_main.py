@@ -13,7 +13,9 @@ import forks
 import jax
 import numpy as np
 from orbax import checkpoint as ocp
+from PIL import Image
 import pytest
+from sklearn.datasets import load_digits
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -179,6 +181,30 @@ TINY = [
   '--config.training.steps=80',
   '--config.evaluation.every_epochs=0.6',
 ]
+
+
+def test_prediction_needs_nothing_but_the_workdir(short, tmp_path):
+  digits = load_digits()
+  for i in range(5):
+    pixels = np.uint8(255 / 16 * digits.images[i])
+    Image.fromarray(pixels).resize((16, 16)).save(tmp_path / f'{i}.png')
+  (tmp_path / 'no.jpg').write_text('no image')
+  output, workdir = tmp_path / 'tables' / 'out.jsonl', f'--workdir={short["workdir"]}'
+  asked = ['--mode=predict', workdir, f'--images={tmp_path}', '--threshold=0.15', '--top_k=3']
+  _, err = run_well(*asked, f'--output={output}')
+  rows = [json.loads(line) for line in output.read_text().splitlines()]
+  assert [row['file'] for row in rows] == [str(tmp_path / f'{i}.png') for i in range(5)]
+  for row in rows:
+    assert len(row['labels']) == 3 and sorted(row['probabilities'])[::-1] == row['probabilities']
+    assert row['stage'] == ('lightweight' if row['confidence'] >= 0.15 else 'specialist')
+  assert '1 files could not be read' in err and 'no.jpg: not an image of a kind' in err
+  exited = 100 * sum(row['stage'] == 'lightweight' for row in rows) / 5
+  assert '5 images, ' in err and f'{exited:.1f}% exited, threshold 0.15' in err
+  out, _ = run_well(*asked)
+  assert out.splitlines()[0].startswith('file,stage,confidence,madds,label_1')
+  assert len(out.splitlines()) == 6
+  code, _, err = run(*asked, '--max_latency=5')
+  assert code == 2 and 'exclude each other' in err
 
 
 def test_run_killed_at_any_moments_equals_the_uninterrupted_run(tmp_path, data_flag):

@@ -10,12 +10,12 @@ import io
 import itertools
 import pathlib
 
-from PIL import Image, ImageOps
+from PIL import Image
 
+from basisnet_jax import photos as photos_lib
 from basisnet_jax.data.quiet_tensorflow import tfds
 from basisnet_jax.errors import UserError
 
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
 # A photo's shorter side, pixels; larger ones are shrunk: a phone's take 100 ms to decode.
 LARGEST = 640
 _QUALITY = 95  # Of the JPEGs that are written anew.
@@ -54,7 +54,7 @@ class ImageFolder(tfds.core.GeneratorBasedBuilder):
     for path in photos:
       try:
         image = io.BytesIO(encode(path))
-      except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+      except photos_lib.ERRORS as error:
         self.unreadable.append(f'{path} ({error})')
         continue
       yield str(path.relative_to(self._root)), {'image': image, 'label': path.parent.name}
@@ -97,14 +97,7 @@ def encode(path: pathlib.Path) -> bytes:
     image.load()  # A truncated file fails here and not in the middle of a training.
     if usual and min(image.size) <= LARGEST:
       return data
-    image = ImageOps.exif_transpose(image)
-    if image.mode in ('RGBA', 'LA', 'PA', 'P'):
-      rgba = image.convert('RGBA')
-      image = Image.new('RGB', rgba.size, 'white')
-      image.paste(rgba, mask=rgba.getchannel('A'))
-    if image.mode.startswith('I'):  # 16 bits; PIL's own conversion would cut them off at 255.
-      image = image.point(lambda value: value / 256).convert('L')
-    image = image.convert('RGB')
+    image = photos_lib.upright(image)
     if (shrink := LARGEST / min(image.size)) < 1:
       image = image.resize([round(side * shrink) for side in image.size], Image.Resampling.LANCZOS)
     written = io.BytesIO()
@@ -126,7 +119,7 @@ def _photos(folder):
   return sorted(
     path
     for path in folder.glob('*/*')
-    if path.suffix.lower() in SUFFIXES and not path.name.startswith('.')
+    if path.suffix.lower() in photos_lib.SUFFIXES and not path.name.startswith('.')
   )
 
 

@@ -1,6 +1,7 @@
 """Choosing the threshold of early termination on held-out images."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -155,6 +156,21 @@ def guarantee(goal: Goal, fitted_on: np.ndarray, heldout: Heldout) -> tuple[floa
   return NOBODY, reason
 
 
+def confidence_quantiles(confidence: np.ndarray) -> list[float]:
+  """The least confidence of held-out images, of 99% of them, ... and the largest: 101 numbers."""
+  known = np.where(np.isnan(confidence), 0, confidence)  # NaN never exits.
+  shares = np.linspace(0, 1, 101)
+  return [float(value) for value in np.quantile(known, shares, method='lower')]
+
+
+def of_exit_rate(exit_rate: float, quantiles: Sequence[float]) -> float:
+  """The threshold at which at least so many exit, by `confidence_quantiles`; `NOBODY` for none."""
+  if exit_rate <= 0:
+    return NOBODY
+  # A share such as 0.29 is a bit more than 29%, in binary.
+  return quantiles[max(0, math.floor(100 * (1 - exit_rate) + 1e-9))]
+
+
 class Fit(NamedTuple):
   """What held-out images say.
 
@@ -162,8 +178,9 @@ class Fit(NamedTuple):
     temperatures: {stage: T}.
     threshold: of early termination; None for a single network.
     reason: how it was found.
-    expected: 'exit_rate', 'average_madds' and 'top1' of the images that it was chosen on, and
-      'specialist_top1', always running the specialist; None for a single network.
+    expected: 'exit_rate', 'average_madds' and 'top1' of the images that it was chosen on,
+      'specialist_top1', always running the specialist, and their `confidence_quantiles`; None for
+      a single network.
   """
 
   temperatures: dict[str, float]
@@ -211,4 +228,5 @@ def fit(
   expected = early_exit.operating_point(threshold, *heldout, **costs)
   del expected['threshold']
   expected['specialist_top1'] = float(np.mean(heldout.specialist_correct, dtype=np.float64))
+  expected['confidence_quantiles'] = confidence_quantiles(heldout.confidence)
   return Fit(temperatures, threshold, reason, expected)

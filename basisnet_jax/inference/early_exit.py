@@ -42,11 +42,12 @@ def make_predict(
   temperatures: Mapping[str, float] | None = None,
   chunks: tuple[int, ...] | None = None,
 ) -> Callable[[Any, jax.Array, float | jax.Array], Predictions]:
-  """Returns `predict(variables, images, threshold)`, to be jitted.
+  """Returns `predict(variables, images, threshold, real=True)`, to be jitted.
 
   Images `[b, h, w, 3]` in [-1, 1] exit where the confidence is at least the threshold; above 1
-  nobody does. The specialist's batch normalisation is at rest, so that it does not matter which
-  images it sees together.
+  nobody does. Where `real`, bool `[b]`, is False, there is padding, which always exits. The
+  specialist's batch normalisation is at rest, so that it does not matter which images it sees
+  together.
 
   Args:
     model: of two stages.
@@ -58,10 +59,10 @@ def make_predict(
   chunks = chunks or _CHUNKS.get(jax.default_backend(), _USUAL_CHUNKS)
   temperature = {'lightweight': 1.0, 'specialist': 1.0} | dict(temperatures or {})
 
-  def predict(variables, images, threshold):
+  def predict(variables, images, threshold, real=True):
     first, coefficients = model.apply(variables, images, method='preview')
     confidence = confidence_lib.of(first, rule, temperature['lightweight'])
-    exited = confidence >= threshold
+    exited = (confidence >= threshold) | ~jnp.asarray(real)
     batch = images.shape[0]
     sizes = sorted({min(size, batch) for size in chunks}, reverse=True)
     kept = batch - exited.sum()

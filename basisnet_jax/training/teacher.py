@@ -1,19 +1,16 @@
 """From a recipe to its teacher: a trained network of ours and its variables, on the devices."""
 
 import dataclasses
-import os
 from typing import Any
 
-from etils import epath
 from flax import linen as nn
 import jax
 import ml_collections
 
-from basisnet_jax import config as config_lib
 from basisnet_jax import sharding
 from basisnet_jax.errors import UserError
 from basisnet_jax.models import pretrained
-from basisnet_jax.training import evaluator, experiment
+from basisnet_jax.training import evaluator, experiment, trained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,30 +58,16 @@ def _of_workdir(config, mesh):
   t = config.distillation.teacher
   key = f'config.distillation.teacher.workdir={t.workdir}'
   folder = evaluator.checkpoint_folder('config.distillation.teacher.checkpoint', t.checkpoint)
-  if not config_lib.is_saved(t.workdir):
-    raise UserError(f'{key} holds no run (it has no config.json); train the teacher there first.')
-  own = config_lib.load(t.workdir)
+  own = trained.recipe(t.workdir, key)
   with own.unlocked():
     own.sharding = config.sharding
-  classes, wanted = _num_classes(own, t.workdir), experiment.num_classes(config)
+  classes, wanted = own.model.num_classes, experiment.num_classes(config)
   if classes != wanted:
     raise UserError(f'{key} has {classes} classes, the data to be learned {wanted}; use another.')
-  own.model.num_classes = classes
-  model = experiment.build_model(own)
-  state = evaluator.restore(own, model, mesh, os.path.join(t.workdir, folder))
-  if state is None:
-    raise UserError(f'{key} has no checkpoint in {folder}/; train it first.')
+  found = trained.load(own, t.workdir, folder, mesh, key)
   if jax.process_index() == 0:
-    print(f'Teacher: {own.name} of {t.workdir}, step {int(state.step):,} ({t.checkpoint}).')
-  return Teacher(model, own.model.resolution, state.eval_variables())
-
-
-def _num_classes(config, workdir):
-  """From the run's labels, so that its data need not be there."""
-  labels = epath.Path(workdir) / 'labels.txt'
-  if labels.exists():
-    return len(labels.read_text().splitlines())
-  return experiment.num_classes(config)
+    print(f'Teacher: {own.name} of {t.workdir}, step {found.step:,} ({t.checkpoint}).')
+  return Teacher(found.model, own.model.resolution, found.variables)
 
 
 def _of_weights(config, mesh):

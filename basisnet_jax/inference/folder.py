@@ -1,0 +1,113 @@
+"""Predictions for many files, as a table: CSV, or a JSON object a line."""
+
+from collections.abc import Callable, Iterable
+import csv
+import glob
+import json
+import os
+import pathlib
+from typing import Any, NamedTuple, TextIO
+
+from basisnet_jax import photos
+from basisnet_jax.errors import UserError
+from basisnet_jax.inference.predictor import Prediction
+
+FORMATS = ('.csv', '.jsonl')
+
+
+class Total(NamedTuple):
+  """What became of the files.
+
+  Attributes:
+    predicted: how many have an answer.
+    exited: how many of them the lightweight model answered.
+    madds: multiply-adds of all.
+    unreadable: what is wrong with the others, a sentence each.
+  """
+
+  predicted: int
+  exited: int
+  madds: int
+  unreadable: list[str]
+
+
+def files(pattern: str) -> list[str]:
+  """Images of a folder and all in it, those that fit a pattern such as `photos/*.jpg`, or one.
+
+  Raises:
+    UserError: there are none.
+  """
+  if os.path.isdir(pattern):
+    found = [
+      str(path)
+      for path in pathlib.Path(pattern).rglob('*')
+      if path.suffix.lower() in photos.SUFFIXES and not path.name.startswith('.')
+    ]
+    what = f'no images ({", ".join(photos.SUFFIXES)}) in the folder'
+  else:
+    # A file whose name has brackets is itself, and no pattern.
+    found = glob.glob(pattern, recursive=True) if not os.path.isfile(pattern) else [pattern]
+    found = [path for path in found if os.path.isfile(path)]
+    what = 'no such folder, and no files fit it'
+  if not found:
+    raise UserError(f'--images={pattern}: {what}.')
+  return sorted(found)
+
+
+def check_output(path: str) -> None:
+  """Raises a UserError for a file that `write` cannot write."""
+  if not path.endswith(FORMATS):
+    raise UserError(f'--output={path}: the name ends in {" or ".join(FORMATS)}.')
+
+
+def write(
+  answers: Iterable[tuple[str, Prediction | UserError]],
+  file: TextIO,
+  suffix: str,
+  top_k: int,
+  on_answer: Callable[[int], None],
+) -> Total:
+  """Writes rows as the answers come, and tells `on_answer` how many have come."""
+  row = _csv(file, top_k) if suffix == '.csv' else _json_lines(file)
+  total = Total(0, 0, 0, [])
+  for count, (path, answer) in enumerate(answers, 1):
+    if isinstance(answer, UserError):
+      total.unreadable.append(str(answer))
+    else:
+      row(path, answer)
+      total = total._replace(
+        predicted=total.predicted + 1,
+        exited=total.exited + (answer.stage == 'lightweight'),
+        madds=total.madds + answer.madds,
+      )
+    on_answer(count)
+  return total
+
+
+def _csv(file, top_k):
+  writer = csv.writer(file, lineterminator='\n')
+  pairs = [(f'label_{i}', f'probability_{i}') for i in range(1, top_k + 1)]
+  writer.writerow(
+    ['file', 'stage', 'confidence', 'madds', *(name for pair in pairs for name in pair)]
+  )
+
+  def row(path, answer):
+    pairs = zip(answer.labels, map(_rounded, answer.probabilities), strict=True)
+    best = [value for pair in pairs for value in pair]
+    writer.writerow([path, answer.stage, _rounded(answer.confidence), answer.madds, *best])
+
+  return row
+
+
+def _json_lines(file):
+  def row(path, answer):
+    found: dict[str, Any] = {'file': path, **answer._asdict()}
+    found['confidence'] = _rounded(found['confidence'])
+    found['probabilities'] = [_rounded(value) for value in found['probabilities']]
+    file.write(json.dumps(found, ensure_ascii=False) + '\n')
+
+  return row
+
+
+def _rounded(value):
+  return float(f'{value:.6g}')

@@ -1,0 +1,266 @@
+"""A trained network that answers: early termination, any number of images, from any thread."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+import concurrent.futures
+import itertools
+import os
+import statistics
+import time
+from typing import Any, NamedTuple
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from basisnet_jax import photos
+from basisnet_jax.errors import UserError
+from basisnet_jax.evaluation import thresholds
+from basisnet_jax.evaluation.chosen import Chosen
+from basisnet_jax.inference import early_exit, fixed
+from basisnet_jax.models import BasisNet, preprocessing
+from basisnet_jax.models.cost import Cost
+
+_TIMED = 11  # Calls of which the median counts.
+
+
+class Prediction(NamedTuple):
+  """The answer for one image.
+
+  Attributes:
+    labels: the most likely first.
+    probabilities: theirs.
+    stage: who answered: 'lightweight', 'specialist' or, where there is one only, 'network'.
+    confidence: of the first prediction, by the rule; of a single network its largest probability.
+    madds: multiply-adds that it cost.
+  """
+
+  labels: tuple[str, ...]
+  probabilities: tuple[float, ...]
+  stage: str
+  confidence: float
+  madds: int
+
+
+class Preparation(NamedTuple):
+  """What an image goes through first, as in the evaluation (`photos.central_square`)."""
+
+  resolution: int
+  share: float = 1.0
+  method: str = 'bilinear'
+
+
+class Predictor:
+  """Answers for images, several at once; the specialist runs for undecided ones alone.
+
+  All methods may be called from several threads at the same time.
+
+  Attributes:
+    labels: of the classes.
+    preparation: see there.
+    cost: of the network.
+    threshold: the one that was chosen for the checkpoint; nobody exits where none was.
+  """
+
+  def __init__(
+    self,
+    model: nn.Module,
+    variables: Any,
+    *,
+    labels: Sequence[str],
+    preparation: Preparation,
+    cost: Cost,
+    chosen: Chosen | None = None,
+    batch_size: int = 32,
+    device: jax.Device | None = None,
+  ):
+    """Compiles when it first sees so many images.
+
+    Args:
+      model: of one stage or two.
+      variables: its own.
+      chosen: the early termination of the checkpoint.
+      batch_size: the most images at once, a power of two; fewer are filled up to one.
+      device: None: JAX's first.
+    """
+    if batch_size < 1 or batch_size & (batch_size - 1):
+      raise UserError(f'batch_size={batch_size} is no power of two; use 1, 2, 4, 8, ...')
+    self.labels, self.preparation, self.cost = tuple(labels), preparation, cost
+    self.threshold = thresholds.NOBODY if chosen is None else chosen.threshold
+    self._chosen, self._batch_size = chosen, batch_size
+    self._two_stages = isinstance(model, BasisNet)
+    device = device or jax.local_devices()[0]
+    self._run = fixed.fix(_answer(model, chosen), variables, device)
+
+  def predict(self, images: Iterable[Any], *, top_k: int = 5, **budget: float) -> list[Prediction]:
+    """The answers, in order.
+
+    Args:
+      images: paths, bytes, Pillow images or arrays, uint8 `[h, w, 3]`.
+      top_k: how many labels of each.
+      budget: at most one of `threshold`, `average_madds` and `max_latency`; see `threshold_for`.
+
+    Raises:
+      UserError: one of them is no image, or the budget cannot be.
+    """
+    answers = []
+    for _, answer in self.stream(images, top_k=top_k, **budget):
+      if isinstance(answer, UserError):
+        raise answer
+      answers.append(answer)
+    return answers
+
+  def stream(
+    self, images: Iterable[Any], *, top_k: int = 5, **budget: float
+  ) -> Iterator[tuple[Any, Prediction | UserError]]:
+    """Yields (image, answer, or what is wrong with the image), in order.
+
+    Other threads decode the next images meanwhile. It takes what `predict` takes.
+    """
+    if isinstance(images, str | bytes | os.PathLike):
+      raise UserError(f'images is a list of images; for one write [{str(images)[:80]!r}].')
+    threshold = self.threshold_for(**budget)
+    waiting: deque = deque()
+    with concurrent.futures.ThreadPoolExecutor(_decoders()) as pool:
+      try:
+        for image in itertools.chain(images, [_END]):
+          if image is not _END:
+            waiting.append((image, pool.submit(self._prepared, image)))
+          while len(waiting) >= 2 * self._batch_size or (image is _END and waiting):
+            ready = [waiting.popleft() for _ in range(min(self._batch_size, len(waiting)))]
+            yield from self._answers(ready, threshold, top_k)
+      finally:
+        for _, future in waiting:
+          future.cancel()
+
+  def threshold_for(
+    self,
+    *,
+    threshold: float | None = None,
+    average_madds: float | None = None,
+    max_latency: float | None = None,
+  ) -> float:
+    """The confidence at which images exit.
+
+    The last two are met on average, by images like those held out when the checkpoint's early
+    termination was chosen.
+
+    Args:
+      threshold: itself.
+      average_madds: millions that an image may cost.
+      max_latency: milliseconds that an image may take when it comes alone (`latencies`).
+
+    Raises:
+      UserError: more than one is given, or it cannot be kept, or nothing is known of held-out
+        images.
+    """
+    given = [value for value in (threshold, average_madds, max_latency) if value is not None]
+    if not given:
+      return self.threshold
+    if len(given) > 1:
+      raise UserError('threshold, average_madds and max_latency exclude each other; give one.')
+    if not self._two_stages:
+      raise UserError('This network has one stage: no image can exit early, whatever the budget.')
+    if threshold is not None:
+      return threshold
+    if average_madds is not None:
+      least, most = self.cost.lightweight_madds / 1e6, self.cost.total_madds / 1e6
+      name, budget, unit = 'average_madds', average_madds, 'million'
+    else:
+      (least, most), name, budget, unit = self.latencies(), 'max_latency', max_latency, 'ms'
+    if budget < least:
+      raise UserError(
+        f'{name}={budget:g} {unit} cannot be kept: the first prediction alone takes {least:.4g}.'
+      )
+    quantiles = self._chosen and self._chosen.heldout.get('confidence_quantiles')
+    if budget < most and not quantiles:
+      raise UserError(
+        f'{name} needs the confidences of held-out images, which were not kept with this '
+        'checkpoint; evaluate it again (--mode=evaluate, with config.data.heldout_split set), or '
+        'give a threshold.'
+      )
+    return thresholds.of_exit_rate((most - budget) / (most - least), quantiles or ())
+
+  def latencies(self) -> tuple[float, float]:
+    """Milliseconds of one image that exits, and of one that does not: medians, measured now."""
+    side = self.preparation.resolution
+    image = np.zeros((1, side, side, 3), np.uint8)
+    real = np.ones(1, bool)
+    found = []
+    for threshold in (-1.0, thresholds.NOBODY):
+      times = []
+      for _ in range(_TIMED + 1):
+        began = time.perf_counter()
+        jax.block_until_ready(self._run(image, real, threshold))
+        times.append(1e3 * (time.perf_counter() - began))
+      found.append(statistics.median(times[1:]))  # The first compiles.
+    return found[0], found[1]
+
+  def _prepared(self, image):
+    try:
+      return photos.central_square(photos.read(image), *self.preparation)
+    except UserError as error:
+      return error
+
+  def _answers(self, ready, threshold, top_k):
+    """`ready` are (image, future of what it is prepared to), at most a batch."""
+    prepared = [(image, future.result()) for image, future in ready]
+    pixels = [array for _, array in prepared if not isinstance(array, UserError)]
+    answers = iter(self._predict(np.stack(pixels), threshold, top_k) if pixels else ())
+    for image, array in prepared:
+      yield image, array if isinstance(array, UserError) else next(answers)
+
+  def _predict(self, pixels, threshold, top_k):
+    """`pixels`, uint8 `[b, r, r, 3]` -> b predictions."""
+    count = len(pixels)
+    size = 1 << (count - 1).bit_length()  # Few sizes, and so few programs.
+    padded = np.concatenate([pixels, np.zeros((size - count, *pixels.shape[1:]), np.uint8)])
+    answer = jax.device_get(self._run(padded, np.arange(size) < count, threshold))
+    for probabilities, confidence, exited in zip(*(part[:count] for part in answer), strict=True):
+      best = np.argsort(-probabilities, kind='stable')[:top_k]
+      if self._two_stages:
+        stage = 'lightweight' if exited else 'specialist'
+      else:
+        stage = 'network'
+      yield Prediction(
+        tuple(self.labels[i] for i in best),
+        tuple(float(probabilities[i]) for i in best),
+        stage,
+        float(confidence),
+        self.cost.lightweight_madds if exited else self.cost.total_madds,
+      )
+
+
+_END = object()
+
+
+def _decoders():
+  """Threads: as many as cores, but a core for the network where there are several."""
+  return max(1, (os.cpu_count() or 2) - 1)
+
+
+def _answer(model: nn.Module, chosen: Chosen | None) -> Callable[..., tuple[jax.Array, ...]]:
+  """Of variables, uint8 images, which are real, and the threshold.
+
+  To probabilities `[b, classes]`, the first prediction's confidence `[b]`, and who exited `[b]`.
+  """
+  temperatures = dict(chosen.temperatures) if chosen else {}
+  if isinstance(model, BasisNet):
+    options = {'rule': chosen.rule} if chosen else {}
+    predict = early_exit.make_predict(model, temperatures=temperatures, **options)
+
+    def answer(variables, pixels, real, threshold):
+      images = preprocessing.normalize(pixels)
+      logits, confidence, exited = predict(variables, images, threshold, real)
+      return jax.nn.softmax(logits), confidence, exited
+
+    return answer
+
+  def answer(variables, pixels, real, threshold):
+    del threshold
+    logits = model.apply(variables, preprocessing.normalize(pixels)).astype(jnp.float32)
+    probabilities = jax.nn.softmax(logits / temperatures.get('network', 1.0))
+    return probabilities, probabilities.max(-1), jnp.zeros_like(real)
+
+  return answer

@@ -1,0 +1,92 @@
+"""Photos as people have them, made upright RGB: with Pillow, which reads what phones write."""
+
+import io
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from basisnet_jax.errors import UserError
+
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
+MOST_PIXELS = 64_000_000
+# What Pillow raises on files that are no image, or broken.
+ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+_METHODS = {'bilinear': Image.Resampling.BILINEAR, 'bicubic': Image.Resampling.BICUBIC}
+
+
+def upright(image: Image.Image) -> Image.Image:
+  """RGB, turned as its EXIF tag says; on white where it is transparent, 16 bits as 8."""
+  image = ImageOps.exif_transpose(image)
+  if image.mode in ('RGBA', 'LA', 'PA', 'P'):
+    rgba = image.convert('RGBA')
+    image = Image.new('RGB', rgba.size, 'white')
+    image.paste(rgba, mask=rgba.getchannel('A'))
+  if image.mode.startswith('I'):  # Pillow's own conversion would cut them off at 255.
+    image = image.point(lambda value: value / 256).convert('L')
+  return image.convert('RGB')
+
+
+def read(source: Any) -> Image.Image:
+  """An upright RGB image.
+
+  Args:
+    source: a path, the bytes of a file, a Pillow image, or an array, uint8 `[h, w, 3]` or `[h, w]`.
+
+  Raises:
+    UserError: it is none of these, broken, or larger than 64 million pixels.
+  """
+  if isinstance(source, str | os.PathLike | bytes):
+    name = f'{len(source)} bytes' if isinstance(source, bytes) else str(source)
+    try:
+      data = source if isinstance(source, bytes) else pathlib.Path(source).read_bytes()
+      with Image.open(io.BytesIO(data)) as image:
+        _check_size(image, name)
+        image.load()
+        return upright(image)
+    except UnidentifiedImageError as error:
+      raise UserError(f'{name}: not an image of a kind that is known.') from error
+    except ERRORS as error:
+      raise UserError(f'{name}: not readable ({" ".join(str(error).split())}).') from error
+  if isinstance(source, Image.Image):
+    _check_size(source, 'the image')
+    return upright(source)
+  array = np.asarray(source)
+  gray = array.ndim == 2
+  if array.dtype != np.uint8 or not (gray or (array.ndim == 3 and array.shape[2] == 3)):
+    raise UserError(
+      f'An image is a path, bytes, a Pillow image or an array, uint8 [height, width, 3]; this is '
+      f'{type(source).__name__}, {array.dtype} {list(array.shape)}.'
+    )
+  if not array.size:
+    raise UserError(f'The image has no pixels: {list(array.shape)}.')
+  return Image.fromarray(array).convert('RGB')
+
+
+def central_square(
+  image: Image.Image, resolution: int, share: float, method: str = 'bilinear'
+) -> np.ndarray:
+  """What `data.decoding.decode_central_crop` makes, within two gray levels: uint8 `[r, r, 3]`.
+
+  (But for the last columns of JPEGs: TensorFlow decodes the square alone, and colours, of which
+  there are fewer than pixels, lie half outside of it.)
+
+  Args:
+    image: RGB.
+    resolution: height and width of the result, pixels.
+    share: of the image's shorter side that the square's side is, in (0, 1].
+    method: 'bilinear' or 'bicubic', both with antialiasing.
+  """
+  width, height = image.size
+  side = max(round(share * min(width, height)), 1)
+  left, top = (width - side) // 2, (height - side) // 2
+  square = image.crop((left, top, left + side, top + side))
+  return np.asarray(square.resize((resolution, resolution), _METHODS[method]))
+
+
+def _check_size(image, name):
+  width, height = image.size
+  if width * height > MOST_PIXELS:
+    raise UserError(f'{name}: {width} x {height} pixels are more than {MOST_PIXELS:,}; shrink it.')

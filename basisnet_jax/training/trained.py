@@ -1,0 +1,72 @@
+"""From the workdir of a run to the network that it trained."""
+
+import dataclasses
+import os
+from typing import Any
+
+from etils import epath
+from flax import linen as nn
+import jax
+import ml_collections
+
+from basisnet_jax import config as config_lib
+from basisnet_jax.errors import UserError
+from basisnet_jax.training import evaluator, experiment
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+  """A network and what it was trained to be.
+
+  Attributes:
+    config: the run's recipe, with the number of classes.
+    model: images in [-1, 1] -> logits, or `basisnet.Outputs`.
+    variables: {'params', 'batch_stats'}, the averages where they are kept, on the mesh.
+    step: of the checkpoint.
+  """
+
+  config: ml_collections.ConfigDict
+  model: nn.Module
+  variables: dict[str, Any]
+  step: int
+
+
+def recipe(workdir: str, name: str) -> ml_collections.ConfigDict:
+  """The run's recipe, with the number of classes from its labels: its data need not be there.
+
+  `name` is what messages call the workdir.
+
+  Raises:
+    UserError: it holds no run.
+  """
+  if not config_lib.is_saved(workdir):
+    raise UserError(f'{name} holds no run (it has no config.json); train there first.')
+  config = config_lib.load(workdir)
+  names = labels(workdir)
+  config.model.num_classes = len(names) if names else experiment.num_classes(config)
+  return config
+
+
+def labels(workdir: str) -> tuple[str, ...]:
+  """The names of the classes; none where the run has not written them."""
+  path = epath.Path(workdir) / 'labels.txt'
+  return tuple(path.read_text().splitlines()) if path.exists() else ()
+
+
+def load(
+  config: ml_collections.ConfigDict, workdir: str, folder: str, mesh: jax.sharding.Mesh, name: str
+) -> Trained:
+  """The newest readable checkpoint of a folder in the workdir (`evaluator.checkpoint_folder`).
+
+  Args:
+    config: of `recipe`.
+    name: what messages call the workdir.
+
+  Raises:
+    UserError: there is none.
+  """
+  model = experiment.build_model(config)
+  state = evaluator.restore(config, model, mesh, os.path.join(workdir, folder))
+  if state is None:
+    raise UserError(f'{name} has no checkpoint in {folder}/; train it first.')
+  return Trained(config, model, state.eval_variables(), int(state.step))

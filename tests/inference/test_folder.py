@@ -1,0 +1,66 @@
+"""Tables of predictions, and which files they are of."""
+
+import csv
+import io
+import json
+
+import pytest
+
+from basisnet_jax.errors import UserError
+from basisnet_jax.inference import folder
+from basisnet_jax.inference.predictor import Prediction
+
+ANSWERS = [
+  ('a, b.jpg', Prediction(('köter', 'cat "x"'), (0.75, 0.2), 'lightweight', 0.75, 10)),
+  ('broken.jpg', UserError('broken.jpg: not readable.')),
+  ('c.jpg', Prediction(('cat "x"', 'köter'), (1 / 3, 0.25), 'specialist', 0.5, 100)),
+]
+
+
+def written(suffix):
+  file, seen = io.StringIO(), []
+  total = folder.write(ANSWERS, file, suffix, 2, seen.append)
+  assert total == (2, 1, 110, ['broken.jpg: not readable.'])
+  assert seen == [1, 2, 3]
+  return file.getvalue()
+
+
+def test_csv():
+  rows = list(csv.DictReader(io.StringIO(written('.csv'))))
+  assert [row['file'] for row in rows] == ['a, b.jpg', 'c.jpg']
+  assert rows[0] == {
+    'file': 'a, b.jpg', 'stage': 'lightweight', 'confidence': '0.75', 'madds': '10',
+    'label_1': 'köter', 'probability_1': '0.75', 'label_2': 'cat "x"', 'probability_2': '0.2',
+  }  # fmt: skip
+  assert rows[1]['probability_1'] == '0.333333'
+
+
+def test_json_lines():
+  rows = [json.loads(line) for line in written('.jsonl').splitlines()]
+  assert rows[1] == {
+    'file': 'c.jpg', 'labels': ['cat "x"', 'köter'], 'probabilities': [0.333333, 0.25],
+    'stage': 'specialist', 'confidence': 0.5, 'madds': 100,
+  }  # fmt: skip
+
+
+def test_files_of_a_folder_a_pattern_or_one(tmp_path):
+  for name in ('b.JPG', 'a.webp', 'deep/er/c.png', 'notes.txt', '.hidden.jpg', 'x[1].png'):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).touch()
+
+  def found(pattern):
+    return [path.removeprefix(f'{tmp_path}/') for path in folder.files(str(tmp_path / pattern))]
+
+  assert found('.') == ['a.webp', 'b.JPG', 'deep/er/c.png', 'x[1].png']
+  assert found('*.txt') == ['notes.txt']
+  assert found('**/*.png') == ['deep/er/c.png', 'x[1].png']
+  assert found('x[1].png') == ['x[1].png']
+
+
+def test_nothing_to_predict_and_nowhere_to_write(tmp_path):
+  with pytest.raises(UserError, match=r'no images \(.jpg, .*\) in the folder'):
+    folder.files(str(tmp_path))
+  with pytest.raises(UserError, match='no such folder, and no files fit it'):
+    folder.files(str(tmp_path / 'no*where'))
+  with pytest.raises(UserError, match='the name ends in .csv or .jsonl'):
+    folder.check_output('out.txt')

@@ -1,0 +1,197 @@
+"""The predictor, against the network itself."""
+
+import concurrent.futures
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from basisnet_jax.errors import UserError
+from basisnet_jax.evaluation import confidence
+from basisnet_jax.evaluation.chosen import Chosen
+from basisnet_jax.inference.predictor import Predictor, Preparation
+from basisnet_jax.models import cost
+
+SIDE, CLASSES = tiny.RESOLUTION, 10
+LABELS = tuple(f'class {i}' for i in range(CLASSES))
+TEMPERATURES = {'lightweight': 0.2, 'specialist': 0.7}
+
+
+def photos(count, seed=0):
+  return list(np.random.default_rng(seed).integers(0, 256, (count, SIDE, SIDE, 3), np.uint8))
+
+
+@pytest.fixture(scope='module')
+def network():
+  model = tiny.basisnet()
+  return model, model.init(jax.random.key(0), jnp.zeros((1, SIDE, SIDE, 3)))
+
+
+@pytest.fixture(scope='module')
+def said(network):
+  """Of 11 photos: the calibrated probabilities of both stages, and the confidence."""
+  model, variables = network
+  outputs = model.apply(variables, np.stack(photos(11)).astype(np.float32) / 127.5 - 1)
+  sure = confidence.of(outputs.lightweight, 'margin', TEMPERATURES['lightweight'])
+  first, final = (
+    jax.nn.softmax(getattr(outputs, stage) / TEMPERATURES[stage]) for stage in TEMPERATURES
+  )
+  return np.asarray(first), np.asarray(final), np.asarray(sure)
+
+
+@pytest.fixture(scope='module')
+def predictor(network, said):
+  model, variables = network
+  chosen = Chosen(
+    rule='margin',
+    temperatures=TEMPERATURES,
+    threshold=float(np.sort(said[2])[4:6].mean()),  # Nobody's own.
+    goal={'by': 'exit_rate'},
+    reason='',
+    heldout={'confidence_quantiles': [i / 100 for i in range(101)]},
+    checkpoint='checkpoints',
+    step=1,
+  )
+  return Predictor(
+    model,
+    variables,
+    labels=LABELS,
+    preparation=Preparation(SIDE),
+    cost=cost.count(model, SIDE, variables),
+    chosen=chosen,
+    batch_size=4,
+  )
+
+
+def assert_answers(answers, said, threshold, indices=range(11)):
+  first, final, sure = said
+  assert len(answers) == len(indices)
+  for i, answer in zip(indices, answers, strict=True):
+    exits = sure[i] >= threshold
+    wanted = (first if exits else final)[i]
+    assert answer.stage == ('lightweight' if exits else 'specialist')
+    assert answer.labels == tuple(LABELS[k] for k in np.argsort(-wanted)[: len(answer.labels)])
+    np.testing.assert_allclose(
+      answer.probabilities, np.sort(wanted)[::-1][: len(answer.labels)], rtol=1e-4, atol=1e-6
+    )
+    np.testing.assert_allclose(answer.confidence, sure[i], rtol=1e-4, atol=1e-6)
+
+
+def test_answers_are_the_networks_in_order(predictor, said):
+  threshold = predictor.threshold
+  answers = predictor.predict(photos(11))
+  assert_answers(answers, said, threshold)
+  assert {answer.stage for answer in answers} == {'lightweight', 'specialist'}
+  assert {len(answer.labels) for answer in answers} == {5}
+  madds = {answer.stage: answer.madds for answer in answers}
+  assert madds == {
+    'lightweight': predictor.cost.lightweight_madds, 'specialist': predictor.cost.total_madds,
+  }  # fmt: skip
+
+
+@pytest.mark.parametrize('count', [0, 1, 3, 4, 5])
+def test_any_number_of_images(predictor, said, count):
+  answers = predictor.predict(photos(11)[:count], top_k=2, threshold=0.0)
+  assert_answers(answers, said, 0.0, range(count))
+  assert all(len(answer.labels) == 2 for answer in answers)
+
+
+def test_threads_get_their_own_answers(predictor, said):
+  images = photos(11)
+
+  def ask(seed):
+    indices = list(np.random.default_rng(seed).integers(0, 11, 1 + seed % 6))
+    threshold = [predictor.threshold, 0.0, 2.0][seed % 3]
+    answers = predictor.predict([images[i] for i in indices], threshold=threshold)
+    assert_answers(answers, said, threshold, indices)
+    return True
+
+  with concurrent.futures.ThreadPoolExecutor(8) as pool:
+    assert all(pool.map(ask, range(48)))
+
+
+def test_a_bad_image_is_named_and_the_others_are_answered(predictor, said):
+  images = photos(6)
+  images[2:2] = [b'not an image']
+  found = list(predictor.stream(images))
+  assert [image is given for (image, _), given in zip(found, images, strict=True)] == [True] * 7
+  assert 'not an image of a kind' in str(found[2][1])
+  assert_answers(
+    [a for i, (_, a) in enumerate(found) if i != 2], said, predictor.threshold, range(6)
+  )
+  with pytest.raises(UserError, match='12 bytes: not an image'):
+    predictor.predict(images)
+
+
+def test_stream_reads_no_further_than_two_batches_ahead(predictor):
+  read = []
+
+  def images():
+    for image in photos(30):
+      read.append(image)
+      yield image
+
+  stream = predictor.stream(images())
+  next(stream)
+  assert len(read) <= 8
+  stream.close()
+
+
+def test_budgets_become_thresholds(predictor):
+  light, total = predictor.cost.lightweight_madds / 1e6, predictor.cost.total_madds / 1e6
+  # 30% exit, who are surer than 70% of the held-out images, whose confidence is uniform.
+  budget = 0.3 * light + 0.7 * total
+  assert predictor.threshold_for(average_madds=budget) == pytest.approx(0.7, abs=0.011)
+  assert predictor.threshold_for(average_madds=total) == 2.0
+  assert predictor.threshold_for(average_madds=light) == 0.0
+  assert predictor.threshold_for(threshold=0.4) == 0.4
+  assert predictor.threshold_for() == predictor.threshold
+
+
+def test_latency_is_measured_and_kept_on_average(predictor, monkeypatch):
+  fast, slow = predictor.latencies()
+  assert 0 < fast and 0 < slow
+  monkeypatch.setattr(predictor, 'latencies', lambda: (2.0, 10.0))
+  assert predictor.threshold_for(max_latency=8.0) == pytest.approx(0.75, abs=0.011)
+  assert predictor.threshold_for(max_latency=10.0) == 2.0
+  with pytest.raises(UserError, match='max_latency=1 ms cannot be kept: .* alone takes 2'):
+    predictor.threshold_for(max_latency=1.0)
+
+
+def test_mistakes_get_a_sentence(network, predictor):
+  model, variables = network
+  shared = {'labels': LABELS, 'preparation': Preparation(SIDE), 'cost': predictor.cost}
+  with pytest.raises(UserError, match='batch_size=3 is no power of two'):
+    Predictor(model, variables, **shared, batch_size=3)
+  with pytest.raises(UserError, match='exclude each other'):
+    predictor.threshold_for(threshold=0.5, max_latency=3.0)
+  with pytest.raises(UserError, match='average_madds=1e-09 million cannot be kept'):
+    predictor.threshold_for(average_madds=1e-9)
+  with pytest.raises(UserError, match=r"images is a list of images; for one write \['a.jpg'\]"):
+    predictor.predict('a.jpg')
+  nothing_chosen = Predictor(model, variables, **shared)
+  assert nothing_chosen.threshold == 2.0
+  with pytest.raises(UserError, match='needs the confidences of held-out images'):
+    nothing_chosen.threshold_for(average_madds=predictor.cost.total_madds / 1e6 - 1e-6)
+
+
+def test_a_network_of_one_stage_answers_too():
+  model = tiny.TinyNetwork(CLASSES)
+  variables = model.init(jax.random.key(1), jnp.zeros((1, SIDE, SIDE, 3)))
+  predictor = Predictor(
+    model,
+    variables,
+    labels=LABELS,
+    preparation=Preparation(SIDE),
+    cost=cost.count(model, SIDE, variables),
+  )
+  answers = predictor.predict(photos(3), top_k=CLASSES)
+  logits = model.apply(variables, np.stack(photos(3)).astype(np.float32) / 127.5 - 1)
+  for answer, wanted in zip(answers, np.asarray(jax.nn.softmax(logits)), strict=True):
+    assert answer.stage == 'network' and answer.madds == predictor.cost.total_madds
+    np.testing.assert_allclose(answer.probabilities, np.sort(wanted)[::-1], rtol=1e-4)
+    assert answer.confidence == pytest.approx(wanted.max(), rel=1e-4)
+  with pytest.raises(UserError, match='one stage: no image can exit'):
+    predictor.threshold_for(threshold=0.5)

@@ -1,0 +1,101 @@
+"""Photos of every kind, against what they were made of and against TensorFlow's decoder."""
+
+import io
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from basisnet_jax import photos
+from basisnet_jax.data import decoding
+from basisnet_jax.errors import UserError
+
+
+def picture(width=12, height=8):
+  """RGB, smooth, different at every corner."""
+  y, x = np.mgrid[0:height, 0:width]
+  channels = [255 * x / width, 255 * y / height, 255 * (1 - (x + y) / (width + height))]
+  return Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8))
+
+
+def encoded(image, kind, **options):
+  written = io.BytesIO()
+  image.save(written, kind, **options)
+  return written.getvalue()
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_the_exif_tag_turns_the_image(orientation):
+  turn = {
+    1: [], 2: [0], 3: [3], 4: [1], 5: [5], 6: [2], 7: [6], 8: [4],
+  }[orientation]  # fmt: skip
+  stored = picture()
+  for operation in turn:  # What a camera does that writes this tag.
+    stored = stored.transpose(Image.Transpose(operation))
+  exif = Image.Exif()
+  exif[0x0112] = orientation
+  found = photos.read(encoded(stored, 'PNG', exif=exif))
+  np.testing.assert_array_equal(found, picture())
+
+
+@pytest.mark.parametrize(
+  'kind, options', [('PNG', {}), ('WEBP', {'lossless': True}), ('BMP', {}), ('TIFF', {})]
+)
+def test_kinds_that_lose_nothing_are_read_as_they_were(tmp_path, kind, options):
+  data = encoded(picture(), kind, **options)
+  path = tmp_path / 'photo'
+  path.write_bytes(data)
+  for source in (data, path, str(path), picture(), np.asarray(picture())):
+    np.testing.assert_array_equal(photos.read(source), picture())
+
+
+def test_other_modes_become_rgb():
+  gray = picture().convert('L')
+  np.testing.assert_array_equal(np.asarray(photos.read(np.asarray(gray)))[..., 1], gray)
+  deep = Image.fromarray(np.asarray(gray).astype(np.uint16) * 257)
+  np.testing.assert_array_equal(np.asarray(photos.read(encoded(deep, 'PNG')))[..., 0], gray)
+  see_through = picture().convert('RGBA')
+  see_through.putalpha(0)
+  assert np.all(np.asarray(photos.read(see_through)) == 255)
+
+
+@pytest.mark.parametrize(
+  'source, sentence',
+  [
+    (b'no image', r'^8 bytes: not an image of a kind that is known\.$'),
+    (encoded(picture(), 'PNG')[:80], r'^80 bytes: not readable \('),
+    ('nowhere.jpg', r'^nowhere\.jpg: not readable \(.*No such file'),
+    (np.zeros((4, 4, 3), np.float32), r'uint8 \[height, width, 3\]; this is ndarray, float32 \[4,'),
+    (np.zeros((4, 4, 4), np.uint8), r'uint8 \[4, 4, 4\]'),
+    (np.zeros((0, 4, 3), np.uint8), 'no pixels'),
+    (None, 'this is NoneType'),
+  ],
+)  # fmt: skip
+def test_what_is_no_image_gets_a_sentence(source, sentence):
+  with pytest.raises(UserError, match=sentence):
+    photos.read(source)
+
+
+def test_giants_are_refused_before_they_are_decoded(monkeypatch):
+  monkeypatch.setattr(photos, 'MOST_PIXELS', 95)
+  with pytest.raises(UserError, match='12 x 8 pixels are more than 95'):
+    photos.read(encoded(picture(), 'PNG'))
+
+
+@pytest.mark.parametrize('method', decoding.RESIZES)
+@pytest.mark.parametrize('size', [(64, 48), (333, 500), (41, 97), (224, 224)], ids=str)
+@pytest.mark.parametrize('share', [1.0, 0.875])
+def test_the_square_is_the_evaluations(method, size, share):
+  random = np.random.default_rng(0)
+  blocks = Image.fromarray(random.integers(0, 256, (9, 9, 3), np.uint8))
+  image = blocks.resize(size, Image.Resampling.BICUBIC)
+
+  def difference(data):
+    expected = decoding.decode_central_crop(data, 96, share, method).numpy().astype(int)
+    return np.abs(photos.central_square(photos.read(data), 96, share, method) - expected)
+
+  for data in (encoded(image, 'PNG'), encoded(image, 'JPEG', subsampling=0)):
+    found = difference(data)
+    assert found.max() <= (1 if method == 'bilinear' else 2) and found.mean() < 0.25
+  # TensorFlow decodes the square alone, without the colours that lie half outside.
+  assert difference(encoded(image, 'JPEG'))[:, :-6].max() <= 2
