@@ -1,19 +1,52 @@
-"""Two processing units, as in the paper: the next frame's preview beside this one's specialist."""
+"""Two processing units, as in the paper: the next frame's preview beside this one's specialist.
+
+frames -> waiting (bounded) -> preview, on one device -> specialize, on the other -> answers
+Each arrow is a thread, so that both devices work at the same time.
+"""
 
 import collections
 from collections.abc import Iterable, Iterator
 import functools
-from typing import Any
+import queue
+import threading
+import time
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from basisnet_jax.errors import UserError
 from basisnet_jax.inference import fixed
 from basisnet_jax.models import BasisNet, basisnet
 
+WHEN_FULL = ('wait', 'drop_oldest')
+_END = object()
+
+
+class Answer(NamedTuple):
+  """What both stages say of a frame.
+
+  Attributes:
+    number: of the frame, from 0; those between that are missing were dropped.
+    first, final: logits, `[b, classes]`, on the devices of the stages.
+    reused: whether the specialist of an earlier frame answered.
+    milliseconds: from the frame's arrival to its answer.
+  """
+
+  number: int
+  first: jax.Array
+  final: jax.Array
+  reused: bool
+  milliseconds: float
+
 
 class StreamingPredictor:
-  """A two-stage model on two devices, for frames that come one after another."""
+  """A two-stage model on two devices, for frames that come one after another.
+
+  Attributes:
+    metrics: of the last stream so far: 'frames' that came, 'dropped', 'answered', 'reused', and of
+      each stage the milliseconds of a frame, 'lightweight_ms' and 'specialist_ms'.
+  """
 
   def __init__(
     self,
@@ -23,38 +56,195 @@ class StreamingPredictor:
     lightweight_device: jax.Device,
     specialist_device: jax.Device,
     depth: int = 2,
+    when_full: str = 'wait',
+    reuse: float | None = None,
   ):
     """Puts each stage's variables onto its device.
 
     Args:
       model: of two stages.
       variables: of the model.
-      lightweight_device, specialist_device: where the stages run.
-      depth: frames that may be under way; a caller that is slow holds the stream up.
+      lightweight_device, specialist_device: where the stages run; they may be the same.
+      depth: frames that may wait for the preview.
+      when_full: 'wait' takes no further frame then, and holds up whoever makes them (a file);
+        'drop_oldest' forgets the one that has waited longest (a camera).
+      reuse: how far a coefficient may be from that of the frame whose specialist is at hand for it
+        to answer this frame, too: its weights need not be blended anew. It takes frames of
+        one image. None: every frame has its own specialist.
+
+    Raises:
+      UserError: a `depth` or `when_full` that cannot be.
     """
-    self._devices, self._depth = (lightweight_device, specialist_device), depth
-    preview = functools.partial(model.apply, method='preview')
-    specialize = functools.partial(model.apply, method='specialize')
+    if depth < 1 or when_full not in WHEN_FULL:
+      raise UserError(
+        f'depth={depth}, when_full={when_full!r}: at least one frame waits, and when_full is '
+        f'{" or ".join(map(repr, WHEN_FULL))}.'
+      )
+    self._devices = lightweight_device, specialist_device
+    self._depth, self._drop, self._reuse = depth, when_full == 'drop_oldest', reuse
     light, special = basisnet.of_stages(variables)
+    preview = functools.partial(model.apply, method='preview')
     self._preview = fixed.fix(preview, light, lightweight_device)
-    self._specialize = fixed.fix(specialize, special, specialist_device)
+    if reuse is None:
+      specialize = functools.partial(model.apply, method='specialize')
+      self._specialize = fixed.fix(specialize, special, specialist_device)
+    else:
+      blend = functools.partial(basisnet.blended, model)
+      self._blend = fixed.fix(blend, special, specialist_device)
+      self._call_blended = jax.jit(functools.partial(basisnet.call_blended, model))
+    self.metrics: dict[str, float] = {}
 
-  def __call__(self, frames: Iterable[np.ndarray]) -> Iterator[tuple[jax.Array, jax.Array]]:
-    """Yields (first logits, final logits), `[b, classes]`, of each frame, in order.
-
-    Calls return before their work is done, so the preview of a frame runs while the specialist
-    still has the frames before it.
+  def __call__(self, frames: Iterable[np.ndarray]) -> Iterator[Answer]:
+    """Yields answers, in the order of the frames; what `frames` raises is raised here.
 
     Args:
       frames: batches of images in [-1, 1], `[b, h, w, 3]`.
     """
-    light, special = self._devices
-    under_way = collections.deque()
-    for frame in frames:
-      first, coefficients = self._preview(jax.device_put(frame, light))
-      handed = jax.device_put((frame, coefficients, first), special)
-      under_way.append((first, self._specialize(*handed)))
-      if len(under_way) > self._depth:
-        yield jax.block_until_ready(under_way.popleft())
-    while under_way:
-      yield jax.block_until_ready(under_way.popleft())
+    stop, counts, (light, special) = threading.Event(), collections.Counter(), self._devices
+    waiting = _Waiting(self._depth, self._drop, stop)
+    between, answers = queue.Queue(1), queue.Queue(1)
+    self.metrics = {}
+
+    def read():
+      end = _END
+      try:
+        for number, frame in enumerate(frames):
+          counts['frames'] += 1
+          waiting.put((number, frame, time.perf_counter()))
+          if stop.is_set():
+            return
+      except Exception as error:  # It comes after the answers of the frames before it.
+        end = error
+      waiting.close(end)
+
+    def preview():
+      while isinstance(item := waiting.get(), tuple):
+        number, frame, arrived = item
+        began = time.perf_counter()
+        found = jax.block_until_ready(self._preview(jax.device_put(frame, light)))
+        counts['lightweight_s'] += time.perf_counter() - began
+        counts['lightweight'] += 1
+        if not _put(between, (number, frame, arrived, *found), stop):
+          return
+      _put(between, item, stop)
+
+    def specialize():
+      answer = self._scenes() if self._reuse is not None else self._each
+      while isinstance(item := _get(between, stop), tuple):
+        number, frame, arrived, first, coefficients = item
+        began = time.perf_counter()
+        final, reused = answer(*jax.device_put((frame, coefficients, first), special))
+        jax.block_until_ready(final)
+        done = time.perf_counter()
+        counts['specialist_s'] += done - began
+        counts['answered'] += 1
+        counts['reused'] += reused
+        if not _put(answers, Answer(number, first, final, reused, 1e3 * (done - arrived)), stop):
+          return
+      _put(answers, item, stop)
+
+    threads = [
+      threading.Thread(target=_guarded, args=(work, answers, stop), daemon=True)
+      for work in (read, preview, specialize)
+    ]
+    for thread in threads:
+      thread.start()
+    try:
+      while isinstance(item := answers.get(), Answer):
+        self.metrics = _metrics(counts, waiting.dropped)
+        yield item
+      self.metrics = _metrics(counts, waiting.dropped)
+      if isinstance(item, Exception):
+        raise item
+    finally:
+      stop.set()
+      waiting.close()
+      for thread in threads[1:]:  # The first may wait for a camera.
+        thread.join()
+
+  def _each(self, frame, coefficients, first):
+    return self._specialize(frame, coefficients, first), False
+
+  def _scenes(self):
+    """Answers as `_each` does, with the specialist at hand where the coefficients are near."""
+    blended, made_by = None, None
+
+    def answer(frame, coefficients, first):
+      nonlocal blended, made_by
+      if len(frame) != 1:
+        raise UserError(f'reuse is for frames of one image; this one has {len(frame)}.')
+      near = made_by is not None and bool(abs(coefficients - made_by).max() <= self._reuse)
+      if not near:
+        blended, made_by = self._blend(coefficients), coefficients
+      return self._call_blended(blended, frame, first), near
+
+    return answer
+
+
+class _Waiting:
+  """Frames that wait: at most so many. After the last comes what it is closed with."""
+
+  def __init__(self, depth, drop, stop):
+    self._frames, self._depth, self._drop, self._stop = collections.deque(), depth, drop, stop
+    self._changed, self._closed, self._end = threading.Condition(), False, _END
+    self.dropped = 0
+
+  def put(self, frame):
+    with self._changed:
+      while len(self._frames) >= self._depth and not self._closed:
+        if self._drop:
+          self._frames.popleft()
+          self.dropped += 1
+        else:
+          self._changed.wait()
+      self._frames.append(frame)
+      self._changed.notify_all()
+
+  def get(self):
+    with self._changed:
+      while not self._frames and not self._closed:
+        self._changed.wait()
+      frame = self._frames.popleft() if self._frames and not self._stop.is_set() else self._end
+      self._changed.notify_all()
+      return frame
+
+  def close(self, end=_END):
+    with self._changed:
+      if not self._closed:
+        self._closed, self._end = True, end
+      self._changed.notify_all()
+
+
+def _guarded(work, answers, stop):
+  """Whatever goes wrong in a thread is handed to who waits for answers."""
+  try:
+    work()
+  except Exception as error:
+    _put(answers, error, stop)
+
+
+def _put(line, item, stop) -> bool:
+  """False where nobody takes it any more."""
+  while not stop.is_set():
+    try:
+      line.put(item, timeout=0.1)
+      return True
+    except queue.Full:
+      continue
+  return False
+
+
+def _get(line, stop):
+  while not stop.is_set():
+    try:
+      return line.get(timeout=0.1)
+    except queue.Empty:
+      continue
+  return _END
+
+
+def _metrics(counts, dropped):
+  found = {name: counts[name] for name in ('frames', 'answered', 'reused')} | {'dropped': dropped}
+  for stage, number in (('lightweight', 'lightweight'), ('specialist', 'answered')):
+    found[f'{stage}_ms'] = 1e3 * counts[f'{stage}_s'] / max(counts[number], 1)
+  return found

@@ -8,6 +8,7 @@ images -> preview (lightweight model) -> logits, coefficients
 from typing import NamedTuple
 
 from flax import linen as nn
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
 
@@ -117,6 +118,32 @@ def of_stages(variables):
     }
 
   return choose(lambda name: name != 'specialist'), choose(lambda name: name == 'specialist')
+
+
+def blended(model: BasisNet, variables, coefficients):
+  """The specialist of one image as the plain network that it is, for images like it.
+
+  Args:
+    model: its layers hold the bases.
+    variables: of `specialize`, or all.
+    coefficients: `[1, layers, K]`.
+
+  Returns:
+    Variables for `call_blended`: each stack of bases has become a kernel, in float32.
+  """
+  own = {kind: tree['specialist'] for kind, tree in variables.items() if 'specialist' in tree}
+  params = traverse_util.flatten_dict(own['params'], sep='/')
+  for i, path in enumerate(model.layers):
+    weights = coefficients[:, i] * params.pop(f'{path}/scales', 1)
+    bases = params.pop(f'{path}/bases')
+    (params[f'{path}/kernel'],) = synthesis.synthesize(weights, bases, jnp.float32)
+  return own | {'params': traverse_util.unflatten_dict(params, sep='/')}
+
+
+def call_blended(model: BasisNet, own, images, first=None):
+  """What `specialize` says of images `[b, h, w, 3]`, all with the one specialist of `blended`."""
+  logits = model.specialist.apply(own, images, method=lambda m, x: synthesis.call(m, x, False))
+  return logits.astype(jnp.float32) + (model.refine * first if model.refine else 0)
 
 
 def _logits_and_features(network, images, train):

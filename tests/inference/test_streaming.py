@@ -1,11 +1,16 @@
 import functools
+import itertools
+import threading
+import time
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
 
+from basisnet_jax.errors import UserError
 from basisnet_jax.inference import streaming
 from basisnet_jax.models import basisnet
 
@@ -28,36 +33,117 @@ def predictor(refine=0.0, **options):
   )
 
 
-@pytest.mark.parametrize('depth', [0, 1, 5, 20])
+def assert_answers(answers, numbers, refine=0.0):
+  """They are of these frames, and what one device says of them."""
+  model, variables, frames = example(refine)
+  apply = jax.jit(model.apply)
+  assert [answer.number for answer in answers] == list(numbers)
+  for answer in answers:
+    wanted = apply(variables, jnp.asarray(frames[answer.number]))
+    assert answer.first.devices() == {jax.devices()[1]}
+    assert answer.final.devices() == {jax.devices()[2]}
+    np.testing.assert_allclose(answer.first, wanted.lightweight, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(answer.final, wanted.specialist, rtol=1e-5, atol=1e-5)
+    assert answer.milliseconds > 0 and not answer.reused
+
+
+@pytest.mark.parametrize('depth', [1, 5, 20])
 @pytest.mark.parametrize('refine', [0.0, 0.5])
 def test_frames_are_answered_in_order_as_by_one_device(depth, refine):
-  model, variables, frames = example(refine)
-  answers = list(predictor(refine, depth=depth)(frames))
-  assert len(answers) == FRAMES
-  apply = jax.jit(model.apply)
-  for frame, (first, final) in zip(frames, answers, strict=True):
-    wanted = apply(variables, jnp.asarray(frame))
-    assert first.devices() == {jax.devices()[1]} and final.devices() == {jax.devices()[2]}
-    np.testing.assert_allclose(first, wanted.lightweight, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(final, wanted.specialist, rtol=1e-5, atol=1e-5)
+  stream = predictor(refine, depth=depth)
+  assert_answers(list(stream(example()[2])), range(FRAMES), refine)
+  counts = {name: stream.metrics[name] for name in ('frames', 'answered', 'dropped', 'reused')}
+  assert counts == {'frames': FRAMES, 'answered': FRAMES, 'dropped': 0, 'reused': 0}
+  assert stream.metrics['lightweight_ms'] > 0 and stream.metrics['specialist_ms'] > 0
 
 
 def test_no_more_frames_are_taken_than_may_be_under_way():
-  *_, frames = example()
-  taken = []
+  frame, taken = example()[2][0], []
 
   def camera():
-    for i, frame in enumerate(frames):
+    for i in range(50):
       taken.append(i)
       yield frame
 
   answers = predictor(depth=2)(camera())
   assert not taken
+  for done in range(1, 4):
+    next(answers)
+    time.sleep(0.3)
+    # Two wait, one is held before them; each stage has one, and one lies before and behind the
+    # second.
+    assert len(taken) <= done + 7
+  answers.close()
+  assert len(taken) <= 11
+
+
+def test_a_camera_is_never_held_up_and_old_frames_are_forgotten():
+  frame, late = example()[2][0], []
+
+  def camera():
+    for _ in range(200):
+      began = time.perf_counter()
+      yield frame
+      late.append(time.perf_counter() - began)
+
+  stream = predictor(depth=2, when_full='drop_oldest')
+  answers = stream(camera())
+  found = [next(answers)]
+  time.sleep(0.5)  # All have come by now.
+  found += list(answers)
+  numbers = [answer.number for answer in found]
+  assert numbers == sorted(numbers) and numbers[-2:] == [198, 199]
+  assert sum(late) < 0.5
+  assert stream.metrics['frames'] == 200 and stream.metrics['answered'] == len(found) < 20
+  assert stream.metrics['dropped'] == 200 - len(found)
+
+
+def test_similar_frames_share_a_specialist():
+  model, variables, frames = example(0.5)
+  one = frames[:, :1]
+  scenes = np.stack([one[0], one[0] + 1e-4, one[1], one[1], one[0]])
+  apply = jax.jit(model.apply)
+  coefficients = [apply(variables, jnp.asarray(frame)).coefficients for frame in scenes]
+  near = float(jnp.abs(coefficients[1] - coefficients[0]).max())
+  far = float(jnp.abs(coefficients[2] - coefficients[0]).max())
+  assert 0 < near < far / 10
+  stream = predictor(0.5, reuse=2 * near)
+  answers = list(stream(scenes))
+  assert [answer.reused for answer in answers] == [False, True, False, True, False]
+  assert stream.metrics['reused'] == 2
+  for answer, made_for in zip(answers, [0, 0, 2, 2, 4], strict=True):
+    frame = jnp.asarray(scenes[answer.number])
+    wanted = model.apply(
+      variables, frame, coefficients[made_for], answer.first, method='specialize'
+    )
+    np.testing.assert_allclose(answer.final, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_what_goes_wrong_is_raised_where_the_answers_are_awaited():
+  def camera():
+    yield example()[2][0]
+    raise OSError('unplugged')
+
+  answers = predictor()(camera())
   next(answers)
-  assert taken == [0, 1, 2]
+  with pytest.raises(OSError, match='unplugged'):
+    next(answers)
+  with pytest.raises(flax.errors.ScopeParamShapeError):
+    list(predictor()([example()[2][0][..., :2]]))
+  with pytest.raises(UserError, match='frames of one image; this one has 2'):
+    list(predictor(reuse=0.1)(example()[2]))
+  for options in ({'depth': 0}, {'when_full': 'explode'}):
+    with pytest.raises(UserError, match="when_full is 'wait' or 'drop_oldest'"):
+      predictor(**options)
+
+
+def test_a_stream_that_nobody_reads_on_leaves_no_threads():
+  before = threading.active_count()
+  answers = predictor(depth=1)(itertools.repeat(example()[2][0]))
   next(answers)
-  assert taken == [0, 1, 2, 3]
-  assert len(list(answers)) == FRAMES - 2 and len(taken) == FRAMES
+  answers.close()
+  time.sleep(0.3)
+  assert threading.active_count() == before
 
 
 def test_each_device_holds_the_weights_of_its_stage_alone():
