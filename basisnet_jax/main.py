@@ -4,6 +4,7 @@ Modes:
   train     trains and evaluates; continues a run that was interrupted.
   evaluate  evaluates a workdir's checkpoint; needs nothing but --workdir.
   predict   answers for images, with a workdir's checkpoint: a table.
+  stream    the same for the frames of a video, both stages beside each other.
   cost      counts multiply-adds and parameters; needs neither data nor workdir.
   sweep     trains a grid of recipes times seeds, and collects a table.
 """
@@ -19,7 +20,7 @@ from basisnet_jax import command_line, environment, errors, supervisor
 from basisnet_jax.errors import MissingProcess, Preempted, UserError
 
 _MODE = flags.DEFINE_enum(
-  'mode', 'train', ['train', 'evaluate', 'predict', 'cost', 'sweep'], 'What to do.'
+  'mode', 'train', ['train', 'evaluate', 'predict', 'stream', 'cost', 'sweep'], 'What to do.'
 )
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'The folder of the run; runs/ and the name of the recipe by default.'
@@ -33,13 +34,25 @@ _NETWORKS = flags.DEFINE_list(
 _OUTPUT = flags.DEFINE_string(
   'output',
   None,
-  'Where --mode=cost writes its JSON (cost.json in the workdir by default), and --mode=predict its '
-  'table, .csv or .jsonl (the terminal by default).',
+  'Where --mode=cost writes its JSON (cost.json in the workdir by default), and --mode=predict and '
+  'stream their table, .csv or .jsonl (the terminal by default).',
 )
 _IMAGES = flags.DEFINE_string(
   'images', None, "For --mode=predict: a folder, a pattern such as 'photos/*.jpg', or a file."
 )
-_TOP_K = flags.DEFINE_integer('top_k', 5, 'For --mode=predict: labels of each image.', 1)
+_VIDEO = flags.DEFINE_string(
+  'video', None, 'For --mode=stream: a video, an animated image, or a folder of images.'
+)
+_REUSE = flags.DEFINE_float(
+  'reuse',
+  None,
+  'For --mode=stream: how far coefficients may be from those of an earlier frame for its '
+  'specialist to answer, such as 0.02; by default each frame has its own.',
+)
+_REALTIME = flags.DEFINE_bool(
+  'realtime', False, 'For --mode=stream: at the pace of the video, dropping what is too late.'
+)
+_TOP_K = flags.DEFINE_integer('top_k', 5, 'For --mode=predict and stream: labels of each.', 1)
 _THRESHOLD = flags.DEFINE_float(
   'threshold', None, 'For --mode=predict: confidence at which images exit, instead of the chosen.'
 )
@@ -70,7 +83,7 @@ def main(config) -> None:
   if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.WARNING)  # Orbax tells of its every step.
   workdir = _WORKDIR.value or os.path.join('runs', config.name)
-  if _MODE.value not in ('cost', 'sweep', 'predict'):
+  if _MODE.value not in ('cost', 'sweep', 'predict', 'stream'):
     from basisnet_jax import distributed
 
     environment.dispatch_in_calling_thread()
@@ -81,6 +94,7 @@ def main(config) -> None:
     'train': _train,
     'evaluate': _evaluate,
     'predict': _predict,
+    'stream': _stream,
     'cost': _cost,
     'sweep': _sweep,
   }
@@ -125,6 +139,22 @@ def _predict(config, workdir):
     threshold=_THRESHOLD.value,
     average_madds=_AVERAGE_MADDS.value,
     max_latency=_MAX_LATENCY.value,
+  )
+
+
+def _stream(config, workdir):
+  from basisnet_jax import stream
+
+  if not _VIDEO.value:
+    raise UserError('--mode=stream needs --video: a video, or a folder of images.')
+  stream.stream_clip(
+    workdir,
+    _VIDEO.value,
+    _OUTPUT.value,
+    checkpoint=config.evaluation.checkpoint,
+    top_k=_TOP_K.value,
+    reuse=_REUSE.value,
+    realtime=_REALTIME.value,
   )
 
 

@@ -1,11 +1,13 @@
 """A run's network at work: `basisnet_jax.load(workdir)`, and `--mode=predict`."""
 
+from collections.abc import Mapping
 import contextlib
 import os
 import sys
-from typing import Any
+from typing import Any, NamedTuple, TextIO
 
 from etils import epath
+from flax import linen as nn
 import jax
 
 from basisnet_jax import sharding
@@ -16,6 +18,44 @@ from basisnet_jax.inference.predictor import Predictor, Preparation
 from basisnet_jax.models import cost
 from basisnet_jax.training import evaluator, trained
 from basisnet_jax.training.progress import Progress
+
+
+class Ready(NamedTuple):
+  """A trained network and all that it takes to ask it: see `Predictor`."""
+
+  model: nn.Module
+  variables: dict[str, Any]
+  labels: tuple[str, ...]
+  preparation: Preparation
+  cost: cost.Cost
+  chosen: chosen_lib.Chosen | None
+
+  @property
+  def temperatures(self) -> Mapping[str, float]:
+    """Of the stages, where they are known."""
+    return self.chosen.temperatures if self.chosen else {}
+
+
+def ready(workdir: str, checkpoint: str, device: jax.Device) -> Ready:
+  """The network that a run has trained; see `load`."""
+  config = trained.recipe(workdir, workdir)
+  folder_name = evaluator.checkpoint_folder(
+    'checkpoint', checkpoint or config.evaluation.checkpoint
+  )
+  with config.unlocked():
+    config.sharding.mesh, config.sharding.preset = (('data', -1),), 'replicated'
+    config.sharding.rules = ()
+  mesh = sharding.create_mesh(devices=[device])
+  found = trained.load(config, workdir, folder_name, mesh, workdir)
+  resolution = config.model.resolution
+  return Ready(
+    found.model,
+    found.variables,
+    trained.labels(workdir) or tuple(str(i) for i in range(config.model.num_classes)),
+    Preparation(resolution, config.data.eval_crop, config.data.eval_resize),
+    cost.count(found.model, resolution, found.variables),
+    chosen_lib.load(workdir, found.step),
+  )
 
 
 def load(
@@ -32,26 +72,15 @@ def load(
   Raises:
     UserError: there is no such run or checkpoint, or its early termination cannot be read.
   """
-  config = trained.recipe(workdir, workdir)
-  which = checkpoint or config.evaluation.checkpoint
-  saved = evaluator.checkpoint_folder('checkpoint', which)
   device = device or jax.local_devices()[0]
-  mesh = sharding.create_mesh(devices=[device])
-  with config.unlocked():
-    config.sharding.mesh, config.sharding.preset = (('data', -1),), 'replicated'
-    config.sharding.rules = ()
-  found = trained.load(config, workdir, saved, mesh, workdir)
-  labels = trained.labels(workdir)
-  counted = cost.count(found.model, config.model.resolution, found.variables)
+  found = ready(workdir, checkpoint, device)
   return Predictor(
     found.model,
     found.variables,
-    labels=labels or [str(i) for i in range(config.model.num_classes)],
-    preparation=Preparation(
-      config.model.resolution, config.data.eval_crop, config.data.eval_resize
-    ),
-    cost=counted,
-    chosen=chosen_lib.load(workdir, found.step),
+    labels=found.labels,
+    preparation=found.preparation,
+    cost=found.cost,
+    chosen=found.chosen,
     batch_size=batch_size,
     device=device,
   )
@@ -72,19 +101,28 @@ def predict_files(
   top_k = min(top_k, len(predictor.labels))
   threshold = predictor.threshold_for(**budget)
   answers = predictor.stream(paths, top_k=top_k, threshold=threshold)
-  with Progress(len(paths), name='predicting') as progress, _opened(output) as file:
-    suffix = os.path.splitext(output)[1] if output else '.csv'
-    total = folder.write(answers, file, suffix, top_k, progress.update)
+  with Progress(len(paths), name='predicting') as progress, opened(output) as file:
+    total = folder.write(answers, file, suffix(output), top_k, progress.update)
   _tell(predictor, total, threshold, output)
 
 
-def _opened(output):
+def suffix(output: str | None) -> str:
+  """Of `folder.FORMATS`."""
+  return os.path.splitext(output)[1] if output else '.csv'
+
+
+def opened(output: str | None) -> contextlib.AbstractContextManager[TextIO]:
+  """A file that is written as it goes, so that an interruption loses nothing; None is stdout.
+
+  Raises:
+    UserError: it cannot be written.
+  """
   if output is None:
     return contextlib.nullcontext(sys.stdout)
   try:
     path = epath.Path(output)
     path.parent.mkdir(parents=True, exist_ok=True)
-    return path.open('w')  # Written as it goes: an interruption loses nothing.
+    return path.open('w')
   except OSError as error:
     raise UserError(f'--output={output} cannot be written ({error.strerror}).') from error
 

@@ -7,6 +7,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / 'basisnet_jax'
+ENTRIES = 'main.py', 'predict.py', 'stream.py'
 FILES = {str(path.relative_to(PACKAGE)): path for path in sorted(PACKAGE.rglob('*.py'))}
 
 
@@ -47,11 +48,17 @@ def test_imports_are_found_wherever_they_stand():
 @pytest.mark.parametrize(
   'room, may_import_it',
   [
-    ('models', {'models', 'evaluation', 'inference', 'training', 'main.py', 'predict.py'}),
+    (
+      'models',
+      {'models', 'evaluation', 'inference', 'training', *ENTRIES},
+    ),
     ('data', {'data', 'training'}),
-    ('evaluation', {'evaluation', 'inference', 'sweep', 'training', 'main.py', 'predict.py'}),
-    ('inference', {'inference', 'predict.py'}),
-    ('training', {'training', 'preflight', 'sweep', 'main.py', 'predict.py'}),
+    (
+      'evaluation',
+      {'evaluation', 'inference', 'sweep', 'training', *ENTRIES},
+    ),
+    ('inference', {'inference', *ENTRIES} - {'main.py'}),
+    ('training', {'training', 'preflight', 'sweep', *ENTRIES}),
     ('sweep', {'sweep', 'command_line.py', 'main.py'}),
     ('preflight', {'preflight'}),
     ('base_config', {'command_line.py', 'config.py'}),

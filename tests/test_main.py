@@ -207,6 +207,21 @@ def test_prediction_needs_nothing_but_the_workdir(short, tmp_path):
   assert code == 2 and 'exclude each other' in err
 
 
+def test_a_stream_of_frames_has_two_devices(short, tmp_path):
+  frames = [Image.new('RGB', (20, 20), (40 * i, 50, 60)) for i in range(4)]
+  frames[0].save(tmp_path / 'a.gif', save_all=True, append_images=frames[1:], duration=20)
+  output = tmp_path / 'out.csv'
+  asked = [f'--workdir={short["workdir"]}', f'--video={tmp_path / "a.gif"}', f'--output={output}']
+  _, err = run_well('--mode=stream', *asked, devices=2)
+  assert [line.split(',')[:2] for line in output.read_text().splitlines()[1:]] == [
+    [str(i), 'specialist'] for i in range(4)
+  ]
+  assert '4 frames came, 0 were dropped, 0 answered by the specialist of an earlier one' in err
+  assert re.search(r'lightweight [0-9.]+ on \S+0\S*, specialist [0-9.]+ on \S+1', err)
+  _, err = run_well('--mode=stream', *asked, '--reuse=2')
+  assert '3 answered by the specialist of an earlier one' in err
+
+
 def test_run_killed_at_any_moments_equals_the_uninterrupted_run(tmp_path, data_flag):
   whole, broken = tmp_path / 'whole', tmp_path / 'broken'
   recipe = [

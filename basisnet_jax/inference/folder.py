@@ -31,11 +31,11 @@ class Total(NamedTuple):
   unreadable: list[str]
 
 
-def files(pattern: str) -> list[str]:
+def files(pattern: str, flag: str = '--images') -> list[str]:
   """Images of a folder and all in it, those that fit a pattern such as `photos/*.jpg`, or one.
 
   Raises:
-    UserError: there are none.
+    UserError: there are none; it names the flag.
   """
   if os.path.isdir(pattern):
     found = [
@@ -50,7 +50,7 @@ def files(pattern: str) -> list[str]:
     found = [path for path in found if os.path.isfile(path)]
     what = 'no such folder, and no files fit it'
   if not found:
-    raise UserError(f'--images={pattern}: {what}.')
+    raise UserError(f'{flag}={pattern}: {what}.')
   return sorted(found)
 
 

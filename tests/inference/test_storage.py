@@ -7,7 +7,7 @@ import pytest
 import tiny
 
 from basisnet_jax.inference import storage
-from basisnet_jax.models import synthesis
+from basisnet_jax.models import basisnet, synthesis
 
 # Of a weight: half a step, of the largest weight of its basis.
 STORED = {
@@ -70,3 +70,15 @@ def test_the_network_says_nearly_the_same(variables, dtype, batch):
   spread = np.ptp(wanted.specialist)
   np.testing.assert_allclose(found.specialist, wanted.specialist, atol=0.03 * spread)
   assert not np.array_equal(found.specialist, wanted.specialist)
+
+
+@pytest.mark.parametrize('dtype', STORED)
+def test_blended_from_smaller_bases(variables, dtype):
+  model, stored = tiny.basisnet(), STORED[dtype][0](variables)
+  images = jnp.asarray(np.random.default_rng(1).uniform(-1, 1, (1, 8, 8, 3)), jnp.float32)
+  _, coefficients = model.apply(variables, images, method='preview')
+  own = basisnet.blended(model, stored, coefficients)
+  wanted = model.apply(stored, images, coefficients, method='specialize')
+  np.testing.assert_allclose(
+    basisnet.call_blended(model, own, images), wanted, rtol=1e-4, atol=1e-5
+  )

@@ -13,7 +13,7 @@ from quick import jit, normal, random_variables
 
 from basisnet_jax import models
 from basisnet_jax.errors import UserError
-from basisnet_jax.models import preprocessing, synthesis
+from basisnet_jax.models import basisnet, preprocessing, synthesis
 
 BATCH = 4
 PAIRS = {
@@ -66,6 +66,24 @@ def test_refined_logits_sum_both_stages_and_train_the_second_alone(name):
   assert all(leaf.any() for leaf in jax.tree.leaves(gradient['params']['specialist']))
   with pytest.raises(ValueError, match='needs the logits of preview'):
     refining.apply(variables, IMAGES, outputs.coefficients, method='specialize')
+
+
+@pytest.mark.parametrize('refine', [0.0, 0.5])
+@pytest.mark.parametrize('pair', PAIRS)
+def test_blended_specialist_is_a_plain_network_that_says_the_same(pair, refine):
+  model = two_stage(*PAIRS[pair], refine=refine)
+  variables = random_variables(model, IMAGES)
+  first, coefficients = jit(functools.partial(model.apply, method='preview'))(variables, IMAGES)
+  for i in (0, 2):
+    own = jit(functools.partial(basisnet.blended, model))(variables, coefficients[i : i + 1])
+    plain = random_variables(model.specialist, IMAGES)
+    assert jax.tree.map(jnp.shape, own) == jax.tree.map(jnp.shape, plain)
+    said = jit(functools.partial(basisnet.call_blended, model))(own, IMAGES, first)
+    # The one specialist for all images.
+    alike = jnp.repeat(coefficients[i : i + 1], BATCH, axis=0)
+    specialize = functools.partial(model.apply, method='specialize')
+    wanted = jit(specialize)(variables, IMAGES, alike, first)
+    np.testing.assert_allclose(said, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_lightweight_stage_is_the_plain_network_on_resized_images():

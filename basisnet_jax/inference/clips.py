@@ -1,0 +1,95 @@
+"""Frames of a video, of an animated image, or of images in the order of their names."""
+
+from collections.abc import Iterator
+import os
+import time
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from basisnet_jax import photos
+from basisnet_jax.errors import UserError
+from basisnet_jax.inference import folder
+
+_ANIMATED = ('.gif', '.webp', '.png', '.apng')
+_RATE = 25.0  # Frames a second, where nothing says how many.
+
+
+class Clip(NamedTuple):
+  """Frames and what is known of them.
+
+  Attributes:
+    frames: (name, RGB image) of each, read as they are asked for.
+    count: how many; None where only reading tells.
+    rate: frames a second.
+  """
+
+  frames: Iterator[tuple[str, Image.Image]]
+  count: int | None
+  rate: float
+
+
+def open_clip(source: str) -> Clip:
+  """Opens a video file, an animated GIF or WebP, a folder, or a pattern such as `frames/*.png`.
+
+  Raises:
+    UserError: there is nothing, or nothing that can be read; or a video, and PyAV is not installed.
+  """
+  if not os.path.isfile(source):
+    paths = folder.files(source, '--video')
+    return Clip(((path, photos.read(path)) for path in paths), len(paths), _RATE)
+  if source.lower().endswith(_ANIMATED):
+    return _animated(source)
+  if source.lower().endswith(photos.SUFFIXES):
+    return Clip(iter([(source, photos.read(source))]), 1, _RATE)
+  return _video(source)
+
+
+def paced(clip: Clip) -> Iterator[tuple[str, Image.Image]]:
+  """Its frames at its own rate, as a camera would give them."""
+  began = time.monotonic()
+  for number, frame in enumerate(clip.frames):
+    time.sleep(max(0, began + number / clip.rate - time.monotonic()))
+    yield frame
+
+
+def _animated(source):
+  try:
+    image = Image.open(source)
+    count = getattr(image, 'n_frames', 1)
+  except photos.ERRORS as error:
+    raise UserError(f'{source}: not readable ({" ".join(str(error).split())}).') from error
+
+  def frames():
+    with image:
+      for number in range(count):
+        image.seek(number)
+        yield f'{number}', photos.read(image.convert('RGBA'))
+
+  milliseconds = image.info.get('duration') or 1000 / _RATE
+  return Clip(frames(), count, 1000 / milliseconds)
+
+
+def _video(source):
+  try:
+    import av
+  except ImportError as error:
+    raise UserError(
+      f'{source}: videos are read with PyAV: pip install basisnet_jax[video], or give a folder of '
+      'images.'
+    ) from error
+  try:
+    container: Any = av.open(source)
+    stream = container.streams.video[0]
+  except (av.error.FFmpegError, IndexError) as error:
+    raise UserError(f'{source}: not a video that can be read.') from error
+
+  def frames():
+    with container:
+      try:
+        for number, frame in enumerate(container.decode(stream)):
+          yield f'{number}', frame.to_image()
+      except av.error.FFmpegError as error:
+        raise UserError(f'{source} is damaged after some frames ({error}).') from error
+
+  return Clip(frames(), stream.frames or None, float(stream.average_rate or _RATE))

@@ -1,0 +1,108 @@
+"""`--mode=stream`: a video goes through both stages, on two devices where there are two."""
+
+import sys
+
+import jax
+import numpy as np
+
+from basisnet_jax import photos, predict
+from basisnet_jax.errors import UserError
+from basisnet_jax.inference import clips, folder
+from basisnet_jax.inference.predictor import Prediction
+from basisnet_jax.inference.streaming import StreamingPredictor
+from basisnet_jax.models import BasisNet
+from basisnet_jax.training.progress import Progress
+
+
+def stream_clip(
+  workdir: str,
+  video: str,
+  output: str | None,
+  *,
+  checkpoint: str,
+  top_k: int,
+  reuse: float | None,
+  realtime: bool,
+) -> None:
+  """Answers for each frame, into a table as of `predict.predict_files`.
+
+  Args:
+    workdir: of a run with two stages.
+    video: of `clips.open_clip`.
+    output: .csv or .jsonl; None: stdout.
+    checkpoint: 'latest' or 'best'.
+    top_k: labels of each frame.
+    reuse: see `StreamingPredictor`.
+    realtime: frames come at the video's rate, and those that nobody has time for are dropped.
+
+  Raises:
+    UserError: no such run, one stage, no such video.
+  """
+  if output is not None:
+    folder.check_output(output)
+  clip = clips.open_clip(video)
+  light, special = _devices()
+  ready = predict.ready(workdir, checkpoint, special)
+  if not isinstance(ready.model, BasisNet):
+    raise UserError(f'{workdir} is of a network of one stage; --mode=stream is for two.')
+  predictor = StreamingPredictor(
+    ready.model,
+    ready.variables,
+    lightweight_device=light,
+    specialist_device=special,
+    when_full='drop_oldest' if realtime else 'wait',
+    reuse=reuse,
+  )
+  names = {}
+
+  def frames():
+    for number, (name, image) in enumerate(clips.paced(clip) if realtime else clip.frames):
+      names[number] = name
+      pixels = photos.central_square(image, *ready.preparation)
+      yield np.float32(pixels)[None] / 127.5 - 1
+
+  temperatures = ready.temperatures
+  top_k = min(top_k, len(ready.labels))
+
+  def answers():
+    for answer in predictor(frames()):
+      first = _softmax(answer.first[0] / temperatures.get('lightweight', 1))
+      final = _softmax(answer.final[0] / temperatures.get('specialist', 1))
+      best = np.argsort(-final, kind='stable')[:top_k]
+      stage = 'specialist, reused' if answer.reused else 'specialist'
+      labels = tuple(ready.labels[i] for i in best)
+      probabilities = tuple(float(final[i]) for i in best)
+      cost = ready.cost.total_madds
+      yield names.pop(answer.number), Prediction(labels, probabilities, stage, first.max(), cost)
+
+  with (
+    Progress(clip.count or 0, enabled=clip.count is not None, name='streaming') as progress,
+    predict.opened(output) as file,
+  ):
+    side = ready.preparation.resolution
+    list(predictor([np.zeros((1, side, side, 3), np.float32)]))  # It compiles, before frames come.
+    folder.write(answers(), file, predict.suffix(output), top_k, progress.update)
+  _tell(predictor.metrics, light, special, output)
+
+
+def _devices():
+  """Two accelerators, a CPU beside one, or the same device twice."""
+  devices = jax.local_devices()
+  if len(devices) > 1:
+    return devices[0], devices[1]
+  return (jax.local_devices(backend='cpu') or devices)[0], devices[0]
+
+
+def _softmax(logits):
+  powers = np.exp(np.asarray(logits, np.float64) - float(np.max(logits)))
+  return powers / powers.sum()
+
+
+def _tell(metrics, light, special, output):
+  print(
+    f'{metrics["frames"]:,} frames came, {metrics["dropped"]:,} were dropped, '
+    f'{metrics["reused"]:,} answered by the specialist of an earlier one.\n'
+    f'Milliseconds of a frame: lightweight {metrics["lightweight_ms"]:.3g} on {light}, specialist '
+    f'{metrics["specialist_ms"]:.3g} on {special}.' + (f'\nWritten: {output}' if output else ''),
+    file=sys.stderr,
+  )

@@ -1,0 +1,85 @@
+"""Frames of every kind of clip, against the pictures that it was made of."""
+
+import time
+
+import av
+import numpy as np
+from PIL import Image
+import pytest
+
+from basisnet_jax.errors import UserError
+from basisnet_jax.inference import clips
+
+COLORS = [(200, 30, 40), (20, 180, 60), (40, 50, 220)]
+
+
+@pytest.fixture
+def pictures():
+  return [Image.new('RGB', (64, 48), color) for color in COLORS]
+
+
+def assert_colors(frames, colors, tolerance=0):
+  assert len(frames) == len(colors)
+  for (_, frame), color in zip(frames, colors, strict=True):
+    assert frame.mode == 'RGB' and frame.size == (64, 48)
+    assert np.abs(np.asarray(frame).astype(int) - color).max() <= tolerance
+
+
+def test_images_of_a_folder_in_order(tmp_path, pictures):
+  for i in (2, 0, 1):
+    pictures[i].save(tmp_path / f'{i}.png')
+  clip = clips.open_clip(str(tmp_path))
+  assert clip.count == 3
+  frames = list(clip.frames)
+  assert_colors(frames, COLORS)
+  assert [name for name, _ in frames] == [str(tmp_path / f'{i}.png') for i in range(3)]
+  one = clips.open_clip(str(tmp_path / '1.png'))
+  assert_colors(list(one.frames), COLORS[1:2])
+
+
+@pytest.mark.parametrize('kind, options', [('gif', {}), ('webp', {'lossless': True})])
+def test_animated_images(tmp_path, pictures, kind, options):
+  path = tmp_path / f'clip.{kind}'
+  pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=40, **options)
+  clip = clips.open_clip(str(path))
+  assert clip.count == 3 and (clip.rate == 25 or kind == 'webp')
+  assert_colors(list(clip.frames), COLORS)
+
+
+def test_a_video(tmp_path, pictures):
+  path = str(tmp_path / 'clip.mp4')
+  with av.open(path, 'w') as container:
+    stream = container.add_stream('mpeg4', rate=10)
+    stream.width, stream.height, stream.pix_fmt = 64, 48, 'yuv420p'
+    for picture in pictures:
+      container.mux(stream.encode(av.VideoFrame.from_image(picture)))
+    container.mux(stream.encode())
+  clip = clips.open_clip(path)
+  assert (clip.count, clip.rate) == (3, 10)
+  assert_colors(list(clip.frames), COLORS, tolerance=12)
+
+
+def test_pace(monkeypatch, pictures):
+  slept, now = [], [0.0]
+  monkeypatch.setattr(time, 'monotonic', lambda: now[0])
+
+  def sleep(seconds):
+    slept.append(seconds)
+    now[0] += seconds
+
+  monkeypatch.setattr(time, 'sleep', sleep)
+  clip = clips.Clip(iter(enumerate(pictures)), 3, rate=10)
+  for _ in clips.paced(clip):
+    now[0] += 0.04  # Whoever takes them needs so long.
+  assert slept == pytest.approx([0, 0.06, 0.06])
+
+
+def test_what_is_no_clip_gets_a_sentence(tmp_path):
+  for name in ('clip.mp4', 'clip.gif'):
+    (tmp_path / name).write_text('no video')
+  with pytest.raises(UserError, match=r'clip\.mp4: not a video that can be read'):
+    clips.open_clip(str(tmp_path / 'clip.mp4'))
+  with pytest.raises(UserError, match=r'clip\.gif: not readable'):
+    clips.open_clip(str(tmp_path / 'clip.gif'))
+  with pytest.raises(UserError, match=r'^--video=.*nowhere: no such folder'):
+    clips.open_clip(str(tmp_path / 'nowhere'))
