@@ -5,6 +5,7 @@ Modes:
   evaluate  evaluates a workdir's checkpoint; needs nothing but --workdir.
   predict   answers for images, with a workdir's checkpoint: a table.
   stream    the same for the frames of a video, both stages beside each other.
+  export    writes a workdir's network as files that run without this package.
   cost      counts multiply-adds and parameters; needs neither data nor workdir.
   sweep     trains a grid of recipes times seeds, and collects a table.
 """
@@ -19,9 +20,8 @@ from absl import app, flags, logging
 from basisnet_jax import command_line, environment, errors, supervisor
 from basisnet_jax.errors import MissingProcess, Preempted, UserError
 
-_MODE = flags.DEFINE_enum(
-  'mode', 'train', ['train', 'evaluate', 'predict', 'stream', 'cost', 'sweep'], 'What to do.'
-)
+_MODES = ['train', 'evaluate', 'predict', 'stream', 'export', 'cost', 'sweep']
+_MODE = flags.DEFINE_enum('mode', 'train', _MODES, 'What to do.')
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'The folder of the run; runs/ and the name of the recipe by default.'
 )
@@ -34,12 +34,14 @@ _NETWORKS = flags.DEFINE_list(
 _OUTPUT = flags.DEFINE_string(
   'output',
   None,
-  'Where --mode=cost writes its JSON (cost.json in the workdir by default), and --mode=predict and '
-  'stream their table, .csv or .jsonl (the terminal by default).',
+  'What is written: the JSON of --mode=cost (cost.json in the workdir by default), the table of '
+  '--mode=predict and stream, .csv or .jsonl (the terminal), the folder of --mode=export (export/ '
+  'in the workdir).',
 )
 _IMAGES = flags.DEFINE_string(
   'images', None, "For --mode=predict: a folder, a pattern such as 'photos/*.jpg', or a file."
 )
+_FORMAT = flags.DEFINE_list('format', ['stablehlo'], 'For --mode=export: of the files.')
 _VIDEO = flags.DEFINE_string(
   'video', None, 'For --mode=stream: a video, an animated image, or a folder of images.'
 )
@@ -83,7 +85,7 @@ def main(config) -> None:
   if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.WARNING)  # Orbax tells of its every step.
   workdir = _WORKDIR.value or os.path.join('runs', config.name)
-  if _MODE.value not in ('cost', 'sweep', 'predict', 'stream'):
+  if _MODE.value in ('train', 'evaluate'):
     from basisnet_jax import distributed
 
     environment.dispatch_in_calling_thread()
@@ -95,6 +97,7 @@ def main(config) -> None:
     'evaluate': _evaluate,
     'predict': _predict,
     'stream': _stream,
+    'export': _export,
     'cost': _cost,
     'sweep': _sweep,
   }
@@ -156,6 +159,13 @@ def _stream(config, workdir):
     reuse=_REUSE.value,
     realtime=_REALTIME.value,
   )
+
+
+def _export(config, workdir):
+  from basisnet_jax import export
+
+  output = _OUTPUT.value or os.path.join(workdir, 'export')
+  export.export_workdir(workdir, output, _FORMAT.value, checkpoint=config.evaluation.checkpoint)
 
 
 def _cost(config, workdir):

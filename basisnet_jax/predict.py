@@ -36,8 +36,8 @@ class Ready(NamedTuple):
     return self.chosen.temperatures if self.chosen else {}
 
 
-def ready(workdir: str, checkpoint: str, device: jax.Device) -> Ready:
-  """The network that a run has trained; see `load`."""
+def ready(workdir: str, checkpoint: str, device: jax.Device, *, dtype: str = '') -> Ready:
+  """The network that a run has trained; see `load`. `dtype` is of its computation; '' the run's."""
   config = trained.recipe(workdir, workdir)
   folder_name = evaluator.checkpoint_folder(
     'checkpoint', checkpoint or config.evaluation.checkpoint
@@ -45,6 +45,7 @@ def ready(workdir: str, checkpoint: str, device: jax.Device) -> Ready:
   with config.unlocked():
     config.sharding.mesh, config.sharding.preset = (('data', -1),), 'replicated'
     config.sharding.rules = ()
+    config.model.dtype = dtype or config.model.dtype
   mesh = sharding.create_mesh(devices=[device])
   found = trained.load(config, workdir, folder_name, mesh, workdir)
   resolution = config.model.resolution

@@ -7,6 +7,7 @@ cores and the stream has all, so that its devices do not share any (Linux).
 """
 
 from collections.abc import Iterator
+import contextlib
 import functools
 import os
 
@@ -70,7 +71,8 @@ def cases(seconds: float) -> Iterator[table.Row]:
 def _on_cores(cores, call):
   """Calls with all threads of this process on these cores."""
   for thread in os.listdir('/proc/self/task'):
-    os.sched_setaffinity(int(thread), cores)
+    with contextlib.suppress(ProcessLookupError):  # It has ended meanwhile.
+      os.sched_setaffinity(int(thread), cores)
   call()
 
 

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / 'basisnet_jax'
-ENTRIES = 'main.py', 'predict.py', 'stream.py'
+ENTRIES = 'main.py', 'predict.py', 'stream.py', 'export.py'
 FILES = {str(path.relative_to(PACKAGE)): path for path in sorted(PACKAGE.rglob('*.py'))}
 
 

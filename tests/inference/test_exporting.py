@@ -1,0 +1,87 @@
+"""Exported programs, read again, against the network."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from basisnet_jax.errors import UserError
+from basisnet_jax.evaluation import confidence
+from basisnet_jax.inference import exporting
+
+SIDE = tiny.RESOLUTION
+TEMPERATURES = {'lightweight': 0.5, 'specialist': 2.0, 'network': 0.7}
+
+
+def images(count):
+  random = np.random.default_rng(count)
+  return np.float32(random.uniform(-1, 1, (count, SIDE, SIDE, 3)))
+
+
+@functools.cache
+def network(refine=0.0, stages=2):
+  model = tiny.basisnet().clone(refine=refine) if stages == 2 else tiny.TinyNetwork(10)
+  return model, jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, SIDE, SIDE, 3)))
+
+
+@functools.cache
+def read(refine=0.0, stages=2):
+  """{name: its call}, from bytes."""
+  parts = exporting.programs(*network(refine, stages), SIDE, TEMPERATURES, 'margin')
+  return {
+    part.name: jax.export.deserialize(bytearray(exporting.stablehlo(part))).call for part in parts
+  }
+
+
+@pytest.mark.parametrize('count', [1, 2, 7])
+@pytest.mark.parametrize('refine', [0.0, 0.5])
+def test_both_stages_say_what_the_network_says(refine, count):
+  model, variables = network(refine)
+  wanted = model.apply(variables, images(count))
+  programs = read(refine)
+  assert list(programs) == ['preview', 'specialist']
+  probabilities, sure, coefficients, logits = programs['preview'](images(count))
+  same = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+  same(probabilities, jax.nn.softmax(wanted.lightweight / 0.5))
+  same(sure, confidence.of(wanted.lightweight, 'margin', 0.5))
+  same(coefficients, wanted.coefficients)
+  same(logits, wanted.lightweight)
+  (final,) = programs['specialist'](images(count), coefficients, logits)
+  same(final, jax.nn.softmax(wanted.specialist / 2.0))
+
+
+def test_a_network_of_one_stage_is_one_program():
+  model, variables = network(stages=1)
+  probabilities, sure = read(stages=1)['network'](images(3))
+  wanted = jax.nn.softmax(model.apply(variables, images(3)) / 0.7)
+  np.testing.assert_allclose(probabilities, wanted, rtol=1e-4, atol=1e-6)
+  np.testing.assert_allclose(sure, wanted.max(-1), rtol=1e-4)
+
+
+def test_programs_are_for_all_platforms():
+  part = exporting.programs(*network(), SIDE, {}, 'margin')[1]
+  exported = jax.export.deserialize(bytearray(exporting.stablehlo(part)))
+  assert set(exported.platforms) == {'cpu', 'cuda', 'rocm', 'tpu'}
+
+
+def test_a_program_that_differs_is_refused():
+  part = exporting.programs(*network(), SIDE, {}, 'margin')[0]
+  run = jax.jit(part.call)
+  inputs = lambda count: [images(count)]  # noqa: E731
+  assert exporting.check(part, run, inputs) < 1e-6
+
+  def wrong(x):
+    probabilities, *rest = run(x)
+    return probabilities + 0.002, *rest
+
+  def broken(x):
+    probabilities, *rest = run(x)
+    return probabilities * np.nan, *rest
+
+  with pytest.raises(UserError, match='exported preview differs from the network by 0.002'):
+    exporting.check(part, wrong, inputs)
+  with pytest.raises(UserError, match='differs from the network by inf'):
+    exporting.check(part, broken, inputs)
