@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from basisnet_jax import sharding
+
 # Elements up to which a weight is a constant of the program. Kernels, and above all bases, stay
 # arguments: a program that holds them takes long to compile.
 _CONSTANT_AT_MOST = 4096
@@ -28,10 +30,13 @@ def fix(function: Callable, variables: Any, device: jax.Device | None = None) ->
   small = [np.asarray(leaf) if leaf.size <= _CONSTANT_AT_MOST else None for leaf in leaves]
   large = [leaf for leaf, constant in zip(leaves, small, strict=True) if constant is None]
 
-  @jax.jit
   def run(large, *args):
     rest = iter(large)
     merged = [next(rest) if constant is None else constant for constant in small]
     return function(structure.unflatten(merged), *args)
 
-  return functools.partial(run, jax.device_put(large, device) if device else large)
+  if device is None:
+    return functools.partial(jax.jit(run), large)
+  # In a mesh of one, kernels know that they are not to be split, however many devices there are.
+  run = sharding.inside(sharding.create_mesh(devices=[device]), run)
+  return functools.partial(jax.jit(run), jax.device_put(large, device))

@@ -4,6 +4,7 @@ import numpy as np
 import tiny
 
 from basisnet_jax.inference import fixed
+from basisnet_jax.models import depthwise_pallas
 
 
 def example():
@@ -33,3 +34,17 @@ def test_small_weights_are_in_the_program_and_large_ones_are_not(monkeypatch):
   found = run(2.0)
   np.testing.assert_allclose(found[0], 12.0)
   np.testing.assert_allclose(found[1], np.arange(5.0) + 2)
+
+
+def test_kernels_of_gpus_are_used_on_one_device_of_many(monkeypatch):
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  seen = []
+
+  def function(variables, x):
+    seen.append(depthwise_pallas.suit_the_device())
+    return variables['w'] * x
+
+  variables = {'w': np.float32(2)}
+  fixed.fix(function, variables)(np.float32(3))  # It might be split over all.
+  assert fixed.fix(function, variables, jax.devices()[3])(np.float32(3)) == 6
+  assert seen == [False, True]
