@@ -1,105 +1,109 @@
 """`--mode=export`: a run's network as a folder that needs neither the run nor this package."""
 
 from collections.abc import Sequence
+import functools
 import json
 import os
 import pathlib
 
 import jax
-import numpy as np
 
 from basisnet_jax import predict, whole_file
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import thresholds
-from basisnet_jax.inference import exporting, run_stablehlo
+from basisnet_jax.inference import exporting, litert, run_export
 
-FORMATS = ('stablehlo',)
-_RUNNER = pathlib.Path(run_stablehlo.__file__)
+FORMATS = ('stablehlo', 'tflite')
+_RUNNER = pathlib.Path(run_export.__file__)
 
 
-def export_workdir(
-  workdir: str, output: str, formats: Sequence[str], *, checkpoint: str
-) -> dict[str, float]:
+def export_workdir(workdir: str, output: str, formats: Sequence[str], *, checkpoint: str) -> None:
   """Writes the folder and prints what is in it.
 
-  Returns:
-    The largest difference from the network, by program.
-
   Raises:
-    UserError: a format that there is not, no such run, or a program that differs.
+    UserError: a format that there is not, or whose converter is not installed; no such run; or a
+      program that differs.
   """
   if unknown := set(formats) - set(FORMATS):
-    raise UserError(f'--format={",".join(sorted(unknown))}: there is {", ".join(FORMATS)}.')
+    raise UserError(f'--format={",".join(sorted(unknown))}: there are {", ".join(FORMATS)}.')
   ready = predict.ready(workdir, checkpoint, jax.local_devices()[0], dtype='float32')
   rule = ready.chosen.rule if ready.chosen else 'max_softmax'
   parts = exporting.programs(
     ready.model, ready.variables, ready.preparation.resolution, ready.temperatures, rule
   )
-  texts, sizes, differences = {}, {}, {}
-  for part in parts:
-    texts[f'{part.name}.stablehlo'] = data = exporting.stablehlo(part)
-    sizes[part.name] = len(data) / 1e6
-    run = jax.export.deserialize(bytearray(data)).call
-    differences[part.name] = exporting.check(part, run, lambda n, part=part: _some(part, n))
+  files, differences = {}, {}
+  for name in formats:
+    make = {'stablehlo': _stablehlo, 'tflite': _tflite}[name]
+    for file, data, difference in make(parts):
+      files[file], differences[file] = data, difference
+  table = _table({file: len(data) / 1e6 for file, data in files.items()}, differences)
   about = {
-    'stages': [part.name for part in parts],
+    'formats': list(formats),
     'labels': list(ready.labels),
     'resolution': ready.preparation.resolution,
     'crop': ready.preparation.share,
     'resize': ready.preparation.method,
-    'pixels': 'RGB / 127.5 - 1, float32 [batch, resolution, resolution, 3]',
     'threshold': ready.chosen.threshold if ready.chosen else thresholds.NOBODY,
     'rule': rule,
     'madds': {'first': ready.cost.lightweight_madds, 'all': ready.cost.total_madds},
     'programs': {
-      part.name: {'inputs': [['batch', *s] for s in part.inputs], 'outputs': list(part.outputs)}
-      for part in parts
+      part.name: {'inputs': part.inputs, 'outputs': list(part.outputs)} for part in parts
     },
   }
-  texts['model.json'] = json.dumps(about, indent=2, ensure_ascii=False) + '\n'
-  texts[_RUNNER.name] = _RUNNER.read_text()
-  texts['README.md'] = _readme(about, sizes, differences)
-  for name, text in texts.items():
-    whole_file.write(os.path.join(output, name), text)
-  print(_table(sizes, differences))
-  print(f'\nWritten: {output}/ ({", ".join(sorted(texts))})')
-  print(f'Try: python {output}/run_stablehlo.py photo.jpg')
-  return differences
+  files['model.json'] = json.dumps(about, indent=2, ensure_ascii=False) + '\n'
+  files['run.py'] = _RUNNER.read_text()
+  files['README.md'] = _readme(about, table)
+  for name, content in files.items():
+    whole_file.write(os.path.join(output, name), content)
+  print(f'{table}\n\nWritten: {output}/ ({", ".join(sorted(files))})')
+  print(f'Try: python {output}/run.py photo.jpg')
 
 
-def _some(part, count):
-  """Inputs as they come: images of all brightnesses; coefficients that sum to one; logits."""
-  random = np.random.default_rng(count)
-  images, *rest = (np.float32(random.uniform(-1, 1, (count, *shape))) for shape in part.inputs)
-  if rest:
-    powers = np.exp(3 * rest[0])
-    rest[0] = np.float32(powers / powers.sum(-1, keepdims=True))
-  return [images, *rest]
+def _stablehlo(parts):
+  for part in parts:
+    data = exporting.stablehlo(part)
+    run = exporting.read_stablehlo(data)
+    yield f'{part.name}.stablehlo', data, exporting.check(part, run, (1, 5))
+
+
+def _tflite(parts):
+  data = litert.flatbuffer(parts)
+  read = litert.reader(data)
+
+  def run(part, *arrays):
+    found = read(part.name, dict(zip(part.inputs, arrays, strict=True)))
+    return [found[name] for name in part.outputs]
+
+  differences = [exporting.check(part, functools.partial(run, part), (1,)) for part in parts]
+  yield 'model.tflite', data, max(differences)
 
 
 def _table(sizes, differences):
-  rows = [f'{name:<12}{sizes[name]:>10.1f}{differences[name]:>28.2g}' for name in sizes]
-  return '\n'.join([f'{"program":<12}{"MB":>10}{"difference from the network":>28}', *rows])
+  rows = [f'{name:<24}{sizes[name]:>8.1f}{differences[name]:>28.2g}' for name in sizes]
+  return '\n'.join([f'{"file":<24}{"MB":>8}{"difference from the network":>28}', *rows])
 
 
-def _readme(about, sizes, differences):
-  stages = ' then '.join(about['stages'])
-  early = (
-    f'The specialist is needed where the confidence is below {about["threshold"]:.4g} '
-    f'(rule: {about["rule"]}).'
-    if len(sizes) > 1
-    else 'It has one stage.'
-  )
+def _readme(about, table):
+  stages = ' then '.join(about['programs'])
+  early = 'It has one stage.'
+  if len(about['programs']) > 1:
+    early = (
+      f'The specialist is needed where the confidence is below {about["threshold"]:.4g} '
+      f'(rule: {about["rule"]}).'
+    )
   return f"""# A network of basisnet_jax: {stages}
 
-`python run_stablehlo.py photo.jpg` answers; it needs numpy, jax and Pillow, and shows how.
+`python run.py photo.jpg` answers; it needs numpy, Pillow, and jax (.stablehlo) or ai_edge_litert
+(.tflite), and shows how.
 
-Images: the central square, {about['crop']:g} of the shorter side, resized to
-{about['resolution']} pixels ({about['resize']}, with antialiasing); {about['pixels']}.
+Images: RGB / 127.5 - 1, float32 [batch, resolution, resolution, 3], of the central square, whose
+side is {about['crop']:g} of the shorter one's, resized to {about['resolution']} pixels
+({about['resize']}, with antialiasing).
 {early}
-`model.json` has the labels, and what each program takes and gives; any batch will do.
+`model.json` has the labels, and what each program takes and gives: of any number of images in
+StableHLO, of one in TensorFlow Lite, where each program is a signature.
 
 ```
-{_table(sizes, differences)}
+{table}
 ```
 """

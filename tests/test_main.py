@@ -227,7 +227,7 @@ def test_an_export_runs_without_this_package(short, tmp_path):
   out, _ = run_well('--mode=export', f'--workdir={workdir}', f'--output={folder}')
   about = json.loads((folder / 'model.json').read_text())
   assert about['labels'] == [str(i) for i in range(10)]
-  assert re.search(r'preview +[0-9.]+ +[0-9.e-]+\nspecialist +[0-9.]+ +[0-9.e-]+\n', out)
+  assert re.search(r'preview.stablehlo +[0-9.]+ +[0-9.e-]+\nspecialist.stablehlo +[0-9.]+ +', out)
   photo = tmp_path / 'photo.png'
   Image.fromarray(np.uint8(255 / 16 * load_digits().images[3])).resize((16, 16)).save(photo)
   table = tmp_path / 'table.jsonl'
@@ -237,7 +237,7 @@ def test_an_export_runs_without_this_package(short, tmp_path):
   without = 'import runpy, sys; sys.modules["basisnet_jax"] = None; sys.argv = sys.argv[1:]'
   script = f'{without}; runpy.run_path(sys.argv[0], run_name="__main__")'
   done = subprocess.run(
-    [sys.executable, '-c', script, folder / 'run_stablehlo.py', photo],
+    [sys.executable, '-c', script, folder / 'run.py', photo],
     capture_output=True, text=True, cwd=tmp_path, env=forks.environment(1),
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
@@ -247,7 +247,7 @@ def test_an_export_runs_without_this_package(short, tmp_path):
     assert float(line.split()[1].rstrip('%')) == pytest.approx(100 * probability, abs=0.06)
   assert said.startswith(f'({answer["stage"]}; ')
   code, _, err = run('--mode=export', f'--workdir={workdir}', '--format=coreml')
-  assert code == 2 and '--format=coreml: there is stablehlo' in err
+  assert code == 2 and '--format=coreml: there are stablehlo, tflite' in err
 
 
 def test_run_killed_at_any_moments_equals_the_uninterrupted_run(tmp_path, data_flag):

@@ -1,4 +1,4 @@
-"""A trained network as files that run without this package: StableHLO, read by `jax.export`.
+"""A trained network as programs that run without this package, such as StableHLO's.
 
 Both stages become programs of their own, with their weights in them and for any number of images:
   preview     images -> probabilities, confidence, coefficients, logits
@@ -7,7 +7,7 @@ A network of one stage is one program: images -> probabilities, confidence.
 Images are float32 `[b, r, r, 3]` in [-1, 1].
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from flax import linen as nn
@@ -21,7 +21,6 @@ from basisnet_jax.models import BasisNet, convolution
 
 PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
 TOLERANCE = 1e-3  # Of probabilities and coefficients, between a program and the network.
-_CHECKED = (1, 5)  # Images at once.
 
 
 class Program(NamedTuple):
@@ -30,13 +29,13 @@ class Program(NamedTuple):
   Attributes:
     name: of the file.
     call: of arrays.
-    inputs: shapes for one image.
+    inputs: {what it takes: its shape for one image}, all float32.
     outputs: what the results are.
   """
 
   name: str
   call: Callable[..., tuple[jax.Array, ...]]
-  inputs: tuple[tuple[int, ...], ...]
+  inputs: dict[str, tuple[int, ...]]
   outputs: tuple[str, ...]
 
 
@@ -63,7 +62,7 @@ def programs(
     def network(images):
       return answers(model.apply(variables, images), 'network', 'max_softmax')
 
-    return [Program('network', network, (image,), ('probabilities', 'confidence'))]
+    return [Program('network', network, {'images': image}, ('probabilities', 'confidence'))]
 
   def preview(images):
     logits, coefficients = model.apply(variables, images, method='preview')
@@ -74,39 +73,51 @@ def programs(
     return (answers(final, 'specialist')[0],)
 
   *_, coefficients, logits = jax.eval_shape(preview, jnp.zeros((1, *image)))
-  needed = (image, coefficients.shape[1:], logits.shape[1:])
+  shapes = {'images': image, 'coefficients': coefficients.shape[1:], 'logits': logits.shape[1:]}
+  outputs = ('probabilities', 'confidence', 'coefficients', 'logits')
   return [
-    Program(
-      'preview', preview, (image,), ('probabilities', 'confidence', 'coefficients', 'logits')
-    ),
-    Program('specialist', specialist, needed, ('probabilities',)),
+    Program('preview', preview, {'images': image}, outputs),
+    Program('specialist', specialist, shapes, ('probabilities',)),
   ]
+
+
+def fresh(program: Program) -> Callable[..., tuple[jax.Array, ...]]:
+  """To be lowered in a form of layers (`convolution.form`).
+
+  JAX traces a function once for the same shapes, whatever form that was in.
+  """
+  return jax.jit(lambda *inputs: program.call(*inputs))
 
 
 def stablehlo(program: Program) -> bytes:
   """For `jax.export.deserialize`, for any number of images and all platforms."""
   (batch,) = jax.export.symbolic_shape('batch')
-  inputs = [jax.ShapeDtypeStruct((batch, *shape), jnp.float32) for shape in program.inputs]
+  inputs = [jax.ShapeDtypeStruct((batch, *shape), jnp.float32) for shape in program.inputs.values()]
   with convolution.form('shift'):  # Others are of one backend, or of known batches alone.
-    exported = jax.export.export(jax.jit(program.call), platforms=PLATFORMS)(*inputs)
+    exported = jax.export.export(fresh(program), platforms=PLATFORMS)(*inputs)
   return bytes(exported.serialize())
 
 
-def check(program: Program, run: Callable[..., Any], inputs: Callable[[int], list]) -> float:
+def read_stablehlo(data: bytes) -> Callable[..., Any]:
+  """Runs `stablehlo`'s program of inputs to outputs, in order."""
+  return jax.export.deserialize(bytearray(data)).call
+
+
+def check(program: Program, run: Callable[..., Sequence[Any]], batches: Sequence[int]) -> float:
   """The largest difference between a program that was read again and the network.
 
   Args:
-    run: calls what was read.
-    inputs: some for so many images.
+    run: calls what was read, with inputs in order.
+    batches: numbers of images at once.
 
   Raises:
     UserError: it is above `TOLERANCE`.
   """
   largest = 0.0
-  for count in _CHECKED:
-    arrays = inputs(count)
-    expected = jax.jit(program.call)(*arrays)
-    for name, wanted, found in zip(program.outputs, expected, run(*arrays), strict=True):
+  for count in batches:
+    inputs = _some(program, count)
+    expected = jax.jit(program.call)(*inputs)
+    for name, wanted, found in zip(program.outputs, expected, run(*inputs), strict=True):
       if name != 'logits':  # Not bounded; the probabilities are made of them.
         difference = np.abs(np.asarray(found, np.float64) - np.asarray(wanted, np.float64)).max()
         largest = max(largest, float(np.nan_to_num(difference, nan=np.inf)))
@@ -116,3 +127,15 @@ def check(program: Program, run: Callable[..., Any], inputs: Callable[[int], lis
       f'{TOLERANCE:g}: it is not written.'
     )
   return largest
+
+
+def _some(program, count):
+  """Inputs as they come: images of all brightnesses; coefficients that sum to one; logits."""
+  random = np.random.default_rng(count)
+  images, *rest = (
+    np.float32(random.uniform(-1, 1, (count, *shape))) for shape in program.inputs.values()
+  )
+  if rest:
+    powers = np.exp(3 * rest[0])
+    rest[0] = np.float32(powers / powers.sum(-1, keepdims=True))
+  return [images, *rest]

@@ -32,7 +32,7 @@ from basisnet_jax.models import depthwise_pallas
 # Products for each number of the output up to which a dense convolution runs by shifts on CPU:
 # 3x3 taps of the three channels of an image.
 _FEW_PRODUCTS = 27
-FORMS = ('auto', 'plain', 'shift', 'pallas')
+FORMS = ('auto', 'plain', 'shift', 'pallas', 'native')
 _form = contextvars.ContextVar('form', default='auto')
 
 
@@ -42,7 +42,9 @@ def form(name: str):
 
   'auto' is the fastest on this backend, 'plain' is always `lax.conv_general_dilated`
   (to count operations), 'shift' always shifts depthwise kernels (as programs must that are read
-  elsewhere), and 'pallas' is the GPUs' form of them, interpreted where there is none (for tests).
+  elsewhere), 'pallas' is the GPUs' form of them, interpreted where there is none (for tests), and
+  'native' multiplies by 1x1 kernels and leaves others to `lax.conv_general_dilated`: what run times
+  of phones are good at.
   """
   if name not in FORMS:
     raise ValueError(f'form is one of {FORMS}, not {name!r}')
@@ -51,6 +53,11 @@ def form(name: str):
     yield
   finally:
     _form.reset(token)
+
+
+def runs_on_cpu() -> bool:
+  """Whether what is traced is to be fast on this machine's CPU."""
+  return jax.default_backend() == 'cpu' and _form.get() != 'native'
 
 
 def convolve(x, kernel, *, strides=(1, 1), padding='SAME', dilation=(1, 1), groups=1):
@@ -78,7 +85,9 @@ def convolve(x, kernel, *, strides=(1, 1), padding='SAME', dilation=(1, 1), grou
 
   if not per_image and _form.get() == 'plain':
     return _plain(x, kernel, strides, pads, dilation, groups)
-  if taps == (1, 1) and groups == 1:
+  # LiteRT's converter stumbles over products of single pixels.
+  single = _form.get() == 'native' and not per_image and x.shape[1] * x.shape[2] == 1
+  if taps == (1, 1) and groups == 1 and not single:
     x = _pad(x, pads)[:, :: strides[0], :: strides[1]]
     lead = x.shape[:1] if per_image else ()
     y = product(x.reshape(*lead, -1, x.shape[-1]), kernel[..., 0, 0, :, :])
@@ -89,10 +98,11 @@ def convolve(x, kernel, *, strides=(1, 1), padding='SAME', dilation=(1, 1), grou
     kind = _form.get()
     if kind == 'pallas' or kind == 'auto' and depthwise_pallas.suit_the_device():
       return depthwise_pallas.depthwise(x, kernels, tuple(strides), tuple(pads))
-    if per_image or kind == 'shift' or jax.default_backend() == 'cpu':
+    cpu = kind == 'auto' and jax.default_backend() == 'cpu'
+    if per_image or kind == 'shift' or cpu:
       return depthwise_by_shifts(_pad(x, pads), kernels, tuple(strides))
   few = groups == 1 and math.prod(kernel.shape[-4:-1]) <= _FEW_PRODUCTS
-  if few and jax.default_backend() == 'cpu':
+  if few and runs_on_cpu():
     kernels = kernel if per_image else kernel[None]
     return few_channels_by_shifts(_pad(x, pads), kernels, tuple(strides), tuple(dilation))
   if per_image:

@@ -136,7 +136,7 @@ def test_shared_kernels_equal_the_convolution_in_its_fastest_form(case):
   assert_same(case, *arrays(case, per_image=False))
 
 
-@pytest.mark.parametrize('form', ['plain', 'shift'])
+@pytest.mark.parametrize('form', ['plain', 'shift', 'native'])
 @pytest.mark.parametrize('case', [POINTWISE[1], DEPTHWISE[3], DENSE[1]], ids=str)
 def test_shared_kernels_equal_the_convolution_in_every_form(case, form):
   assert_same(case, *arrays(case, per_image=False), form)
@@ -212,7 +212,8 @@ def test_per_image_kernels_never_become_a_grouped_convolution(case):
 
 
 @pytest.mark.parametrize(
-  ('form', 'is_convolution'), [('plain', True), ('shift', False), ('auto', False)]
+  ('form', 'is_convolution'),
+  [('plain', True), ('shift', False), ('auto', False), ('native', True)],
 )
 def test_form_chooses_how_shared_depthwise_kernels_run(form, is_convolution):
   x, w = arrays(DEPTHWISE[1], per_image=False)

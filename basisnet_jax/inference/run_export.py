@@ -1,0 +1,61 @@
+"""Answers for a photo: python run.py photo.jpg [stablehlo | tflite]
+
+It is copied into exports; it needs numpy, Pillow, and jax or ai_edge_litert.
+"""
+
+import json
+import pathlib
+import sys
+
+import numpy as np
+from PIL import Image, ImageOps
+
+FOLDER = pathlib.Path(__file__).parent
+
+
+def stablehlo(name, inputs):
+  """The outputs of a program, by name; it takes any number of images."""
+  from jax import export
+
+  program = export.deserialize(bytearray((FOLDER / f'{name}.stablehlo').read_bytes()))
+  wanted = ABOUT['programs'][name]
+  results = program.call(*(inputs[key] for key in wanted['inputs']))
+  return dict(zip(wanted['outputs'], results, strict=True))
+
+
+def tflite(name, inputs):
+  """The outputs of a signature, by name; it takes one image."""
+  from ai_edge_litert.interpreter import Interpreter
+
+  signature = Interpreter(str(FOLDER / 'model.tflite')).get_signature_runner(name)
+  return signature(**{key: inputs[key] for key in signature.get_input_details()})
+
+
+def pixels(photo):
+  """What the programs see of a photo: float32 [1, resolution, resolution, 3] in [-1, 1]."""
+  image = ImageOps.exif_transpose(Image.open(photo)).convert('RGB')
+  side = max(round(ABOUT['crop'] * min(image.size)), 1)
+  left, top = ((size - side) // 2 for size in image.size)
+  image = image.crop((left, top, left + side, top + side))
+  image = image.resize((ABOUT['resolution'],) * 2, Image.Resampling[ABOUT['resize'].upper()])
+  return np.float32(image)[None] / 127.5 - 1
+
+
+def main(photo, form=None):
+  """Prints the likeliest labels, and who answered."""
+  run = {'stablehlo': stablehlo, 'tflite': tflite}[form or ABOUT['formats'][0]]
+  stage, *later = ABOUT['programs']
+  known = {'images': pixels(photo)}
+  known |= run(stage, known)
+  if later and known['confidence'][0] < ABOUT['threshold']:
+    stage = later[0]
+    known |= run(stage, known)
+  probabilities = np.asarray(known['probabilities'][0])
+  for i in np.argsort(-probabilities)[:5]:
+    print(f'{ABOUT["labels"][i]}  {probabilities[i]:.1%}')
+  print(f'({stage}; confidence of the first prediction {known["confidence"][0]:.3f})')
+
+
+if __name__ == '__main__':
+  ABOUT = json.loads((FOLDER / 'model.json').read_text(encoding='utf-8'))
+  main(*sys.argv[1:])
