@@ -3,6 +3,8 @@
 Such a layer does little with each number that it reads, so it should read each once. These kernels
 find in the cache what neighbouring taps share, mask the border instead of padding images, and keep
 their sums in registers, in float32. Strided layers skip what a stride skips, in both directions.
+
+JAX 0.11 warns that Pallas will lose Triton, which compiles them, some day; setup.cfg ends at 0.11.
 """
 
 import functools
