@@ -13,6 +13,7 @@ import jax
 from basisnet_jax import sharding
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import chosen as chosen_lib
+from basisnet_jax.evaluation import thresholds
 from basisnet_jax.inference import folder
 from basisnet_jax.inference.predictor import Predictor, Preparation
 from basisnet_jax.models import cost
@@ -146,4 +147,6 @@ def _tell(predictor, total, threshold, output):
     text += (
       f' ({most:.4g} without early termination); {share:.1f}% exited, threshold {threshold:.4g}'
     )
+    if threshold == thresholds.NOBODY:
+      text += '\nNobody exits: give --threshold, or have one chosen on held-out images (README).'
   say(text + (f'\nWritten: {output}' if output else ''))
