@@ -27,9 +27,8 @@ def export_workdir(workdir: str, output: str, formats: Sequence[str], *, checkpo
   if unknown := set(formats) - set(FORMATS):
     raise UserError(f'--format={",".join(sorted(unknown))}: there are {", ".join(FORMATS)}.')
   ready = predict.ready(workdir, checkpoint, jax.local_devices()[0], dtype='float32')
-  rule = ready.chosen.rule if ready.chosen else 'max_softmax'
   parts = exporting.programs(
-    ready.model, ready.variables, ready.preparation.resolution, ready.temperatures, rule
+    ready.model, ready.variables, ready.preparation.resolution, ready.temperatures, ready.rule
   )
   files, differences = {}, {}
   for name in formats:
@@ -44,7 +43,7 @@ def export_workdir(workdir: str, output: str, formats: Sequence[str], *, checkpo
     'crop': ready.preparation.share,
     'resize': ready.preparation.method,
     'threshold': ready.chosen.threshold if ready.chosen else thresholds.NOBODY,
-    'rule': rule,
+    'rule': ready.rule,
     'madds': {'first': ready.cost.lightweight_madds, 'all': ready.cost.total_madds},
     'programs': {
       part.name: {'inputs': part.inputs, 'outputs': list(part.outputs)} for part in parts

@@ -36,6 +36,11 @@ class Ready(NamedTuple):
     """Of the stages, where they are known."""
     return self.chosen.temperatures if self.chosen else {}
 
+  @property
+  def rule(self) -> str:
+    """Of `confidence.RULES`."""
+    return self.chosen.rule if self.chosen else 'max_softmax'
+
 
 def ready(workdir: str, checkpoint: str, device: jax.Device, *, dtype: str = '') -> Ready:
   """The network that a run has trained; see `load`. `dtype` is of its computation; '' the run's."""
@@ -102,7 +107,7 @@ def predict_files(
   predictor = load(workdir, checkpoint=checkpoint)
   top_k = min(top_k, len(predictor.labels))
   threshold = predictor.threshold_for(**budget)
-  answers = predictor.stream(paths, top_k=top_k, threshold=threshold)
+  answers = predictor.stream(paths, threshold, top_k=top_k)
   with Progress(len(paths), name='predicting') as progress, opened(output) as file:
     total = folder.write(answers, file, suffix(output), top_k, progress.update)
   _tell(predictor, total, threshold, output)

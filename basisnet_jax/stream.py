@@ -7,8 +7,9 @@ import numpy as np
 
 from basisnet_jax import photos, predict
 from basisnet_jax.errors import UserError
+from basisnet_jax.evaluation import confidence
 from basisnet_jax.inference import clips, folder
-from basisnet_jax.inference.predictor import Prediction
+from basisnet_jax.inference.predictor import likeliest
 from basisnet_jax.inference.streaming import StreamingPredictor
 from basisnet_jax.models import BasisNet
 from basisnet_jax.training.progress import Progress
@@ -66,14 +67,13 @@ def stream_clip(
 
   def answers():
     for answer in predictor(frames()):
-      first = _softmax(answer.first[0] / temperatures.get('lightweight', 1))
-      final = _softmax(answer.final[0] / temperatures.get('specialist', 1))
-      best = np.argsort(-final, kind='stable')[:top_k]
+      sure = confidence.of(answer.first[0], ready.rule, temperatures.get('lightweight', 1))
+      probabilities = np.asarray(
+        jax.nn.softmax(answer.final[0] / temperatures.get('specialist', 1))
+      )
       stage = 'specialist, reused' if answer.reused else 'specialist'
-      labels = tuple(ready.labels[i] for i in best)
-      probabilities = tuple(float(final[i]) for i in best)
-      cost = ready.cost.total_madds
-      yield names.pop(answer.number), Prediction(labels, probabilities, stage, first.max(), cost)
+      about = stage, float(sure), ready.cost.total_madds
+      yield names.pop(answer.number), likeliest(ready.labels, probabilities, top_k, *about)
 
   with (
     Progress(clip.count or 0, enabled=clip.count is not None, name='streaming') as progress,
@@ -91,11 +91,6 @@ def _devices():
   if len(devices) > 1:
     return devices[0], devices[1]
   return (jax.local_devices(backend='cpu') or devices)[0], devices[0]
-
-
-def _softmax(logits):
-  powers = np.exp(np.asarray(logits, np.float64) - float(np.max(logits)))
-  return powers / powers.sum()
 
 
 def _tell(metrics, light, special, output):

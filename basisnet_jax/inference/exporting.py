@@ -81,21 +81,22 @@ def programs(
   ]
 
 
-def fresh(program: Program) -> Callable[..., tuple[jax.Array, ...]]:
-  """To be lowered in a form of layers (`convolution.form`).
-
-  JAX traces a function once for the same shapes, whatever form that was in.
-  """
-  return jax.jit(lambda *inputs: program.call(*inputs))
+def lowered(
+  program: Program, batch: Any, *, form: str, platforms: Sequence[str]
+) -> jax.export.Exported:
+  """The program for so many images, its layers in a form of `convolution.form`."""
+  inputs = [jax.ShapeDtypeStruct((batch, *shape), jnp.float32) for shape in program.inputs.values()]
+  # JAX traces a function once for the same shapes, whatever form that was in: a new one.
+  run = jax.jit(lambda *arrays: program.call(*arrays))
+  with convolution.form(form):
+    return jax.export.export(run, platforms=platforms)(*inputs)
 
 
 def stablehlo(program: Program) -> bytes:
   """For `jax.export.deserialize`, for any number of images and all platforms."""
   (batch,) = jax.export.symbolic_shape('batch')
-  inputs = [jax.ShapeDtypeStruct((batch, *shape), jnp.float32) for shape in program.inputs.values()]
-  with convolution.form('shift'):  # Others are of one backend, or of known batches alone.
-    exported = jax.export.export(fresh(program), platforms=PLATFORMS)(*inputs)
-  return bytes(exported.serialize())
+  # Other forms are of one backend, or of known batches alone.
+  return bytes(lowered(program, batch, form='shift', platforms=PLATFORMS).serialize())
 
 
 def read_stablehlo(data: bytes) -> Callable[..., Any]:

@@ -3,13 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from basisnet_jax.errors import UserError
 from basisnet_jax.inference import exporting
-from basisnet_jax.models import convolution
 
 
 def flatbuffer(programs: Sequence[exporting.Program]) -> bytes:
@@ -28,9 +25,7 @@ def flatbuffer(programs: Sequence[exporting.Program]) -> bytes:
   with context:
     modules = []
     for program in programs:
-      inputs = [jax.ShapeDtypeStruct((1, *s), jnp.float32) for s in program.inputs.values()]
-      with convolution.form('native'):
-        exported = jax.export.export(exporting.fresh(program), platforms=['cpu'])(*inputs)
+      exported = exporting.lowered(program, 1, form='native', platforms=['cpu'])
       module = ir.Module.parse(exported.mlir_module())
       names = list(program.inputs)
       kept = [names[i] for i in exported.module_kept_var_idx]  # It drops what is not used.

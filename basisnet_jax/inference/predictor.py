@@ -105,22 +105,23 @@ class Predictor:
       UserError: one of them is no image, or the budget cannot be.
     """
     answers = []
-    for _, answer in self.stream(images, top_k=top_k, **budget):
+    for _, answer in self.stream(images, self.threshold_for(**budget), top_k=top_k):
       if isinstance(answer, UserError):
         raise answer
       answers.append(answer)
     return answers
 
   def stream(
-    self, images: Iterable[Any], *, top_k: int = 5, **budget: float
+    self, images: Iterable[Any], threshold: float | None = None, *, top_k: int = 5
   ) -> Iterator[tuple[Any, Prediction | UserError]]:
     """Yields (image, answer, or what is wrong with the image), in order.
 
-    Other threads decode the next images meanwhile. It takes what `predict` takes.
+    Other threads decode the next images meanwhile. Images and `top_k` are as of `predict`; the
+    threshold is one of `threshold_for`, None the predictor's own.
     """
     if isinstance(images, str | bytes | os.PathLike):
       raise UserError(f'images is a list of images; for one write [{str(images)[:80]!r}].')
-    threshold = self.threshold_for(**budget)
+    threshold = self.threshold if threshold is None else threshold
     waiting: deque = deque()
     with concurrent.futures.ThreadPoolExecutor(_decoders()) as pool:
       try:
@@ -218,18 +219,22 @@ class Predictor:
     padded = np.concatenate([pixels, np.zeros((size - count, *pixels.shape[1:]), np.uint8)])
     answer = jax.device_get(self._run(padded, np.arange(size) < count, threshold))
     for probabilities, confidence, exited in zip(*(part[:count] for part in answer), strict=True):
-      best = np.argsort(-probabilities, kind='stable')[:top_k]
       if self._two_stages:
         stage = 'lightweight' if exited else 'specialist'
       else:
         stage = 'network'
-      yield Prediction(
-        tuple(self.labels[i] for i in best),
-        tuple(float(probabilities[i]) for i in best),
-        stage,
-        float(confidence),
-        self.cost.lightweight_madds if exited else self.cost.total_madds,
-      )
+      madds = self.cost.lightweight_madds if exited else self.cost.total_madds
+      yield likeliest(self.labels, probabilities, top_k, stage, float(confidence), madds)
+
+
+def likeliest(
+  labels: Sequence[str], probabilities: np.ndarray, top_k: int, *about: Any
+) -> Prediction:
+  """Of probabilities `[classes]`; `about` is what else a `Prediction` has, in order."""
+  best = np.argsort(-probabilities, kind='stable')[:top_k]
+  return Prediction(
+    tuple(labels[i] for i in best), tuple(float(probabilities[i]) for i in best), *about
+  )
 
 
 _END = object()

@@ -193,5 +193,8 @@ def test_a_network_of_one_stage_answers_too():
     assert answer.stage == 'network' and answer.madds == predictor.cost.total_madds
     np.testing.assert_allclose(answer.probabilities, np.sort(wanted)[::-1], rtol=1e-4)
     assert answer.confidence == pytest.approx(wanted.max(), rel=1e-4)
+  # As the program asks: with the threshold that it has found before.
+  asked = predictor.stream(photos(3), predictor.threshold_for(), top_k=CLASSES)
+  assert [answer for _, answer in asked] == answers
   with pytest.raises(UserError, match='one stage: no image can exit'):
     predictor.threshold_for(threshold=0.5)
