@@ -18,11 +18,8 @@ _BATCHES = (1, 32)
 _TRAINING_BATCH, _TRAINING_BATCH_OF_ACCELERATORS = 32, 128
 STATIC, SPECIALIST, BOTH = 'static', 'BasisNet, specialist', 'BasisNet, both stages'
 # For one image at a time.
-_STORED = {
-  ', bases stored in float16': storage.in_float16,
-  ', bases stored in int8': storage.in_int8,
-}
 _SMALLEST = ', bases stored in int8'
+_STORED = {', bases stored in float16': storage.in_float16, _SMALLEST: storage.in_int8}
 _PEERS = {'CondConv, K = 8': 'condconv', 'Dynamic Convolution, K = 4': 'dynamic_convolution'}
 
 

@@ -9,6 +9,8 @@ from typing import Any
 from flax import traverse_util
 import jax.numpy as jnp
 
+from basisnet_jax.models import synthesis
+
 
 def in_float16(params: Any) -> Any:
   """Half of the bytes, at a relative error of 2^-11.
@@ -40,8 +42,7 @@ def in_int8(params: Any) -> Any:
 def _stored(params, store):
   kept = {}
   for path, leaf in traverse_util.flatten_dict(params).items():
-    depthwise = leaf.ndim == 5 and leaf.shape[-2] == 1
-    if path[-1] == 'bases' and not depthwise:
+    if path[-1] == 'bases' and not synthesis.are_depthwise(leaf):
       kept |= {(*path[:-1], name): value for name, value in store(leaf).items()}
     else:
       kept[path] = leaf

@@ -83,10 +83,11 @@ def convolve(x, kernel, *, strides=(1, 1), padding='SAME', dilation=(1, 1), grou
     padding = lax.padtype_to_pads(x.shape[1:3], window, strides, padding)
   pads = [(int(low), int(high)) for low, high in padding]
 
-  if not per_image and _form.get() == 'plain':
+  kind = _form.get()
+  if not per_image and kind == 'plain':
     return _plain(x, kernel, strides, pads, dilation, groups)
   # LiteRT's converter stumbles over products of single pixels.
-  single = _form.get() == 'native' and not per_image and x.shape[1] * x.shape[2] == 1
+  single = kind == 'native' and not per_image and x.shape[1] * x.shape[2] == 1
   if taps == (1, 1) and groups == 1 and not single:
     x = _pad(x, pads)[:, :: strides[0], :: strides[1]]
     lead = x.shape[:1] if per_image else ()
@@ -95,11 +96,9 @@ def convolve(x, kernel, *, strides=(1, 1), padding='SAME', dilation=(1, 1), grou
   depthwise = groups == x.shape[-1] == kernel.shape[-1] and tuple(dilation) == (1, 1)
   if depthwise:
     kernels = kernel[..., 0, :] if per_image else kernel[None, ..., 0, :]
-    kind = _form.get()
     if kind == 'pallas' or kind == 'auto' and depthwise_pallas.suit_the_device():
       return depthwise_pallas.depthwise(x, kernels, tuple(strides), tuple(pads))
-    cpu = kind == 'auto' and jax.default_backend() == 'cpu'
-    if per_image or kind == 'shift' or cpu:
+    if per_image or kind == 'shift' or runs_on_cpu():
       return depthwise_by_shifts(_pad(x, pads), kernels, tuple(strides))
   few = groups == 1 and math.prod(kernel.shape[-4:-1]) <= _FEW_PRODUCTS
   if few and runs_on_cpu():

@@ -43,7 +43,7 @@ def synthesize(coefficients, bases, dtype=None):
   dtype = dtype or bases.dtype
   num_bases, *shape = bases.shape
   # Depthwise kernels are small, and XLA would do their sum again for every pixel.
-  if coefficients.shape[0] == 1 and convolution.runs_on_cpu() and not _are_depthwise(bases):
+  if coefficients.shape[0] == 1 and convolution.runs_on_cpu() and not are_depthwise(bases):
     c = coefficients[0].astype(jnp.float32)
     total = sum(c[k] * bases[k].astype(jnp.float32) for k in range(num_bases))
     return total.astype(dtype)[None]
@@ -190,7 +190,8 @@ def correlated(params, correlation: float):
   return jax.tree_util.tree_map_with_path(correlate, params) if correlation else params
 
 
-def _are_depthwise(bases) -> bool:
+def are_depthwise(bases) -> bool:
+  """Whether bases `[K, *kernel]` are of a layer with one filter for each channel."""
   return bases.ndim == 5 and bases.shape[-2] == 1
 
 

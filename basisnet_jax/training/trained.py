@@ -19,13 +19,11 @@ class Trained:
   """A network and what it was trained to be.
 
   Attributes:
-    config: the run's recipe, with the number of classes.
     model: images in [-1, 1] -> logits, or `basisnet.Outputs`.
     variables: {'params', 'batch_stats'}, the averages where they are kept, on the mesh.
     step: of the checkpoint.
   """
 
-  config: ml_collections.ConfigDict
   model: nn.Module
   variables: dict[str, Any]
   step: int
@@ -69,4 +67,4 @@ def load(
   state = evaluator.restore(config, model, mesh, os.path.join(workdir, folder))
   if state is None:
     raise UserError(f'{name} has no checkpoint in {folder}/; train it first.')
-  return Trained(config, model, state.eval_variables(), int(state.step))
+  return Trained(model, state.eval_variables(), int(state.step))

@@ -14,7 +14,8 @@ def clock(monkeypatch):
   return now
 
 
-def test_samples_are_seconds_of_a_call_in_rounds_that_all_take_part_in(clock):
+def recorded(clock):
+  """(names of the candidates as they are called, what makes one that takes so many seconds)."""
   calls = []
 
   def candidate(name, seconds):
@@ -24,6 +25,11 @@ def test_samples_are_seconds_of_a_call_in_rounds_that_all_take_part_in(clock):
 
     return call
 
+  return calls, candidate
+
+
+def test_samples_are_seconds_of_a_call_in_rounds_that_all_take_part_in(clock):
+  calls, candidate = recorded(clock)
   found = measure.interleaved({'a': candidate('a', 0.002), 'b': candidate('b', 3.0)}, seconds=60)
   assert len(found['a']) == len(found['b']) >= 7
   np.testing.assert_allclose(found['a'], 0.002)
@@ -42,15 +48,7 @@ def test_there_are_seven_rounds_whatever_it_takes(clock):
 
 
 def test_who_is_hopelessly_slow_is_timed_once(clock):
-  calls = []
-
-  def candidate(name, seconds):
-    def call():
-      calls.append(name)
-      clock[0] += seconds
-
-    return call
-
+  calls, candidate = recorded(clock)
   slow = {'slow': candidate('slow', 50.0), 'fast': candidate('fast', 0.5)}
   found = measure.interleaved(slow, seconds=10.0)
   assert calls.count('slow') == 2  # The first compiles.
