@@ -1,24 +1,40 @@
 """`--mode=export`: a run's network as a folder that needs neither the run nor this package."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 import functools
 import json
 import os
 import pathlib
+from typing import Any
 
 import jax
+import ml_collections
+import numpy as np
 
-from basisnet_jax import predict, whole_file
+from basisnet_jax import predict, sharding, whole_file
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import thresholds
-from basisnet_jax.inference import exporting, litert, run_export
+from basisnet_jax.inference import agreement, exporting, litert, run_export
+from basisnet_jax.models import preprocessing
+from basisnet_jax.training import experiment
+from basisnet_jax.training.progress import Progress
 
 FORMATS = ('stablehlo', 'tflite')
 _RUNNER = pathlib.Path(run_export.__file__)
+_COMPARED = 1000  # Images, at most.
 
 
-def export_workdir(workdir: str, output: str, formats: Sequence[str], *, checkpoint: str) -> None:
+def export_workdir(
+  config: ml_collections.ConfigDict, workdir: str, output: str, formats: list[str], weights: str
+) -> None:
   """Writes the folder and prints what is in it.
+
+  Args:
+    config: the run's recipe, which says where its images are.
+    workdir: of the run.
+    output: the folder.
+    formats: of `FORMATS`.
+    weights: of `exporting.WEIGHTS`.
 
   Raises:
     UserError: a format that there is not, or whose converter is not installed; no such run; or a
@@ -26,27 +42,48 @@ def export_workdir(workdir: str, output: str, formats: Sequence[str], *, checkpo
   """
   if unknown := set(formats) - set(FORMATS):
     raise UserError(f'--format={",".join(sorted(unknown))}: there are {", ".join(FORMATS)}.')
-  ready = predict.ready(workdir, checkpoint, jax.local_devices()[0], dtype='float32')
-  parts = exporting.programs(
-    ready.model, ready.variables, ready.preparation.resolution, ready.temperatures, ready.rule
+  ready = predict.ready(
+    workdir, config.evaluation.checkpoint, jax.local_devices()[0], dtype='float32'
   )
-  files, differences = {}, {}
+  resolution = ready.preparation.resolution
+
+  def programs(variables):
+    return exporting.programs(ready.model, variables, resolution, ready.temperatures, ready.rule)
+
+  network = programs(ready.variables)
+  stored = exporting.stored(ready.model, ready.variables, resolution, weights)
+  make = {
+    'stablehlo': lambda: stablehlo(programs(stored)),
+    # Its quantizer stores the same numbers.
+    'tflite': lambda: tflite(programs(jax.tree.map(np.float32, stored)), weights),
+  }
+  threshold = ready.chosen.threshold if ready.chosen else thresholds.NOBODY
+  files, rows, tables = {}, [], []
   for name in formats:
-    make = {'stablehlo': _stablehlo, 'tflite': _tflite}[name]
-    for file, data, difference in make(parts):
-      files[file], differences[file] = data, difference
-  table = _table({file: len(data) / 1e6 for file, data in files.items()}, differences)
+    runs = {}
+    for file, data, read in make[name]():
+      difference = max(
+        exporting.check(part, read[part.name], (1, 5), exporting.WEIGHTS[weights])
+        for part in network
+        if part.name in read
+      )
+      files[file], runs = data, runs | read
+      rows.append(f'{file:<24}{len(data) / 1e6:>8.1f}{difference:>28.2g}')
+    if weights != 'float32':  # Whose answers are the network's.
+      tables.append(_compared(config, name, network, runs, threshold))
+  table = '\n'.join([f'{"file":<24}{"MB":>8}{"difference from the network":>28}', *rows, *tables])
   about = {
     'formats': list(formats),
+    'weights': weights,
     'labels': list(ready.labels),
-    'resolution': ready.preparation.resolution,
+    'resolution': resolution,
     'crop': ready.preparation.share,
     'resize': ready.preparation.method,
-    'threshold': ready.chosen.threshold if ready.chosen else thresholds.NOBODY,
+    'threshold': threshold,
     'rule': ready.rule,
     'madds': {'first': ready.cost.lightweight_madds, 'all': ready.cost.total_madds},
     'programs': {
-      part.name: {'inputs': part.inputs, 'outputs': list(part.outputs)} for part in parts
+      part.name: {'inputs': part.inputs, 'outputs': list(part.outputs)} for part in network
     },
   }
   files['model.json'] = json.dumps(about, indent=2, ensure_ascii=False) + '\n'
@@ -58,28 +95,59 @@ def export_workdir(workdir: str, output: str, formats: Sequence[str], *, checkpo
   print(f'Try: python {output}/run.py photo.jpg')
 
 
-def _stablehlo(parts):
+def stablehlo(parts: list[exporting.Program]) -> Iterator[tuple[str, bytes, agreement.Runs]]:
+  """(name, content, {program: calls what was read again}) of each file."""
   for part in parts:
     data = exporting.stablehlo(part)
-    run = exporting.read_stablehlo(data)
-    yield f'{part.name}.stablehlo', data, exporting.check(part, run, (1, 5))
+    yield f'{part.name}.stablehlo', data, {part.name: exporting.read_stablehlo(data)}
 
 
-def _tflite(parts):
-  data = litert.flatbuffer(parts)
-  read = litert.reader(data)
+def tflite(
+  parts: list[exporting.Program], weights: str
+) -> Iterator[tuple[str, bytes, agreement.Runs]]:
+  """(name, content, {program: calls what was read again}) of the file."""
+  data = litert.flatbuffer(parts, weights)
+  read = litert.Reader(data)
 
   def run(part, *arrays):
-    found = read(part.name, dict(zip(part.inputs, arrays, strict=True)))
-    return [found[name] for name in part.outputs]
+    """Of any number of images, one by one."""
+    inputs = [dict(zip(part.inputs, one, strict=True)) for one in zip(*arrays, strict=True)]
+    found = [read(part.name, {k: v[None] for k, v in one.items()}) for one in inputs]
+    return [np.concatenate([one[name] for one in found]) for name in part.outputs]
 
-  differences = [exporting.check(part, functools.partial(run, part), (1,)) for part in parts]
-  yield 'model.tflite', data, max(differences)
+  yield 'model.tflite', data, {part.name: functools.partial(run, part) for part in parts}
 
 
-def _table(sizes, differences):
-  rows = [f'{name:<24}{sizes[name]:>8.1f}{differences[name]:>28.2g}' for name in sizes]
-  return '\n'.join([f'{"file":<24}{"MB":>8}{"difference from the network":>28}', *rows])
+def _compared(config, name, network, runs, threshold) -> str:
+  """A table: the answers of a format's programs on the run's own evaluation images."""
+  try:
+    dataset = experiment.open_dataset(config)
+    split = config.data.eval_split
+    count = min(_COMPARED, experiment.num_images(dataset, split))
+    mesh = sharding.create_mesh(devices=jax.local_devices()[:1])
+    batches = experiment.eval_batches(config, dataset, mesh, split)
+  except UserError as error:
+    return f'\n{name}: not compared on images. {error}'
+
+  def some(progress) -> Iterator[tuple[Any, Any]]:
+    left = count
+    for batch in batches:
+      real = np.flatnonzero(batch['mask'])[:left]
+      if not len(real):
+        return
+      yield preprocessing.normalize(batch['image'][real]), batch['label'][real]
+      left -= len(real)
+      progress.update(count - left)
+
+  own = {part.name: jax.jit(part.call) for part in network}
+  with Progress(count, name=f'comparing {name}', first='starting...') as progress:
+    found = agreement.measure(network, own, runs, some(progress), threshold)
+  title = f'{name}, {count:,} images of {config.data.name}, {split}'
+  lines = [f'\n{title:<44}{"network":>9}{"exported":>10}{"same answer":>13}']
+  for stage, shares in found.items():
+    percent = f'{shares.right:>9.1%}{shares.exported_right:>10.1%}{shares.same:>13.1%}'
+    lines.append(f'{"top-1, " + stage:<44}{percent}')
+  return '\n'.join(lines)
 
 
 def _readme(about, table):

@@ -42,6 +42,9 @@ _IMAGES = flags.DEFINE_string(
   'images', None, "For --mode=predict: a folder, a pattern such as 'photos/*.jpg', or a file."
 )
 _FORMAT = flags.DEFINE_list('format', ['stablehlo'], 'For --mode=export: of the files.')
+_WEIGHTS = flags.DEFINE_enum(
+  'weights', 'float32', ['float32', 'float16', 'int8'], 'For --mode=export: how they are stored.'
+)
 _VIDEO = flags.DEFINE_string(
   'video', None, 'For --mode=stream: a video, an animated image, or a folder of images.'
 )
@@ -165,7 +168,7 @@ def _export(config, workdir):
   from basisnet_jax import export
 
   output = _OUTPUT.value or os.path.join(workdir, 'export')
-  export.export_workdir(workdir, output, _FORMAT.value, checkpoint=config.evaluation.checkpoint)
+  export.export_workdir(config, workdir, output, _FORMAT.value, _WEIGHTS.value)
 
 
 def _cost(config, workdir):

@@ -11,7 +11,7 @@ import sys
 
 NAMES = (
   'network', 'layer', 'early_exit', 'two_devices', 'memory', 'growth', 'roofline', 'input', 'loop',
-  'startup',
+  'startup', 'deploy',
 )  # fmt: skip
 _NEED_DATA = ('input', 'loop', 'startup')
 

@@ -108,7 +108,7 @@ def test_one_file_knows_the_library(module, files):
 
 def test_a_config_dict_is_seen_by_entry_points_alone():
   assert importers('ml_collections') <= {
-    'base_config.py', 'command_line.py', 'config.py', 'saved_config.py',
+    'base_config.py', 'command_line.py', 'config.py', 'export.py', 'saved_config.py',
     'preflight/job.py', 'preflight/table.py',
     'training/evaluator.py', 'training/experiment.py', 'training/learning.py', 'training/loop.py',
     'training/teacher.py', 'training/trained.py',

@@ -246,6 +246,14 @@ def test_an_export_runs_without_this_package(short, tmp_path):
   for line, probability in zip(best, answer['probabilities'], strict=True):
     assert float(line.split()[1].rstrip('%')) == pytest.approx(100 * probability, abs=0.06)
   assert said.startswith(f'({answer["stage"]}; ')
+  smaller = tmp_path / 'smaller'
+  out, _ = run_well(
+    '--mode=export', f'--workdir={workdir}', f'--output={smaller}', '--weights=int8'
+  )
+  name = 'specialist.stablehlo'
+  assert (smaller / name).stat().st_size < 0.6 * (folder / name).stat().st_size
+  found = re.search(r'early exit +([0-9.]+)% +([0-9.]+)% +([0-9.]+)%', out)
+  assert found and float(found[3]) > 90
   code, _, err = run('--mode=export', f'--workdir={workdir}', '--format=coreml')
   assert code == 2 and '--format=coreml: there are stablehlo, tflite' in err
 

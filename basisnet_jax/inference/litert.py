@@ -1,16 +1,24 @@
 """LiteRT (TensorFlow Lite): the only file that knows its converter and its interpreter."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+import contextlib
+import io
 from typing import Any
 
 import numpy as np
 
 from basisnet_jax.errors import UserError
 from basisnet_jax.inference import exporting
+from basisnet_jax.models import synthesis
 
 
-def flatbuffer(programs: Sequence[exporting.Program]) -> bytes:
+def flatbuffer(programs: Sequence[exporting.Program], weights: str = 'float32') -> bytes:
   """One file with a signature for each program, which takes one image.
+
+  Args:
+    programs: of `exporting.stored` variables.
+    weights: of `exporting.WEIGHTS`, the same. 'int8' are multiplied as integers, but for
+      depthwise kernels; 'float16' are read as float32 when the file is opened.
 
   Raises:
     UserError: the converter is not installed.
@@ -34,26 +42,65 @@ def flatbuffer(programs: Sequence[exporting.Program]) -> bytes:
       converter.run_convert_to_tfl_passes(module, passmanager.PassManager(), config)
       modules.append(module)
     whole = converter.merge_modules(modules) if len(modules) > 1 else modules[0]
-    return converter.export_flatbuffer_to_bytes(whole.operation)
+    data = converter.export_flatbuffer_to_bytes(whole.operation)
+  return data if weights == 'float32' else _quantized(data, weights)
 
 
-def reader(data: bytes) -> Callable[[str, Mapping[str, np.ndarray]], dict[str, Any]]:
-  """Runs a signature by name: inputs by name to outputs by name.
-
-  Raises:
-    UserError: the interpreter is not installed.
-  """
+def _quantized(data, weights):
   try:
-    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_quantizer import algorithm_manager, qtyping, quantizer
   except ImportError as error:
     raise _missing() from error
-  interpreter = Interpreter(model_content=data)
+  kinds = qtyping.TFLOperationName
+  recipe = quantizer.Quantizer(data)
+  if weights == 'float16':
+    half = qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT)
+    config = qtyping.OpQuantizationConfig(
+      weight_tensor_config=half,
+      compute_precision=qtyping.ComputePrecision.FLOAT,
+      explicit_dequantize=True,
+    )
+    cast = algorithm_manager.AlgorithmName.FLOAT_CASTING
+    for kind in (kinds.FULLY_CONNECTED, kinds.CONV_2D, kinds.DEPTHWISE_CONV_2D):
+      recipe.update_quantization_recipe('.*', kind, config, cast)
+  else:
+    for kind in (kinds.FULLY_CONNECTED, kinds.CONV_2D):
+      recipe.add_dynamic_config('.*', kind, 8)  # A step for each channel of the output.
+    # One step for all of a layer's bases: each of their weights is a channel here.
+    whole = qtyping.QuantGranularity.TENSORWISE
+    recipe.add_dynamic_config(f'.*{synthesis.SCOPE}.*', kinds.FULLY_CONNECTED, 8, whole)
+  with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    return bytes(recipe.quantize().quantized_model)
 
-  def run(name, inputs):
-    signature = interpreter.get_signature_runner(name)
+
+class Reader:
+  """A flatbuffer's signatures, to be called."""
+
+  def __init__(self, data: bytes, threads: int | None = None):
+    """Threads: None is LiteRT's choice.
+
+    Raises:
+      UserError: the interpreter is not installed.
+    """
+    try:
+      from ai_edge_litert.interpreter import Interpreter
+    except ImportError as error:
+      raise _missing() from error
+    interpreter = Interpreter(model_content=data, num_threads=threads)
+    names = interpreter.get_signature_list()
+    self._signatures = {name: interpreter.get_signature_runner(name) for name in names}
+
+  def inputs(self) -> dict[str, dict[str, tuple[int, ...]]]:
+    """{signature: {name: shape}} of what is not constant."""
+    return {
+      name: {key: tuple(about['shape']) for key, about in signature.get_input_details().items()}
+      for name, signature in self._signatures.items()
+    }
+
+  def __call__(self, name: str, inputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Runs a signature: inputs by name, more than it takes do not matter, to outputs by name."""
+    signature = self._signatures[name]
     return signature(**{key: inputs[key] for key in signature.get_input_details()})
-
-  return run
 
 
 def _missing():

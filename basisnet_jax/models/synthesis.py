@@ -21,6 +21,7 @@ import jax.numpy as jnp
 
 from basisnet_jax.models import convolution
 
+SCOPE = 'synthesize'  # In the names of operations, by which exports find them.
 # Bases times positions up to which mixing outputs is faster than making kernels (2 CPU cores).
 _MIX_AT_MOST = 32
 # A batch size that no other axis is likely to have: it tells which layers see whole images.
@@ -48,7 +49,8 @@ def synthesize(coefficients, bases, dtype=None):
     total = sum(c[k] * bases[k].astype(jnp.float32) for k in range(num_bases))
     return total.astype(dtype)[None]
   bases = bases.astype(dtype).reshape(num_bases, -1)
-  return convolution.product(coefficients.astype(dtype), bases).reshape(-1, *shape)
+  with jax.named_scope(SCOPE):
+    return convolution.product(coefficients.astype(dtype), bases).reshape(-1, *shape)
 
 
 def mix_outputs(x, coefficients, bases):

@@ -68,7 +68,7 @@ def test_programs_are_for_all_platforms():
 def test_a_program_that_differs_is_refused():
   part = exporting.programs(*network(), SIDE, {}, 'margin')[0]
   run = jax.jit(part.call)
-  assert exporting.check(part, run, (1, 3)) < 1e-6
+  assert exporting.check(part, run, (1, 3), 1e-3) < 1e-6
 
   def wrong(x):
     probabilities, *rest = run(x)
@@ -79,6 +79,6 @@ def test_a_program_that_differs_is_refused():
     return probabilities * np.nan, *rest
 
   with pytest.raises(UserError, match='exported preview differs from the network by 0.002'):
-    exporting.check(part, wrong, (2,))
+    exporting.check(part, wrong, (2,), 1e-3)
   with pytest.raises(UserError, match='differs from the network by inf'):
-    exporting.check(part, broken, (2,))
+    exporting.check(part, broken, (2,), 1e-3)

@@ -1,0 +1,76 @@
+"""Batch normalisation as a part of the convolution before it, which is exact at inference."""
+
+from typing import Any
+
+from flax import linen as nn
+from flax import traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from basisnet_jax.models import synthesis
+
+
+def fold(model: nn.Module, variables: Any, resolution: int, *, equalize: bool = False) -> Any:
+  """Variables with which the network computes the same and normalisation only adds a bias.
+
+  For normalisation of a convolution's output, with scale, bias and running averages of its own;
+  what is between others stays as it is.
+
+  Args:
+    model: of one stage or two.
+    variables: its own; not changed.
+    resolution: of the images, pixels.
+    equalize: bases get no normalisation but one largest weight, 1, for each channel of the output,
+      and normalisation scales it back: for bases that will be stored in few steps.
+
+  Returns:
+    The same tree, float32 arrays of NumPy where it changed.
+  """
+  flat = {kind: traverse_util.flatten_dict(tree, sep='/') for kind, tree in variables.items()}
+  params = flat['params']
+  for conv, norm, epsilon in _pairs(model, variables, resolution):
+    if f'{norm}/scale' not in params or f'{norm}/bias' not in params:
+      continue
+    own = [params[f'{norm}/scale'], params[f'{norm}/bias']]
+    own += [flat['batch_stats'][f'{norm}/{name}'] for name in ('mean', 'var')]
+    scale, bias, mean, var = (np.asarray(leaf, np.float64) for leaf in own)
+    multiply = scale / np.sqrt(var + epsilon)
+    bias -= mean * multiply
+    if f'{conv}/bias' in params:
+      bias += np.asarray(params[f'{conv}/bias'], np.float64) * multiply
+      params[f'{conv}/bias'] = np.zeros_like(bias, np.float32)
+    kernel = f'{conv}/kernel' if f'{conv}/kernel' in params else f'{conv}/bases'
+    weights, left = np.asarray(params[kernel], np.float64), np.ones_like(multiply)
+    if equalize and kernel.endswith('bases'):
+      largest = np.abs(weights).max(tuple(range(weights.ndim - 1)))
+      largest[largest == 0] = 1
+      multiply, left = 1 / largest, multiply * largest
+    params[kernel] = np.float32(weights * multiply)
+    params[f'{norm}/scale'], params[f'{norm}/bias'] = np.float32(left), np.float32(bias)
+    # One after epsilon is added, in float32, too.
+    var = np.full(bias.shape, np.float32(1) - np.float32(epsilon))
+    flat['batch_stats'] |= {f'{norm}/mean': np.zeros_like(var), f'{norm}/var': var}
+  return {kind: traverse_util.unflatten_dict(tree, sep='/') for kind, tree in flat.items()}
+
+
+def _pairs(model, variables, resolution):
+  """Paths of convolutions and of the normalisation of their outputs, and its epsilon."""
+  outputs, pairs = [], []  # The outputs are kept: identity is what tells them apart.
+
+  def record(next_fun, args, kwargs, context):
+    output = next_fun(*args, **kwargs)
+    module, path = context.module, '/'.join(context.module.path)
+    if context.method_name == '__call__' and isinstance(module, nn.Conv):
+      outputs.append((output, path))
+    if context.method_name == '__call__' and isinstance(module, nn.BatchNorm):
+      x = synthesis.layer_input(args, kwargs) if args else kwargs['x']
+      pairs.extend((made, path, module.epsilon) for value, made in outputs if value is x)
+    return output
+
+  images = jax.ShapeDtypeStruct((1, resolution, resolution, 3), jnp.float32)
+  with nn.intercept_methods(record):
+    jax.eval_shape(model.apply, variables, images)
+  # A layer that runs twice would be changed twice.
+  used = [path for _, path in outputs], [norm for _, norm, _ in pairs]
+  return [p for p in pairs if used[0].count(p[0]) == used[1].count(p[1]) == 1]
