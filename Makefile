@@ -1,12 +1,16 @@
 # Every target prepares what it needs: the virtual environment .venv, made once.
 # Variables: PYTHON=python3.12 picks the interpreter, DEMO='--workdir=...' adds flags to the
 # demo, TESTS='tests/test_config.py -k name' picks tests, BENCH='--only=network' adds flags to the
-# benchmarks.
+# benchmarks; WEB=FOLDER is the export that becomes a web page, SAMPLES=FOLDER has photos for it to
+# offer, SITE=FOLDER is where the page goes.
 SHELL := bash
 PYTHON ?=
 DEMO ?=
 TESTS ?= tests
 BENCH ?=
+WEB ?= exported
+SAMPLES ?=
+SITE ?= web/dist
 VENV := .venv
 RUN := $(VENV)/bin/python
 # A file's tests stay together, for what they share; the longest files come first (tests/conftest.py).
@@ -15,21 +19,26 @@ WORKERS := $$($(RUN) -c 'import os; print(min(4, 1 + os.cpu_count()))')
 PYTEST := $(RUN) -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder \
   --durations=25
 
-.PHONY: help demo test test-extras bench soak lint format clean
+.PHONY: help demo web test test-extras bench soak lint format clean
 
 help:
 	@echo 'make demo    train and evaluate a small BasisNet on scikit-learn digits (DEMO adds flags)'
+	@echo 'make web     a web page of the export in WEB (exported), with photos of the folder SAMPLES;'
+	@echo '             needs Node.js'
 	@echo 'make test    run the tests (TESTS picks some)'
-	@echo 'make test-extras  install PyTorch, timm and Keras too, run the tests against them and'
-	@echo '                  those of each network that take long'
+	@echo 'make test-extras  install PyTorch, timm and Keras too, run the tests against them, those'
+	@echo '                  of the web page in Chromium and those of each network that take long'
 	@echo 'make bench   install PyTorch too and run the benchmarks beside it (BENCH adds flags)'
 	@echo 'make soak    a run of 20,000 steps, and the same with 20 kills (draws runs/soak.png)'
 	@echo 'make lint    check style'
 	@echo 'make format  apply style'
-	@echo 'make clean   remove .venv and .cache (not runs)'
+	@echo 'make clean   remove .venv, .cache and what was made in web (not runs)'
 
 demo: $(VENV)/.done
 	$(RUN) -m basisnet_jax.main --config=configs/digits.py --workdir=runs/digits $(DEMO)
+
+web: web/node_modules/.done
+	@node web/build.mjs --model='$(WEB)' --samples='$(SAMPLES)' --output='$(SITE)'
 
 test: $(VENV)/.done
 	JAX_PLATFORMS=cpu $(PYTEST) $(TESTS)
@@ -53,7 +62,7 @@ format: $(VENV)/.done
 	$(RUN) -m ruff format .
 
 clean:
-	rm -rf $(VENV) .cache .pytest_cache .ruff_cache basisnet_jax.egg-info
+	rm -rf $(VENV) web/node_modules web/dist .cache .pytest_cache .ruff_cache basisnet_jax.egg-info
 
 # A Python that runs (a shim may exist and fail) and has ensurepip, which Debian and Ubuntu
 # ship apart. An interrupted or outdated installation is completed, not begun anew.
@@ -104,4 +113,14 @@ $(VENV)/.bench: $(VENV)/.done
 	@echo 'Installing PyTorch into $(VENV): up to 6 GB, once.'
 	@$(RUN) -m pip install --no-input --disable-pip-version-check --progress-bar off --quiet \
 	  --editable '.[bench]' </dev/null
+	@touch $@
+
+# Exactly what package-lock.json names; no package runs a program of its own.
+web/node_modules/.done: web/package.json web/package-lock.json
+	@if ! command -v npm >/dev/null \
+	    || ! node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)'; then \
+	  echo 'make web needs Node.js 20 or newer, with npm: https://nodejs.org.' >&2; exit 1; \
+	fi
+	@echo 'Installing LiteRT.js and what builds the page into web/node_modules: 90 MB, once.'
+	@npm ci --prefix web --ignore-scripts --no-audit --no-fund --loglevel=error </dev/null
 	@touch $@

@@ -1,0 +1,41 @@
+import { Sentence } from './sentence';
+import { METHODS, type Method } from './resize';
+
+/** What model.json says of the network. */
+export interface About {
+  labels: string[];
+  /** Height and width of the images that it sees, pixels. */
+  resolution: number;
+  /** The share of a photo's shorter side that the square has that it sees. */
+  crop: number;
+  resize: Method;
+  /** A first prediction that is less confident than this waits for the specialist. */
+  threshold: number;
+  /** Multiply-adds of the first stage and of all: the same where it is alone. */
+  madds: { first: number; all: number };
+  /** The names of the stages, in order: one or two. */
+  stages: string[];
+}
+
+/**
+ * @throws Sentence: it is not what an export writes.
+ */
+export function parseAbout(text: string): About {
+  try {
+    const { labels, resolution, crop, resize, threshold, madds, programs } = JSON.parse(text);
+    const stages = Object.keys(programs);
+    const right =
+      Array.isArray(labels) && labels.length > 0 && labels.every((label) => typeof label === 'string')
+      && Number.isInteger(resolution) && resolution > 0 && crop > 0 && crop <= 1
+      && Object.hasOwn(METHODS, resize) && typeof threshold === 'number'
+      && typeof madds.all === 'number'
+      && (stages.length === 1 || (stages.length === 2 && typeof madds.first === 'number'));
+    if (right) {
+      const cost = { first: madds.first ?? madds.all, all: madds.all };
+      return { labels, resolution, crop, resize, threshold, madds: cost, stages };
+    }
+  } catch {
+    // No JSON, or a part of it is missing: the same to whoever reads the sentence.
+  }
+  throw new Sentence('model.json is broken: it is not what --mode=export writes.');
+}

@@ -1,0 +1,49 @@
+/** The network, as the page sees it: what the worker does, as promises. */
+
+import type { About } from './about';
+import type { First, Reply, Request, Stage } from './messages';
+import type { Photo } from './pixels';
+import { Sentence } from './sentence';
+
+export class Network {
+  private readonly worker = new Worker('worker.js');
+  private readonly waiting = new Map<number, { resolve(result: any): void; reject(e: Error): void }>();
+  private count = 0;
+
+  constructor() {
+    this.worker.onmessage = ({ data }: MessageEvent<Reply>) => {
+      const { resolve, reject } = this.waiting.get(data.id)!;
+      this.waiting.delete(data.id);
+      if ('error' in data) reject(new Sentence(data.error));
+      else resolve(data.result);
+    };
+    this.worker.onerror = () => {
+      for (const { reject } of this.waiting.values()) {
+        reject(new Sentence('The program that runs the network failed: load this page again.'));
+      }
+      this.waiting.clear();
+    };
+  }
+
+  open(about: About, model: ArrayBuffer): Promise<null> {
+    return this.ask({ kind: 'open', about, model }, [model]);
+  }
+
+  /** The first stage of a photo. */
+  look(photo: Photo): Promise<First> {
+    return this.ask({ kind: 'look', photo }, photo instanceof ImageBitmap ? [photo] : []);
+  }
+
+  /** The second stage of the photo that was looked at last. */
+  specialize(): Promise<Stage> {
+    return this.ask({ kind: 'specialize' });
+  }
+
+  private ask(request: Request, transfer: Transferable[] = []): Promise<any> {
+    const id = this.count++;
+    return new Promise((resolve, reject) => {
+      this.waiting.set(id, { resolve, reject });
+      this.worker.postMessage({ id, ...request }, transfer);
+    });
+  }
+}

@@ -1,0 +1,34 @@
+/** Small helpers for the page's elements. */
+
+export function byId<E extends HTMLElement = HTMLElement>(id: string): E {
+  return document.getElementById(id) as E;
+}
+
+/** A new element with a class and children. */
+export function make(tag: string, name: string, ...children: (Node | string)[]): HTMLElement {
+  const element = document.createElement(tag);
+  if (name) element.className = name;
+  element.append(...children);
+  return element;
+}
+
+/** Sets text only where it changes, for what screen readers announce. */
+export function tell(element: HTMLElement, text: string): void {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+/** 93.1%; never 100.0% or 0.0% of what is not. */
+export function percent(share: number): string {
+  if (share > 0 && share < 0.0005) return 'under 0.1%';
+  if (share < 1 && share > 0.9995) return 'over 99.9%';
+  return `${(share * 100).toFixed(1)}%`;
+}
+
+export function madds(count: number): string {
+  const millions = count / 1e6;
+  return `${millions.toFixed(millions < 10 ? 2 : millions < 100 ? 1 : 0)} M`;
+}
+
+export function milliseconds(time: number): string {
+  return time < 0.1 ? 'under 0.1 ms' : `${time.toFixed(time < 100 ? 1 : 0)} ms`;
+}

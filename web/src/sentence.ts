@@ -1,0 +1,9 @@
+/** An error that visitors read: one sentence, which says what to do where something can be done. */
+export class Sentence extends Error {}
+
+/** The sentence of any error; what nobody foresaw says at least what it was. */
+export function sentenceOf(error: unknown): string {
+  if (error instanceof Sentence) return error.message;
+  const text = error instanceof Error ? error.message : String(error);
+  return `Something went wrong: ${text.split('\n')[0] || 'nobody knows what'}.`;
+}

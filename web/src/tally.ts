@@ -1,0 +1,44 @@
+/** What early termination costs over the images seen so far, at any threshold. */
+
+import type { About } from './about';
+
+export interface Cost {
+  images: number;
+  /** The share that ended early, and the average multiply-adds of an image; NaN of none. */
+  early: number;
+  average: number;
+}
+
+export class Tally {
+  /** Of each image: the confidence alone decides. */
+  private confidences: number[] = [];
+
+  constructor(private readonly madds: About['madds']) {}
+
+  add(confidence: number): void {
+    this.confidences.push(confidence);
+  }
+
+  clear(): void {
+    this.confidences = [];
+  }
+
+  cost(threshold: number): Cost {
+    const images = this.confidences.length;
+    const early = this.confidences.filter((c) => endsEarly(c, threshold)).length / images;
+    const { first, all } = this.madds;
+    return { images, early, average: first * early + all * (1 - early) };
+  }
+
+  /** How many images have a confidence in each of so many equal parts of [0, 1]. */
+  histogram(parts: number): number[] {
+    const counts = new Array<number>(parts).fill(0);
+    for (const c of this.confidences) counts[Math.min(Math.floor(c * parts), parts - 1)]++;
+    return counts;
+  }
+}
+
+/** NaN never does, as in run.py's comparison it never waits; it is no answer either. */
+export function endsEarly(confidence: number, threshold: number): boolean {
+  return !(confidence < threshold);
+}
