@@ -28,17 +28,18 @@ function checkModel(folder) {
     (name) => !fs.existsSync(path.join(folder, name)));
   if (lacks) {
     throw new Sentence(
-      `${path.join(folder, lacks)} does not exist; export a run first (python -m basisnet_jax.main `
-      + `--mode=export --workdir=runs/digits --format=tflite --output=${folder}), or name another `
-      + 'export: make web WEB=FOLDER.');
+      `${path.join(folder, lacks)} does not exist; export a run first `
+      + '(python -m basisnet_jax.main --mode=export --workdir=runs/digits --format=tflite '
+      + `--output=${folder}), or name another export: make web WEB=FOLDER.`);
   }
 }
 
-/** Some images of a folder and those in it, evenly from all, so that there are some of each class. */
+/** Some images of a folder and the folders in it, evenly: some of each class, if those are they. */
 function pickSamples(folder) {
   if (!folder) return [];
   if (!fs.existsSync(folder)) throw new Sentence(`SAMPLES=${folder} does not exist.`);
-  const all = fs.readdirSync(folder, { recursive: true }).filter((name) => IMAGES.test(name)).sort();
+  const names = fs.readdirSync(folder, { recursive: true });
+  const all = names.filter((name) => IMAGES.test(name)).sort();
   if (!all.length) throw new Sentence(`SAMPLES=${folder} has no images that browsers show.`);
   const count = Math.min(all.length, SAMPLES);
   return Array.from({ length: count }, (_, i) => all[Math.floor((i * all.length) / count)]);

@@ -25,7 +25,8 @@ export function parseAbout(text: string): About {
     const { labels, resolution, crop, resize, threshold, madds, programs } = JSON.parse(text);
     const stages = Object.keys(programs);
     const right =
-      Array.isArray(labels) && labels.length > 0 && labels.every((label) => typeof label === 'string')
+      Array.isArray(labels) && labels.length > 0
+      && labels.every((label) => typeof label === 'string')
       && Number.isInteger(resolution) && resolution > 0 && crop > 0 && crop <= 1
       && Object.hasOwn(METHODS, resize) && typeof threshold === 'number'
       && typeof madds.all === 'number'

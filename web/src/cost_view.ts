@@ -69,8 +69,8 @@ export function showCost(tally: Tally, threshold: number, about: About): void {
   least.style.left = `${(about.madds.first / all) * 100}%`;
   scale.replaceChildren(...(images ? [fill, least, marker] : [least]));
   scale.ariaLabel = images
-    ? `Average cost ${madds(average)} MAdds, ${percent(1 - share)} less than always waiting for the `
-      + `specialist; from ${madds(about.madds.first)} to ${madds(all)}.`
+    ? `Average cost ${madds(average)} MAdds, ${percent(1 - share)} less than always waiting for `
+      + `the specialist; from ${madds(about.madds.first)} to ${madds(all)}.`
     : `From ${madds(about.madds.first)} MAdds for the preview alone to ${madds(all)} for both.`;
   showHistogram(tally.histogram(BARS), threshold);
 }

@@ -131,8 +131,8 @@ function describe({ labels, resolution, stages, madds: cost }: About, bytes: num
     : `${madds(cost.first)} multiply-adds (MAdds) for the preview, ${madds(cost.all)} with the `
       + 'specialist';
   tell(byId('about'), `It tells ${labels.length} labels apart: ${some}. It sees ${resolution} × `
-    + `${resolution} pixels and takes ${price}. The file has ${(bytes / 1e6).toFixed(1)} MB and runs `
-    + 'by LiteRT in WebAssembly.');
+    + `${resolution} pixels and takes ${price}. The file has ${(bytes / 1e6).toFixed(1)} MB and `
+    + 'runs by LiteRT in WebAssembly.');
   if (stages.length === 1) tell(byId('idea'), 'This network has one stage.');
 }
 

@@ -7,7 +7,9 @@ import { Sentence } from './sentence';
 
 export class Network {
   private readonly worker = new Worker('worker.js');
-  private readonly waiting = new Map<number, { resolve(result: any): void; reject(e: Error): void }>();
+  private readonly waiting = new Map<
+    number, { resolve(result: any): void; reject(error: Error): void }
+  >();
   private count = 0;
 
   constructor() {

@@ -31,7 +31,8 @@ async function open(what: About, bytes: ArrayBuffer): Promise<null> {
   try {
     await loadLiteRt(runtime);
   } catch {
-    throw new Sentence('LiteRT did not load: the folder wasm beside this page is missing or broken.');
+    throw new Sentence(
+      'LiteRT did not load: the folder wasm beside this page is missing or broken.');
   }
   try {
     model = await loadAndCompile(new Uint8Array(bytes), { accelerator: 'wasm' });
