@@ -3,6 +3,7 @@
 Both stages become programs of their own, with their weights in them and for any number of images:
   preview     images -> probabilities, confidence, coefficients, logits
   specialist  images, coefficients, logits -> probabilities
+without coefficients where no layer has bases (a cascade).
 A network of one stage is one program: images -> probabilities, confidence.
 Images are float32 `[b, r, r, 3]` in [-1, 1].
 """
@@ -66,20 +67,23 @@ def programs(
 
     return [Program('network', network, {'images': image}, ('probabilities', 'confidence'))]
 
+  bases = {'coefficients': (len(model.layers), model.num_bases)} if model.layers else {}
+
   def preview(images):
     logits, coefficients = model.apply(variables, images, method='preview')
-    return *answers(logits, 'lightweight'), coefficients, logits
+    return *answers(logits, 'lightweight'), *([coefficients] if bases else []), logits
 
-  def specialist(images, coefficients, logits):
+  def specialist(images, *rest):
+    *coefficients, logits = rest
+    coefficients = coefficients[0] if bases else jnp.zeros((images.shape[0], 0, model.num_bases))
     final = model.apply(variables, images, coefficients, logits, method='specialize')
     return (answers(final, 'specialist')[0],)
 
-  *_, coefficients, logits = jax.eval_shape(preview, jnp.zeros((1, *image)))
-  shapes = {'images': image, 'coefficients': coefficients.shape[1:], 'logits': logits.shape[1:]}
-  outputs = ('probabilities', 'confidence', 'coefficients', 'logits')
+  classes = jax.eval_shape(preview, jnp.zeros((1, *image)))[-1].shape[1:]
+  outputs = ('probabilities', 'confidence', *bases, 'logits')
   return [
     Program('preview', preview, {'images': image}, outputs),
-    Program('specialist', specialist, shapes, ('probabilities',)),
+    Program('specialist', specialist, {'images': image, **bases, 'logits': classes}, outputs[:1]),
   ]
 
 

@@ -33,7 +33,8 @@ def tflite(name, inputs):
 
 def pixels(photo):
   """What the programs see of a photo: float32 [1, resolution, resolution, 3] in [-1, 1]."""
-  image = ImageOps.exif_transpose(Image.open(photo)).convert('RGB')
+  image = ImageOps.exif_transpose(Image.open(photo)).convert('RGBA')
+  image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image).convert('RGB')
   side = max(round(ABOUT['crop'] * min(image.size)), 1)
   left, top = ((size - side) // 2 for size in image.size)
   image = image.crop((left, top, left + side, top + side))

@@ -86,11 +86,11 @@ def convolve(x, kernel, *, strides=(1, 1), padding='SAME', dilation=(1, 1), grou
   kind = _form.get()
   if not per_image and kind == 'plain':
     return _plain(x, kernel, strides, pads, dilation, groups)
-  # LiteRT's converter stumbles over products of single pixels.
-  single = kind == 'native' and not per_image and x.shape[1] * x.shape[2] == 1
-  if taps == (1, 1) and groups == 1 and not single:
+  if taps == (1, 1) and groups == 1:
     x = _pad(x, pads)[:, :: strides[0], :: strides[1]]
     if kind == 'native' and not per_image:
+      if x.shape[1] * x.shape[2] == 1:  # LiteRT's converter stumbles over products of such.
+        return _plain(x, kernel, (1, 1), [(0, 0)] * 2, (1, 1), 1)
       return x @ kernel[0, 0]  # Its converter would multiply anew for each way to reshape.
     lead = x.shape[:1] if per_image else ()
     y = product(x.reshape(*lead, -1, x.shape[-1]), kernel[..., 0, 0, :, :])

@@ -20,7 +20,7 @@ DATA = os.environ.get('BASISNET_DATA')
 
 @functools.cache
 def network(name, kernels=True):
-  if name == 'basisnet':
+  if name == 'small':
     model = models.create(
       'basisnet',
       lightweight=models.create('mobilenet_v3_small', num_classes=10, width=0.5),
@@ -30,8 +30,13 @@ def network(name, kernels=True):
       lightweight_resolution=24,
       refine=0.5,
     )
-  else:
+  elif name == 'one stage':
     model = tiny.TinyNetwork(10)
+  else:  # Which have maps of single pixels; a cascade has no coefficients.
+    resnet = functools.partial(models.create, 'resnet_10', num_classes=10, width=0.25)
+    stages = {'lightweight': resnet(), 'specialist': resnet(output_stride=32)}
+    options = {} if name == 'cascade' else {'num_bases': 3}
+    model = models.create(name, **stages, resolution=SIDE, **options)
   variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, SIDE, SIDE, 3)))
 
   # As after training: what a layer does depends on what it sees.
@@ -45,7 +50,7 @@ def network(name, kernels=True):
   }
 
 
-@pytest.mark.parametrize('name', ['basisnet', 'one stage'])
+@pytest.mark.parametrize('name', ['small', 'basisnet', 'cascade', 'one stage'])
 def test_signatures_say_what_the_network_says(name):
   parts = exporting.programs(*network(name), SIDE, {'lightweight': 0.5}, 'margin')
   interpreter = Interpreter(model_content=litert.flatbuffer(parts))
@@ -73,7 +78,7 @@ def stored(name, weights):
 
 @pytest.mark.parametrize('weights, at_most', [('float32', 1e-4), ('float16', 5e-3), ('int8', 0.1)])
 def test_weights_in_less_say_nearly_the_same(weights, at_most):
-  parts, _, flatbuffer = stored('basisnet', weights)
+  parts, _, flatbuffer = stored('small', weights)
   interpreter = Interpreter(model_content=flatbuffer)
   random = np.random.default_rng(0)
   inputs = {key: np.float32(random.uniform(-1, 1, (1, *s))) for key, s in parts[1].inputs.items()}
@@ -89,8 +94,8 @@ def test_weights_in_less_say_nearly_the_same(weights, at_most):
 
 
 def test_int8_is_a_quarter():
-  sizes = {weights: len(stored('basisnet', weights)[2]) for weights in ('float32', 'int8')}
-  params = sum(leaf.size for leaf in jax.tree.leaves(network('basisnet')[1]['params']))
+  sizes = {weights: len(stored('small', weights)[2]) for weights in ('float32', 'int8')}
+  params = sum(leaf.size for leaf in jax.tree.leaves(network('small')[1]['params']))
   assert sizes['float32'] == pytest.approx(4 * params, rel=0.1)
   assert sizes['int8'] < 0.35 * sizes['float32']  # The structure of this small one is a tenth.
 

@@ -59,6 +59,19 @@ def test_a_network_of_one_stage_is_one_program():
   np.testing.assert_allclose(sure, wanted.max(-1), rtol=1e-4)
 
 
+def test_a_cascade_has_no_coefficients():
+  model = tiny.basisnet().clone(layers=())
+  variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, SIDE, SIDE, 3)))
+  parts = exporting.programs(model, variables, SIDE, {}, 'margin')
+  assert [list(part.inputs) for part in parts] == [['images'], ['images', 'logits']]
+  first, last = (exporting.read_stablehlo(exporting.stablehlo(part)) for part in parts)
+  probabilities, _, logits = first(images(2))
+  wanted = model.apply(variables, images(2))
+  np.testing.assert_allclose(probabilities, jax.nn.softmax(wanted.lightweight), rtol=1e-4)
+  (final,) = last(images(2), logits)
+  np.testing.assert_allclose(final, jax.nn.softmax(wanted.specialist), rtol=1e-4)
+
+
 def test_programs_are_for_all_platforms():
   part = exporting.programs(*network(), SIDE, {}, 'margin')[1]
   exported = jax.export.deserialize(bytearray(exporting.stablehlo(part)))
