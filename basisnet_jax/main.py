@@ -5,6 +5,7 @@ Modes:
   evaluate  evaluates a workdir's checkpoint; needs nothing but --workdir.
   predict   answers for images, with a workdir's checkpoint: a table.
   stream    the same for the frames of a video, both stages beside each other.
+  serve     answers over HTTP, with a workdir's checkpoint.
   export    writes a workdir's network as files that run without this package.
   cost      counts multiply-adds and parameters; needs neither data nor workdir.
   sweep     trains a grid of recipes times seeds, and collects a table.
@@ -20,7 +21,7 @@ from absl import app, flags, logging
 from basisnet_jax import command_line, environment, errors, supervisor
 from basisnet_jax.errors import MissingProcess, Preempted, UserError
 
-_MODES = ['train', 'evaluate', 'predict', 'stream', 'export', 'cost', 'sweep']
+_MODES = ['train', 'evaluate', 'predict', 'stream', 'serve', 'export', 'cost', 'sweep']
 _MODE = flags.DEFINE_enum('mode', 'train', _MODES, 'What to do.')
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'The folder of the run; runs/ and the name of the recipe by default.'
@@ -57,15 +58,40 @@ _REUSE = flags.DEFINE_float(
 _REALTIME = flags.DEFINE_bool(
   'realtime', False, 'For --mode=stream: at the pace of the video, dropping what is too late.'
 )
-_TOP_K = flags.DEFINE_integer('top_k', 5, 'For --mode=predict and stream: labels of each.', 1)
+_TOP_K = flags.DEFINE_integer(
+  'top_k', 5, 'For --mode=predict, stream and serve: labels of each.', 1
+)
 _THRESHOLD = flags.DEFINE_float(
-  'threshold', None, 'For --mode=predict: confidence at which images exit, instead of the chosen.'
+  'threshold',
+  None,
+  'For --mode=predict and serve: confidence at which images exit, instead of the chosen.',
 )
 _AVERAGE_MADDS = flags.DEFINE_float(
-  'average_madds', None, 'For --mode=predict: millions that an image may cost on average.'
+  'average_madds', None, 'For --mode=predict and serve: millions that an image may cost on average.'
 )
 _MAX_LATENCY = flags.DEFINE_float(
-  'max_latency', None, 'For --mode=predict: milliseconds that an image may take on average, alone.'
+  'max_latency',
+  None,
+  'For --mode=predict and serve: milliseconds that an image may take on average, alone.',
+)
+_HOST = flags.DEFINE_string(
+  'host', '127.0.0.1', "For --mode=serve: the address to listen on; '0.0.0.0' is all."
+)
+_PORT = flags.DEFINE_integer('port', 8000, 'For --mode=serve: 0 is one that is free.', 0, 65535)
+_BATCH_SIZE = flags.DEFINE_integer(
+  'batch_size', 32, 'For --mode=serve: the most images answered at once, a power of two.', 1
+)
+_BATCH_WAIT = flags.DEFINE_float(
+  'batch_wait', 5.0, 'For --mode=serve: milliseconds that an image waits for others.', 0
+)
+_MAX_BODY = flags.DEFINE_float(
+  'max_body', 10.0, 'For --mode=serve: of a request, in millions of bytes.', 1e-6
+)
+_QUEUE = flags.DEFINE_integer(
+  'queue', 256, 'For --mode=serve: the most requests accepted and not answered yet.', 1
+)
+_REQUEST_TIMEOUT = flags.DEFINE_float(
+  'request_timeout', 30.0, 'For --mode=serve: seconds that a request may take, its body too.', 1e-3
 )
 _SEEDS = flags.DEFINE_list('seeds', None, "For --mode=sweep: instead of the sweep's own, '3,4,5'.")
 _COORDINATOR = flags.DEFINE_string(
@@ -100,6 +126,7 @@ def main(config) -> None:
     'evaluate': _evaluate,
     'predict': _predict,
     'stream': _stream,
+    'serve': _serve,
     'export': _export,
     'cost': _cost,
     'sweep': _sweep,
@@ -142,10 +169,16 @@ def _predict(config, workdir):
     _OUTPUT.value,
     checkpoint=config.evaluation.checkpoint,
     top_k=_TOP_K.value,
-    threshold=_THRESHOLD.value,
-    average_madds=_AVERAGE_MADDS.value,
-    max_latency=_MAX_LATENCY.value,
+    **_budget(),
   )
+
+
+def _budget():
+  return {
+    'threshold': _THRESHOLD.value,
+    'average_madds': _AVERAGE_MADDS.value,
+    'max_latency': _MAX_LATENCY.value,
+  }
 
 
 def _stream(config, workdir):
@@ -161,6 +194,24 @@ def _stream(config, workdir):
     top_k=_TOP_K.value,
     reuse=_REUSE.value,
     realtime=_REALTIME.value,
+  )
+
+
+def _serve(config, workdir):
+  from basisnet_jax import serve
+
+  serve.serve_workdir(
+    workdir,
+    checkpoint=config.evaluation.checkpoint,
+    host=_HOST.value,
+    port=_PORT.value,
+    top_k=_TOP_K.value,
+    batch_size=_BATCH_SIZE.value,
+    batch_wait=_BATCH_WAIT.value,
+    max_body=_MAX_BODY.value,
+    queue=_QUEUE.value,
+    request_timeout=_REQUEST_TIMEOUT.value,
+    **_budget(),
   )
 
 

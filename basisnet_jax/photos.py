@@ -12,6 +12,8 @@ from basisnet_jax.errors import UserError
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
 MOST_PIXELS = 64_000_000
+# Of all that Pillow reads, as who sends a file picks the kind; for EPS it starts Ghostscript.
+_KINDS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF', 'AVIF', 'JPEG2000', 'PPM')
 # What Pillow raises on files that are no image, or broken.
 ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 _METHODS = {'bilinear': Image.Resampling.BILINEAR, 'bicubic': Image.Resampling.BICUBIC}
@@ -42,7 +44,7 @@ def read(source: Any) -> Image.Image:
     name = f'{len(source)} bytes' if isinstance(source, bytes) else str(source)
     try:
       data = source if isinstance(source, bytes) else pathlib.Path(source).read_bytes()
-      with Image.open(io.BytesIO(data)) as image:
+      with Image.open(io.BytesIO(data), formats=_KINDS) as image:
         _check_size(image, name)
         image.load()
         return upright(image)

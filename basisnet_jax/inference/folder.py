@@ -101,12 +101,17 @@ def _csv(file, top_k):
 
 def _json_lines(file):
   def row(path, answer):
-    found: dict[str, Any] = {'file': path, **answer._asdict()}
-    found['confidence'] = _rounded(found['confidence'])
-    found['probabilities'] = [_rounded(value) for value in found['probabilities']]
-    file.write(json.dumps(found, ensure_ascii=False) + '\n')
+    file.write(json.dumps({'file': path, **as_json(answer)}, ensure_ascii=False) + '\n')
 
   return row
+
+
+def as_json(answer: Prediction) -> dict[str, Any]:
+  """For JSON, in six digits."""
+  return answer._asdict() | {
+    'confidence': _rounded(answer.confidence),
+    'probabilities': [_rounded(value) for value in answer.probabilities],
+  }
 
 
 def _rounded(value):

@@ -123,7 +123,7 @@ class Predictor:
       raise UserError(f'images is a list of images; for one write [{str(images)[:80]!r}].')
     threshold = self.threshold if threshold is None else threshold
     waiting: deque = deque()
-    with concurrent.futures.ThreadPoolExecutor(_decoders()) as pool:
+    with concurrent.futures.ThreadPoolExecutor(decoders()) as pool:
       try:
         for image in itertools.chain(images, [_END]):
           if image is not _END:
@@ -198,22 +198,18 @@ class Predictor:
       found.append(statistics.median(times[1:]))  # The first compiles.
     return found[0], found[1]
 
-  def _prepared(self, image):
-    try:
-      return photos.central_square(photos.read(image), *self.preparation)
-    except UserError as error:
-      return error
+  def prepare(self, image: Any) -> np.ndarray:
+    """What the network sees of an image of `predict`: uint8 `[r, r, 3]`.
 
-  def _answers(self, ready, threshold, top_k):
-    """`ready` are (image, future of what it is prepared to), at most a batch."""
-    prepared = [(image, future.result()) for image, future in ready]
-    pixels = [array for _, array in prepared if not isinstance(array, UserError)]
-    answers = iter(self._predict(np.stack(pixels), threshold, top_k) if pixels else ())
-    for image, array in prepared:
-      yield image, array if isinstance(array, UserError) else next(answers)
+    Raises:
+      UserError: it is no image.
+    """
+    return photos.central_square(photos.read(image), *self.preparation)
 
-  def _predict(self, pixels, threshold, top_k):
-    """`pixels`, uint8 `[b, r, r, 3]` -> b predictions."""
+  def answers(
+    self, pixels: np.ndarray, threshold: float, *, top_k: int = 5
+  ) -> Iterator[Prediction]:
+    """Of prepared images, uint8 `[b, r, r, 3]`, at most a batch."""
     count = len(pixels)
     size = 1 << (count - 1).bit_length()  # Few sizes, and so few programs.
     padded = np.concatenate([pixels, np.zeros((size - count, *pixels.shape[1:]), np.uint8)])
@@ -225,6 +221,20 @@ class Predictor:
         stage = 'network'
       madds = self.cost.lightweight_madds if exited else self.cost.total_madds
       yield likeliest(self.labels, probabilities, top_k, stage, float(confidence), madds)
+
+  def _prepared(self, image):
+    try:
+      return self.prepare(image)
+    except UserError as error:
+      return error
+
+  def _answers(self, ready, threshold, top_k):
+    """`ready` are (image, future of what it is prepared to), at most a batch."""
+    prepared = [(image, future.result()) for image, future in ready]
+    pixels = [array for _, array in prepared if not isinstance(array, UserError)]
+    answers = iter(self.answers(np.stack(pixels), threshold, top_k=top_k) if pixels else ())
+    for image, array in prepared:
+      yield image, array if isinstance(array, UserError) else next(answers)
 
 
 def likeliest(
@@ -240,7 +250,7 @@ def likeliest(
 _END = object()
 
 
-def _decoders():
+def decoders() -> int:
   """Threads: as many as cores, but a core for the network where there are several."""
   return max(1, (os.cpu_count() or 2) - 1)
 

@@ -1,0 +1,93 @@
+"""`--mode=serve`: a run's network answers over HTTP."""
+
+import socket
+
+import jax
+
+from basisnet_jax import predict
+from basisnet_jax.errors import UserError
+from basisnet_jax.evaluation import thresholds
+from basisnet_jax.inference.predictor import Predictor
+
+
+def serve_workdir(
+  workdir: str,
+  *,
+  checkpoint: str,
+  host: str,
+  port: int,
+  top_k: int,
+  batch_size: int,
+  batch_wait: float,
+  max_body: float,
+  queue: int,
+  request_timeout: float,
+  **budget: float | None,
+) -> None:
+  """Serves until SIGTERM or SIGINT.
+
+  Args:
+    workdir: of a run.
+    checkpoint: 'latest' or 'best'.
+    host: address to listen on.
+    port: 0 is one that is free.
+    top_k: labels of an answer, where a request does not say.
+    batch_size: the most images that are answered at once, a power of two.
+    batch_wait: milliseconds that an image waits for others while the network is idle.
+    max_body: of a request, in millions of bytes.
+    queue: requests that are accepted and not answered yet.
+    request_timeout: seconds from the head of a request to its answer.
+    budget: of `Predictor.threshold_for`.
+
+  Raises:
+    UserError: a library is missing, there is no such run, its budget cannot be kept, or nobody can
+      listen there.
+  """
+  try:
+    from basisnet_jax.serving import engine, service
+  except ImportError as error:
+    raise UserError(f'--mode=serve needs {error.name}: pip install basisnet_jax[serve].') from error
+  predictor = predict.load(workdir, checkpoint=checkpoint, batch_size=batch_size)
+  threshold = predictor.threshold_for(**budget)
+  limits = service.Limits(
+    top_k, batch_size, batch_wait / 1e3, int(max_body * 1e6), queue, request_timeout
+  )
+  server = service.Service(predictor, threshold, limits, about(predictor, threshold))
+  with _listen(host, port) as listener:
+    _tell(listener, predictor, threshold)
+    engine.run(server, listener, request_timeout)
+
+
+def about(predictor: Predictor, threshold: float) -> dict:
+  """What a server tells of itself, in the names of an export's model.json."""
+  preparation, cost = predictor.preparation, predictor.cost
+  return {
+    'labels': list(predictor.labels),
+    'resolution': preparation.resolution,
+    'crop': preparation.share,
+    'resize': preparation.method,
+    'threshold': threshold,
+    'madds': {'first': cost.lightweight_madds, 'all': cost.total_madds},
+    'device': str(jax.local_devices()[0]),
+  }
+
+
+def _listen(host, port):
+  try:
+    family = socket.AF_INET6 if ':' in host else socket.AF_INET
+    return socket.create_server((host, port), family=family)
+  except (OSError, OverflowError) as error:
+    raise UserError(
+      f'--host={host} --port={port}: nobody can listen there ({error}); give another --port.'
+    ) from error
+
+
+def _tell(listener, predictor, threshold):
+  host, port = listener.getsockname()[:2]
+  host = f'[{host}]' if ':' in host else host
+  if predictor.cost.lightweight_madds is not None and threshold == thresholds.NOBODY:
+    print('Nobody exits: give --threshold, or have one chosen on held-out images (README).')
+  print(
+    f'http://{host}:{port}: POST /predict, GET /, /health, /metrics. It compiles first.',
+    flush=True,
+  )

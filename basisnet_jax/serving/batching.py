@@ -1,0 +1,112 @@
+"""Images that come one by one, answered together."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+import concurrent.futures
+import dataclasses
+import time
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(eq=False)
+class _Waiting:
+  pixels: np.ndarray
+  top_k: int
+  since: float
+  answer: asyncio.Future
+
+
+class Batches:
+  """A queue in front of a network. All in one event loop, but the network, in its own thread.
+
+  Those that come while the network runs are the next batch, in the order in which they came; who
+  comes to an idle network waits a little for others.
+
+  Attributes:
+    failing: whether the network failed at the last batch.
+  """
+
+  def __init__(
+    self,
+    answer: Callable[[np.ndarray, int], Sequence[Any]],
+    *,
+    size: int,
+    wait: float,
+    on_batch: Callable[[int], None],
+  ):
+    """Starts nothing: see `run`.
+
+    Args:
+      answer: of images `[b, ...]` and the most labels, to b answers; it is called in a thread.
+      size: the most images at once.
+      wait: seconds that the first of a batch waits for others.
+      on_batch: is told the size of each batch that was answered.
+    """
+    self.failing = False
+    self._answer, self._size, self._wait, self._on_batch = answer, size, wait, on_batch
+    self._waiting: deque[_Waiting] = deque()
+    self._changed = asyncio.Event()
+    self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix='network')
+
+  def __len__(self) -> int:
+    """How many images wait; those that the network works on do not."""
+    return len(self._waiting)
+
+  async def ask(self, pixels: np.ndarray, top_k: int) -> Any:
+    """The answer for an image `[...]`, with at least so many labels.
+
+    An image whose asker is cancelled leaves the queue. Raises what the network raised.
+    """
+    own = _Waiting(pixels, top_k, time.monotonic(), asyncio.get_running_loop().create_future())
+    self._waiting.append(own)
+    self._changed.set()
+    try:
+      return await own.answer
+    finally:
+      if own in self._waiting:  # It was cancelled.
+        self._waiting.remove(own)
+
+  async def warm_up(self, shape: Sequence[int]) -> None:
+    """Answers for batches of each size, of images of this shape, so that all is compiled."""
+    for size in sorted({min(1 << i, self._size) for i in range(self._size.bit_length())}):
+      await self._run(np.zeros((size, *shape), np.uint8), 1)
+
+  async def run(self) -> None:
+    """Answers until it is cancelled."""
+    while True:
+      await self._until_due()
+      batch = [self._waiting.popleft() for _ in range(min(self._size, len(self._waiting)))]
+      pixels, top_k = np.stack([one.pixels for one in batch]), max(one.top_k for one in batch)
+      try:
+        answers = await self._run(pixels, top_k)
+      except Exception as error:  # Theirs who asked; the next batch may do better.
+        self.failing = True
+        for one in batch:
+          if not one.answer.done():
+            one.answer.set_exception(error)
+        continue
+      self.failing = False
+      self._on_batch(len(batch))
+      for one, answer in zip(batch, answers, strict=True):
+        if not one.answer.done():  # Who is gone has cancelled it.
+          one.answer.set_result(answer)
+
+  async def _until_due(self):
+    while True:
+      if len(self._waiting) >= self._size:
+        return
+      left = self._waiting[0].since + self._wait - time.monotonic() if self._waiting else None
+      if left is not None and left <= 0:
+        return
+      self._changed.clear()
+      try:
+        await asyncio.wait_for(self._changed.wait(), left)
+      except TimeoutError:
+        pass
+
+  async def _run(self, pixels, top_k):
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(self._thread, lambda: list(self._answer(pixels, top_k)))

@@ -1,0 +1,62 @@
+"""What a server counts, for Prometheus."""
+
+from collections.abc import Callable
+
+import prometheus_client as prometheus
+
+from basisnet_jax.inference.predictor import Prediction
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+KIND = prometheus.CONTENT_TYPE_LATEST
+
+
+class Counts:
+  """All since the start."""
+
+  def __init__(self, batch_size: int, waiting: Callable[[], int], unanswered: Callable[[], int]):
+    """Both functions tell how many there are now: images, requests."""
+    self._registry = registry = prometheus.CollectorRegistry()
+    prometheus.ProcessCollector(registry=registry)
+    self._requests = prometheus.Counter(
+      'basisnet_requests', 'By path and status; 499: the client left.', ['path', 'status'],
+      registry=registry,
+    )  # fmt: skip
+    self._seconds = prometheus.Histogram(
+      'basisnet_answer_seconds', 'From the head of a request to the answer for its image.',
+      buckets=_SECONDS, registry=registry,
+    )  # fmt: skip
+    sizes = [1 << i for i in range(batch_size.bit_length())]
+    self._batches = prometheus.Histogram(
+      'basisnet_batch_images', 'Images that were answered together.', buckets=sizes,
+      registry=registry,
+    )  # fmt: skip
+    self._answers = prometheus.Counter(
+      'basisnet_answers', 'By the stage that answered: those of the lightweight one ended early.',
+      ['stage'], registry=registry,
+    )  # fmt: skip
+    self._madds = prometheus.Counter(
+      'basisnet_madds', 'Multiply-adds of all answers.', registry=registry
+    )
+    for name, about, function in (
+      ('basisnet_queue_images', 'Images that wait for a batch.', waiting),
+      ('basisnet_requests_unanswered', 'Requests for answers that are accepted.', unanswered),
+    ):
+      prometheus.Gauge(name, about, registry=registry).set_function(function)
+
+  def request(self, path: str, status: int) -> None:
+    """One was answered; with 499 where its client was gone."""
+    self._requests.labels(path, str(status)).inc()
+
+  def batch(self, size: int) -> None:
+    """One went through the network."""
+    self._batches.observe(size)
+
+  def answer(self, answer: Prediction, seconds: float) -> None:
+    """An image has its answer."""
+    self._answers.labels(answer.stage).inc()
+    self._madds.inc(answer.madds)
+    self._seconds.observe(seconds)
+
+  def text(self) -> bytes:
+    """For Prometheus, of `KIND`."""
+    return prometheus.generate_latest(self._registry)

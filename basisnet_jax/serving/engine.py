@@ -1,0 +1,81 @@
+"""A service on uvicorn, until a signal ends it.
+
+Uvicorn alone, and a queue of our own: LitServe 0.2 was read and left, since its queue has no end,
+an image that is refused fails all of its batch, and SIGTERM ends it without answering who waits.
+"""
+
+import asyncio
+import contextlib
+import signal
+import socket
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from basisnet_jax.serving.service import Service
+
+_HEAD = 10  # Seconds.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class _Protocol(H11Protocol):
+  """Closes connections on which no whole head comes, be it that bytes of it trickle in.
+
+  Uvicorn has this timer between two requests, and stops it at the first byte; here it runs from the
+  start, until there is a request. (The alternative, httptools, takes heads without end.)
+  """
+
+  def connection_made(self, transport):
+    super().connection_made(transport)
+    self.timeout_keep_alive_task = self.loop.call_later(
+      self.timeout_keep_alive, self.timeout_keep_alive_handler
+    )
+
+  def data_received(self, data):
+    self.conn.receive_data(data)
+    self.handle_events()
+
+
+def run(service: Service, listener: socket.socket, seconds: float) -> None:
+  """Returns after SIGTERM or SIGINT, when those that were accepted are answered.
+
+  Raises what the service raised: it ends the server. To be called in the main thread.
+
+  Args:
+    service: what is served.
+    listener: a socket that listens; it is closed.
+    seconds: that a request may take.
+  """
+  server = uvicorn.Server(
+    uvicorn.Config(
+      service,
+      http=_Protocol,
+      ws='none',
+      interface='asgi3',
+      lifespan='off',
+      log_config=None,
+      access_log=False,
+      server_header=False,
+      timeout_keep_alive=_HEAD,
+      timeout_graceful_shutdown=int(seconds) + 5,
+    )
+  )
+  # Uvicorn raises a signal again when it has ended by it: by default that would kill.
+  earlier = {number: signal.signal(number, server.handle_exit) for number in _SIGNALS}
+  try:
+    asyncio.run(_run(server, service, listener))
+  finally:
+    for number, handler in earlier.items():
+      signal.signal(number, handler)
+
+
+async def _run(server, service, listener):
+  def end(_):
+    server.should_exit = True
+
+  work = asyncio.create_task(service.run())
+  work.add_done_callback(end)
+  await server.serve(sockets=[listener])
+  work.cancel()
+  with contextlib.suppress(asyncio.CancelledError):
+    await work

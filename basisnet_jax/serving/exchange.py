@@ -1,0 +1,128 @@
+"""A request of HTTP and its answer, as ASGI hands them over."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+import contextlib
+import json
+from typing import Any
+import urllib.parse
+
+from basisnet_jax.errors import UserError
+
+_LINGER = 1.0  # Seconds.
+
+
+class Refusal(UserError):
+  """What a client is told instead of an answer.
+
+  Attributes:
+    status: of HTTP.
+    headers: of the answer.
+  """
+
+  def __init__(self, status: int, sentence: str, headers: Mapping[str, str] | None = None):
+    super().__init__(sentence)
+    self.status, self.headers = status, dict(headers or {})
+
+
+class Gone(Exception):
+  """The client has left: nobody to answer."""
+
+
+class Request:
+  """What a client asks.
+
+  Attributes:
+    method, path: as in 'GET /health'.
+    query: {name: values}.
+    headers: {lower-case name: value}.
+    complete: whether all of the body was read.
+  """
+
+  def __init__(self, scope: Mapping[str, Any], receive: Callable[[], Awaitable[Any]]):
+    self.method, self.path = scope['method'], scope['path']
+    self.query = urllib.parse.parse_qs(
+      scope['query_string'].decode('latin-1'), keep_blank_values=True
+    )
+    self.headers = {
+      name.decode('latin-1'): value.decode('latin-1') for name, value in scope['headers']
+    }
+    self.complete = False
+    self._receive = receive
+
+  async def body(self, most: int) -> bytes:
+    """All of it, at most so many bytes: whoever sends more is refused as soon as that is known.
+
+    Raises:
+      Refusal: 413.
+      Gone: the client has left in the middle.
+    """
+    too_much = (
+      'the body is larger than '
+      f'{most:,} bytes, the limit of this server (--max_body); send a smaller image.'
+    )
+    announced = int(self.headers.get('content-length', 0))
+    if announced > most:
+      raise Refusal(413, f'{announced:,} bytes: {too_much}')
+    parts, size = [], 0
+    while not self.complete:
+      part = await self._next()
+      parts.append(part)
+      size += len(part)
+      if size > most:
+        raise Refusal(413, f'{size:,} bytes and more: {too_much}')
+    return b''.join(parts)
+
+  async def drop_body(self) -> None:
+    """Reads what is left of a body that nobody wants, for a second at most.
+
+    Who answers and closes without it resets the connection, and many clients, which write first
+    and read then, would never see the answer. Those that ask before they write are answered.
+    """
+    if self.headers.get('expect', '').lower() == '100-continue':
+      return
+    with contextlib.suppress(TimeoutError, Gone):
+      async with asyncio.timeout(_LINGER):
+        while not self.complete:
+          await self._next()
+
+  async def gone(self) -> None:
+    """Returns when the client has left; to be awaited when the body is complete."""
+    with contextlib.suppress(Gone):
+      while True:
+        await self._next()
+
+  async def _next(self):
+    message = await self._receive()
+    if message['type'] == 'http.disconnect':
+      raise Gone
+    self.complete = not message.get('more_body', False)
+    return message.get('body', b'')
+
+
+class Answer:
+  """What a client is sent."""
+
+  def __init__(
+    self,
+    status: int,
+    content: Any,
+    headers: Mapping[str, str] | None = None,
+    kind: str = 'application/json',
+  ):
+    """`content` are bytes of this kind, or what becomes JSON."""
+    if not isinstance(content, bytes):
+      content = json.dumps(content, ensure_ascii=False).encode() + b'\n'
+    self.status, self._content = status, content
+    self._headers = {'content-type': kind, 'content-length': str(len(content)), **(headers or {})}
+
+  @classmethod
+  def of_refusal(cls, refusal: Refusal) -> 'Answer':
+    """{"error": the sentence}."""
+    return cls(refusal.status, {'error': str(refusal)}, refusal.headers)
+
+  async def send(self, send: Callable[[Any], Awaitable[None]]) -> None:
+    """By ASGI."""
+    headers = [(name.encode(), value.encode()) for name, value in self._headers.items()]
+    await send({'type': 'http.response.start', 'status': self.status, 'headers': headers})
+    await send({'type': 'http.response.body', 'body': self._content})

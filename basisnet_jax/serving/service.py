@@ -1,0 +1,222 @@
+"""What a server answers: POST /predict, GET /, /health and /metrics. An application of ASGI."""
+
+import asyncio
+from collections.abc import Awaitable, Mapping
+import concurrent.futures
+import functools
+import time
+from typing import Any, NamedTuple
+
+from absl import logging
+
+from basisnet_jax.errors import UserError
+from basisnet_jax.inference import folder
+from basisnet_jax.inference import predictor as predictor_lib
+from basisnet_jax.serving import counts
+from basisnet_jax.serving.batching import Batches
+from basisnet_jax.serving.exchange import Answer, Gone, Refusal, Request
+
+_GONE = 499  # What nginx calls it.
+
+
+class Limits(NamedTuple):
+  """What a server takes and does.
+
+  Attributes:
+    top_k: labels of an answer, where a request does not say.
+    batch_size: the most images that are answered at once, a power of two.
+    batch_wait: seconds that an image waits for others while the network is idle.
+    body: bytes.
+    requests: accepted and not answered yet; each may hold a body in memory.
+    seconds: from the head of a request to its answer.
+  """
+
+  top_k: int = 5
+  batch_size: int = 32
+  batch_wait: float = 0.005
+  body: int = 10_000_000
+  requests: int = 256
+  seconds: float = 30.0
+
+
+class Service:
+  """Of one predictor, in one event loop."""
+
+  def __init__(
+    self,
+    predictor: predictor_lib.Predictor,
+    threshold: float,
+    limits: Limits,
+    about: Mapping[str, Any],
+  ):
+    """Starts nothing: `run` does.
+
+    Args:
+      predictor: whose batches are at least those of the limits.
+      threshold: of `Predictor.threshold_for`.
+      limits: see there.
+      about: what `GET /` tells.
+    """
+    self._predictor, self._limits, self._about = predictor, limits, dict(about)
+    self._decoders = concurrent.futures.ThreadPoolExecutor(predictor_lib.decoders())
+    self._ready, self._unanswered = False, 0
+    self._batches = Batches(
+      lambda pixels, top_k: predictor.answers(pixels, threshold, top_k=top_k),
+      size=limits.batch_size,
+      wait=limits.batch_wait,
+      on_batch=lambda size: self._counts.batch(size),
+    )
+    self._counts = counts.Counts(
+      limits.batch_size, lambda: len(self._batches), lambda: self._unanswered
+    )
+    self._routes = {
+      '/predict': {'POST': self._predict},
+      '/': {'GET': self._tell},
+      '/health': {'GET': self._health},
+      '/metrics': {'GET': self._metrics},
+    }
+
+  async def run(self) -> None:
+    """Compiles, and then answers until it is cancelled."""
+    side = self._predictor.preparation.resolution
+    await self._batches.warm_up((side, side, 3))
+    self._ready = True
+    print('Ready.', flush=True)
+    await self._batches.run()
+
+  async def __call__(self, scope, receive, send) -> None:
+    """Answers one request, whatever it is."""
+    began = time.perf_counter()
+    request = Request(scope, receive)
+    path = request.path if request.path in self._routes else 'other'
+    try:
+      answer = await self._answer(request, began)
+    except Gone:
+      self._counts.request(path, _GONE)
+      return
+    self._counts.request(path, answer.status)
+    await answer.send(send)
+
+  async def _answer(self, request, began):
+    try:
+      return await self._handler(request)(request, began)
+    except Refusal as refusal:
+      if not request.complete and refusal.status != 408:
+        await request.drop_body()
+      return Answer.of_refusal(refusal)
+    except Gone:
+      raise
+    except Exception:
+      logging.exception('%s %s fails.', request.method, request.path)
+      return Answer.of_refusal(Refusal(500, 'The server fails at this request; its log tells why.'))
+
+  def _handler(self, request):
+    if request.path not in self._routes:
+      raise Refusal(
+        404, f'There is no {request.path[:80]}; there are {", ".join(sorted(self._routes))}.'
+      )
+    methods = self._routes[request.path]
+    method = 'GET' if request.method == 'HEAD' else request.method
+    if method not in methods:
+      (wanted,) = methods
+      raise Refusal(
+        405,
+        f'{request.path} is asked by {wanted}, not by {request.method[:20]}.',
+        {'allow': wanted},
+      )
+    return methods[method]
+
+  async def _predict(self, request, began):
+    top_k = self._check(request)
+    if not self._ready:
+      raise self._not_ready()
+    if self._unanswered >= self._limits.requests:
+      raise Refusal(
+        503,
+        f'{self._unanswered} requests wait for answers already, the limit of this server '
+        '(--queue); try again in a second.',
+        {'retry-after': '1'},
+      )
+    self._unanswered += 1
+    try:
+      async with asyncio.timeout(self._limits.seconds):
+        data = await request.body(self._limits.body)
+        if not data:
+          raise Refusal(400, 'The body is empty; it is to be the bytes of an image.')
+        answer = await _unless_gone(request, self._ask(data, top_k))
+    except TimeoutError as error:
+      seconds = f'{self._limits.seconds:g} seconds, the limit of this server (--request_timeout)'
+      if not request.complete:
+        raise Refusal(
+          408, f'The body did not come within {seconds}; send a smaller image.',
+          {'connection': 'close'},
+        ) from error  # fmt: skip
+      raise Refusal(
+        504, f'There was no answer within {seconds}: too many ask; try again later.'
+      ) from error
+    finally:
+      self._unanswered -= 1
+    answer = answer._replace(
+      labels=answer.labels[:top_k], probabilities=answer.probabilities[:top_k]
+    )
+    self._counts.answer(answer, time.perf_counter() - began)
+    return Answer(200, folder.as_json(answer))
+
+  async def _ask(self, data, top_k):
+    loop = asyncio.get_running_loop()
+    try:
+      prepare = functools.partial(self._predictor.prepare, data)
+      pixels = await loop.run_in_executor(self._decoders, prepare)
+    except UserError as error:
+      raise Refusal(422, str(error)) from error
+    return await self._batches.ask(pixels, top_k)
+
+  def _check(self, request) -> int:
+    """How many labels are wanted; refuses what can be told from the head."""
+    kind = request.headers.get('content-type', '').split(';')[0].strip().lower()
+    if kind and not kind.startswith('image/') and kind != 'application/octet-stream':
+      raise Refusal(
+        415,
+        f'Content-Type: {kind[:80]}: the body is to be an image file itself, such as image/jpeg, '
+        "image/png or image/webp (curl -H 'Content-Type: image/jpeg' --data-binary @photo.jpg).",
+      )
+    if coding := request.headers.get('content-encoding'):
+      raise Refusal(415, f'Content-Encoding: {coding[:80]}: send the image file as it is.')
+    if unknown := set(request.query) - {'top_k'}:
+      raise Refusal(400, f'?{min(unknown)[:80]}= is not known; there is ?top_k=, how many labels.')
+    most = len(self._predictor.labels)
+    given = request.query.get('top_k', [str(min(self._limits.top_k, most))])[-1]
+    if not (given.isascii() and given.isdigit() and len(given) < 10 and int(given) > 0):
+      raise Refusal(400, f'?top_k={given[:80]}: it is a number of labels, from 1 to {most}.')
+    return min(int(given), most)
+
+  async def _tell(self, request, began):
+    return Answer(200, self._about)
+
+  async def _health(self, request, began):
+    if not self._ready:
+      raise self._not_ready()
+    if self._batches.failing:
+      raise Refusal(503, 'The network failed at the last images; the log of the server tells why.')
+    return Answer(200, {'status': 'ready'})
+
+  async def _metrics(self, request, began):
+    return Answer(200, self._counts.text(), kind=counts.KIND)
+
+  def _not_ready(self):
+    return Refusal(
+      503, 'The network is being compiled; try again in a few seconds.', {'retry-after': '5'}
+    )
+
+
+async def _unless_gone(request: Request, work: Awaitable[Any]) -> Any:
+  """What `work` returns; it is cancelled, and Gone raised, where the client leaves before."""
+  work, gone = asyncio.ensure_future(work), asyncio.ensure_future(request.gone())
+  try:
+    await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+    if not work.done():
+      raise Gone
+    return work.result()
+  finally:
+    work.cancel()
+    gone.cancel()
