@@ -7,7 +7,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / 'basisnet_jax'
-ENTRIES = 'main.py', 'predict.py', 'stream.py', 'export.py'
+ENTRIES = 'main.py', 'predict.py', 'stream.py', 'serve.py', 'export.py'
 FILES = {str(path.relative_to(PACKAGE)): path for path in sorted(PACKAGE.rglob('*.py'))}
 
 
@@ -57,7 +57,8 @@ def test_imports_are_found_wherever_they_stand():
       'evaluation',
       {'evaluation', 'inference', 'sweep', 'training', *ENTRIES},
     ),
-    ('inference', {'inference', *ENTRIES} - {'main.py'}),
+    ('inference', {'inference', 'serving', *ENTRIES} - {'main.py'}),
+    ('serving', {'serving', 'serve.py'}),
     ('training', {'training', 'preflight', 'sweep', *ENTRIES}),
     ('sweep', {'sweep', 'command_line.py', 'main.py'}),
     ('preflight', {'preflight'}),
@@ -98,6 +99,8 @@ def test_tensorflow_is_imported_for_data_and_lazily_for_event_files():
     ),
     ('scipy', {'evaluation/risk_control.py', 'training/mixing.py'}),
     ('sklearn', {'data/digits.py'}),
+    ('uvicorn', {'serving/engine.py'}),
+    ('prometheus_client', {'serving/counts.py'}),
     ('absl.flags', {'main.py', 'command_line.py'}),
     ('absl.app', {'main.py'}),
   ],

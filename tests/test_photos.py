@@ -63,6 +63,7 @@ def test_other_modes_become_rgb():
   'source, sentence',
   [
     (b'no image', r'^8 bytes: not an image of a kind that is known\.$'),
+    (encoded(picture(), 'EPS'), 'not an image of a kind'),  # A program.
     (encoded(picture(), 'PNG')[:80], r'^80 bytes: not readable \('),
     ('nowhere.jpg', r'^nowhere\.jpg: not readable \(.*No such file'),
     (np.zeros((4, 4, 3), np.float32), r'uint8 \[height, width, 3\]; this is ndarray, float32 \[4,'),

@@ -69,6 +69,11 @@ class Batches:
       if own in self._waiting:  # It was cancelled.
         self._waiting.remove(own)
 
+  def hurry(self) -> None:
+    """From now on no image waits for others: no more will come."""
+    self._wait = 0
+    self._changed.set()
+
   async def warm_up(self, shape: Sequence[int]) -> None:
     """Answers for batches of each size, of images of this shape, so that all is compiled."""
     for size in sorted({min(1 << i, self._size) for i in range(self._size.bit_length())}):

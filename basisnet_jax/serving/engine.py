@@ -36,6 +36,12 @@ class _Protocol(H11Protocol):
     self.handle_events()
 
 
+class _Server(uvicorn.Server):
+  async def shutdown(self, sockets=None):
+    self.config.app.hurry()
+    await super().shutdown(sockets)
+
+
 def run(service: Service, listener: socket.socket, seconds: float) -> None:
   """Returns after SIGTERM or SIGINT, when those that were accepted are answered.
 
@@ -46,7 +52,7 @@ def run(service: Service, listener: socket.socket, seconds: float) -> None:
     listener: a socket that listens; it is closed.
     seconds: that a request may take.
   """
-  server = uvicorn.Server(
+  server = _Server(
     uvicorn.Config(
       service,
       http=_Protocol,

@@ -8,6 +8,7 @@ import time
 from typing import Any, NamedTuple
 
 from absl import logging
+import numpy as np
 
 from basisnet_jax.errors import UserError
 from basisnet_jax.inference import folder
@@ -60,6 +61,8 @@ class Service:
     self._predictor, self._limits, self._about = predictor, limits, dict(about)
     self._decoders = concurrent.futures.ThreadPoolExecutor(predictor_lib.decoders())
     self._ready, self._unanswered = False, 0
+    side = predictor.preparation.resolution
+    self._shape = side, side, 3
     self._batches = Batches(
       lambda pixels, top_k: predictor.answers(pixels, threshold, top_k=top_k),
       size=limits.batch_size,
@@ -78,11 +81,14 @@ class Service:
 
   async def run(self) -> None:
     """Compiles, and then answers until it is cancelled."""
-    side = self._predictor.preparation.resolution
-    await self._batches.warm_up((side, side, 3))
+    await self._batches.warm_up(self._shape)
     self._ready = True
     print('Ready.', flush=True)
     await self._batches.run()
+
+  def hurry(self) -> None:
+    """To be called when no more requests will come."""
+    self._batches.hurry()
 
   async def __call__(self, scope, receive, send) -> None:
     """Answers one request, whatever it is."""
@@ -196,8 +202,12 @@ class Service:
   async def _health(self, request, began):
     if not self._ready:
       raise self._not_ready()
-    if self._batches.failing:
-      raise Refusal(503, 'The network failed at the last images; the log of the server tells why.')
+    if self._batches.failing:  # Perhaps no more: who is not healthy may be asked nothing else.
+      try:
+        async with asyncio.timeout(self._limits.seconds):
+          await self._batches.ask(np.zeros(self._shape, np.uint8), 1)
+      except Exception as error:
+        raise Refusal(503, 'The network fails; the log of the server tells why.') from error
     return Answer(200, {'status': 'ready'})
 
   async def _metrics(self, request, began):

@@ -1,0 +1,281 @@
+"""The service without sockets, with a predictor that is held back as the tests want."""
+
+import asyncio
+import json
+import threading
+import types
+
+import numpy as np
+import pytest
+
+from basisnet_jax.errors import UserError
+from basisnet_jax.inference.predictor import Prediction
+from basisnet_jax.serving.service import Limits, Service
+
+
+class FakePredictor:
+  """An image is a number, which is its first label; it exits where it is odd."""
+
+  labels = tuple('abcdef')
+  preparation = types.SimpleNamespace(resolution=2)
+
+  def __init__(self):
+    self.go, self.error = threading.Event(), None
+    self.go.set()
+
+  def prepare(self, data):
+    if not data.isdigit():
+      raise UserError(f'{data.decode()}: not an image.')
+    return np.full((2, 2, 3), int(data), np.uint8)
+
+  def answers(self, pixels, threshold, *, top_k):
+    assert self.go.wait(60) and threshold == 0.5
+    if self.error:
+      raise self.error
+    for image in pixels:
+      number = int(image[0, 0, 0])
+      stage = ('specialist', 'lightweight')[number % 2]
+      labels = (str(number), *self.labels[1:])[:top_k]
+      yield Prediction(labels, (0.5,) * len(labels), stage, 0.123456789, 10 + number)
+
+
+class Client:
+  """Asks a service as uvicorn would."""
+
+  def __init__(self, service):
+    self.service = service
+
+  async def __call__(self, target, parts=(), method='POST', leave=None, **headers):
+    """(status, headers, content); the body comes in parts, after `leave` the client is gone."""
+    path, _, query = target.partition('?')
+    scope = {
+      'type': 'http', 'method': method, 'path': path, 'query_string': query.encode(),
+      'headers': [(k.replace('_', '-').encode(), v.encode()) for k, v in headers.items()],
+    }  # fmt: skip
+    left, sent = list(parts) or [b''], []
+
+    async def receive():
+      if left:
+        part = left.pop(0)
+        if part is None:  # It never comes.
+          await asyncio.sleep(1000)
+        return {'type': 'http.request', 'body': part, 'more_body': bool(left)}
+      await (leave or asyncio.Event()).wait()
+      return {'type': 'http.disconnect'}
+
+    async def send(message):
+      sent.append(message)
+
+    await self.service(scope, receive, send)
+    if not sent:
+      return None
+    head, body = sent
+    content, headers = body['body'], dict(head['headers'])
+    if headers[b'content-type'] == b'application/json':
+      content = json.loads(content)
+    return head['status'], headers, content
+
+
+def within(scenario, predictor=None, *, ready=True, **limits):
+  """Runs `scenario(client, predictor)` with a service that is ready, or compiles still."""
+  predictor = predictor or FakePredictor()
+
+  async def both():
+    service = Service(
+      predictor,
+      0.5,
+      Limits(**{'top_k': 2, 'batch_size': 4, 'batch_wait': 0.0} | limits),
+      {'labels': list(predictor.labels)},
+    )
+    client = Client(service)
+    if not ready:
+      predictor.go.clear()
+    work = asyncio.create_task(service.run())
+    try:
+      if ready:
+        await until_status(client, '/health', 200)
+      await asyncio.wait_for(scenario(client, predictor), 60)
+    finally:
+      predictor.go.set()
+      work.cancel()
+
+  asyncio.run(both())
+
+
+async def until_status(client, path, status):
+  while (await client(path, method='GET'))[0] != status:
+    await asyncio.sleep(0.001)
+
+
+async def metrics(client):
+  _, headers, content = await client('/metrics', method='GET')
+  assert headers[b'content-type'].startswith(b'text/plain; version=')
+  lines = [line.rsplit(' ', 1) for line in content.decode().splitlines() if line[0] != '#']
+  return {name: float(value) for name, value in lines}
+
+
+async def until_metric(client, name, value):
+  while (await metrics(client))[name] != value:
+    await asyncio.sleep(0.001)
+
+
+def test_nobody_is_answered_before_all_is_compiled():
+  async def scenario(client, predictor):
+    for ask in (client('/health', method='GET'), client('/predict', [b'1'])):
+      status, headers, content = await ask
+      assert status == 503 and headers[b'retry-after'] == b'5'
+      assert content == {'error': 'The network is being compiled; try again in a few seconds.'}
+    assert (await client('/', method='GET'))[2] == {'labels': list('abcdef')}
+    predictor.go.set()
+    await until_status(client, '/health', 200)
+    assert (await client('/predict', [b'1']))[0] == 200
+
+  within(scenario, ready=False)
+
+
+def test_an_answer_has_the_fields_of_predict():
+  async def scenario(client, predictor):
+    status, _, content = await client('/predict', [b'4', b'2'])
+    assert status == 200 and content == {
+      'labels': ['42', 'b'], 'probabilities': [0.5, 0.5], 'stage': 'specialist',
+      'confidence': 0.123457, 'madds': 52,
+    }  # fmt: skip
+    assert (await client('/predict?top_k=1', [b'7']))[2]['labels'] == ['7']
+    assert len((await client('/predict?top_k=100', [b'7']))[2]['labels']) == 6
+
+  within(scenario)
+
+
+def test_each_gets_as_many_labels_as_asked_from_one_batch():
+  async def scenario(client, predictor):
+    asks = [client(f'/predict?top_k={k}', [b'%d' % k]) for k in (1, 4, 2, 3)]
+    found = [content['labels'] for _, _, content in await asyncio.gather(*asks)]
+    assert [(labels[0], len(labels)) for labels in found] == [(str(k), k) for k in (1, 4, 2, 3)]
+    assert (await metrics(client))['basisnet_batch_images_count'] == 1
+
+  within(scenario, batch_wait=1000.0)
+
+
+@pytest.mark.parametrize(
+  'target, parts, options, status, sentence',
+  [
+    ('/predict', [], {}, 400, 'The body is empty'),
+    ('/predict', [b'cat'], {}, 422, 'cat: not an image.'),
+    ('/predict', [b'12345'] * 3, {}, 413, '15 bytes and more: the body is larger than 12 bytes'),
+    ('/predict', [b'1'], {'content_length': '13'}, 413, '13 bytes: the body is larger than 12'),
+    ('/predict', [b'1'], {'content_type': 'text/plain; a=b'}, 415, 'Content-Type: text/plain: the'),
+    ('/predict', [b'1'], {'content_encoding': 'gzip'}, 415, 'Content-Encoding: gzip'),
+    ('/predict?top_k=0', [b'1'], {}, 400, '?top_k=0: it is a number of labels, from 1 to 6'),
+    ('/predict?top_k=²', [b'1'], {}, 400, 'it is a number of labels'),
+    ('/predict?top_k=', [b'1'], {}, 400, 'it is a number of labels'),
+    ('/predict?topk=3', [b'1'], {}, 400, '?topk= is not known'),
+    ('/predict', [], {'method': 'GET'}, 405, '/predict is asked by POST, not by GET'),
+    ('/health', [b'1'], {}, 405, '/health is asked by GET, not by POST'),
+    ('/metrics/', [], {}, 404, 'There is no /metrics/; there are /, /health'),
+  ],
+)
+def test_what_cannot_be_answered_gets_a_sentence(target, parts, options, status, sentence):
+  async def scenario(client, predictor):
+    found, _, content = await client(target, parts, **options)
+    assert found == status
+    assert set(content) == {'error'} and sentence in content['error']
+    path = target.split('?')[0]
+    path = path if path != '/metrics/' else 'other'
+    counted = await metrics(client)
+    assert counted[f'basisnet_requests_total{{path="{path}",status="{status}"}}'] == 1
+    assert counted['basisnet_requests_unanswered'] == 0
+    assert (await client('/predict', [b'1'], content_type='image/webp'))[0] == 200
+
+  within(scenario, body=12)
+
+
+def test_a_full_queue_refuses_and_takes_again():
+  async def scenario(client, predictor):
+    predictor.go.clear()
+    asks = [asyncio.create_task(client('/predict', [b'%d' % i])) for i in range(3)]
+    await until_metric(client, 'basisnet_requests_unanswered', 3)
+    status, headers, content = await client('/predict', [b'9'])
+    assert (status, headers[b'retry-after']) == (503, b'1')
+    assert content['error'].startswith('3 requests wait for answers already')
+    predictor.go.set()
+    assert [(await ask)[2]['labels'][0] for ask in asks] == ['0', '1', '2']
+    assert (await client('/predict', [b'9']))[0] == 200
+
+  within(scenario, requests=3)
+
+
+def test_who_waits_too_long_is_told_and_the_next_is_answered():
+  async def scenario(client, predictor):
+    predictor.go.clear()
+    status, _, content = await client('/predict', [b'1'])
+    assert status == 504 and 'no answer within 0.2 seconds' in content['error']
+    predictor.go.set()
+    while (await client('/predict', [b'1']))[0] != 200:  # The network has work of before.
+      pass
+
+  within(scenario, seconds=0.2)
+
+
+def test_a_body_that_does_not_come_is_given_up():
+  async def scenario(client, predictor):
+    status, headers, content = await client('/predict', [b'1', None])
+    assert status == 408 and 'did not come within 0.05 seconds' in content['error']
+    assert headers[b'connection'] == b'close'
+    assert (await metrics(client))['basisnet_requests_unanswered'] == 0
+
+  within(scenario, seconds=0.05)
+
+
+def test_who_leaves_is_forgotten():
+  async def scenario(client, predictor):
+    predictor.go.clear()
+    first = asyncio.create_task(client('/predict', [b'1']))
+    await until_metric(client, 'basisnet_requests_unanswered', 1)
+    await until_metric(client, 'basisnet_queue_images', 0)  # The network has it.
+    leave = asyncio.Event()
+    gone = asyncio.create_task(client('/predict', [b'2'], leave=leave))
+    await until_metric(client, 'basisnet_queue_images', 1)
+    leave.set()
+    assert await gone is None
+    await until_metric(client, 'basisnet_queue_images', 0)
+    predictor.go.set()
+    assert (await first)[0] == 200
+    counted = await metrics(client)
+    assert counted['basisnet_requests_total{path="/predict",status="499"}'] == 1
+    assert counted['basisnet_answers_total{stage="lightweight"}'] == 1
+    assert 'basisnet_answers_total{stage="specialist"}' not in counted
+
+  within(scenario)
+
+
+def test_a_failing_network_shows_in_health_while_it_fails():
+  async def scenario(client, predictor):
+    predictor.error = RuntimeError('a secret of the server')
+    status, _, content = await client('/predict', [b'1'])
+    assert status == 500 and content == {
+      'error': 'The server fails at this request; its log tells why.'
+    }
+    status, _, content = await client('/health', method='GET')
+    assert status == 503 and content['error'].startswith('The network fails')
+    predictor.error = None
+    assert (await client('/health', method='GET'))[2] == {'status': 'ready'}
+    assert (await client('/predict', [b'1']))[0] == 200
+
+  within(scenario)
+
+
+def test_what_happened_is_counted():
+  async def scenario(client, predictor):
+    await asyncio.gather(*(client('/predict', [b'%d' % i]) for i in range(7)))
+    await client('/predict', [b'x'])
+    counted = await metrics(client)
+    assert counted['basisnet_requests_total{path="/predict",status="200"}'] == 7
+    assert counted['basisnet_requests_total{path="/predict",status="422"}'] == 1
+    assert counted['basisnet_answers_total{stage="lightweight"}'] == 3
+    assert counted['basisnet_answers_total{stage="specialist"}'] == 4
+    assert counted['basisnet_madds_total'] == 7 * 10 + sum(range(7))
+    assert counted['basisnet_batch_images_sum'] == 7
+    assert counted['basisnet_answer_seconds_count'] == 7
+    assert counted['basisnet_answer_seconds_bucket{le="+Inf"}'] == 7
+
+  within(scenario)
