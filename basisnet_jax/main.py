@@ -82,7 +82,7 @@ _BATCH_SIZE = flags.DEFINE_integer(
   'batch_size', 32, 'For --mode=serve: the most images answered at once, a power of two.', 1
 )
 _BATCH_WAIT = flags.DEFINE_float(
-  'batch_wait', 5.0, 'For --mode=serve: milliseconds that an image waits for others.', 0
+  'batch_wait', 2.0, 'For --mode=serve: milliseconds that an image waits for others.', 0
 )
 _MAX_BODY = flags.DEFINE_float(
   'max_body', 10.0, 'For --mode=serve: of a request, in millions of bytes.', 1e-6

@@ -10,8 +10,8 @@ import subprocess
 import sys
 
 NAMES = (
-  'network', 'layer', 'early_exit', 'two_devices', 'memory', 'growth', 'roofline', 'input', 'loop',
-  'startup', 'deploy',
+  'network', 'layer', 'early_exit', 'two_devices', 'serve', 'memory', 'growth', 'roofline', 'input',
+  'loop', 'startup', 'deploy',
 )  # fmt: skip
 _NEED_DATA = ('input', 'loop', 'startup')
 

@@ -1,6 +1,7 @@
 """The server, as users run it: a process on loopback, many clients, and an end by a signal."""
 
 import concurrent.futures
+import contextlib
 import http.client
 import io
 import json
@@ -34,9 +35,8 @@ SAME = {'rel': 2e-4, 'abs': 1e-6}
 
 
 def start(*arguments):
-  return forks.start(
-    '-m', 'basisnet_jax.main', *arguments, cwd=ROOT, env=forks.environment(1)
-  )  # fmt: skip
+  environment = forks.environment(1)
+  return forks.start('-m', 'basisnet_jax.main', *arguments, cwd=ROOT, env=environment)
 
 
 class Server:
@@ -210,15 +210,16 @@ def talk(server, *parts):
     for part in parts:
       connection.sendall(part)
     found = b''
-    while part := connection.recv(65536):
-      found += part
+    with contextlib.suppress(ConnectionResetError):  # What it does not read it may reset.
+      while part := connection.recv(65536):
+        found += part
   return found.decode()
 
 
-def test_a_connection_without_a_whole_head_is_closed(server):
-  assert talk(server, b'POST /predict HTTP/1.1\r\nHos') == ''
+def test_what_is_no_http_is_refused(server):
   assert talk(server, b'how are you?\r\n\r\n').startswith('HTTP/1.1 400 ')
-  assert talk(server, b'GET / HTTP/1.1\r\nA: ' + b'b' * 200_000).startswith('HTTP/1.1 400 ')
+  endless = b'GET / HTTP/1.1\r\nA: ' + b'b' * 200_000
+  assert talk(server, endless)[:13] in ('HTTP/1.1 400 ', '')
 
 
 def test_the_server_lives_after_all_of_it(server, images, expected):
@@ -228,20 +229,27 @@ def test_the_server_lives_after_all_of_it(server, images, expected):
 
 
 def test_a_full_queue_and_a_long_wait_are_told(workdir, images):
-  server = Server(workdir, LONG, '--queue=2', '--request_timeout=5', '--batch_size=4')
-  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+  server = Server(workdir, LONG, '--queue=3', '--request_timeout=5', '--batch_size=4')
+  head = b'POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n'
+  with concurrent.futures.ThreadPoolExecutor(4) as pool:
     waiting = [pool.submit(server.ask, 'POST', '/predict', images[0], PNG) for _ in range(2)]
-    server.until_unanswered(2)
+    slow_body, slow_head = (
+      pool.submit(talk, server, head, b'\r\n1234'),
+      pool.submit(talk, server, head),
+    )
+    server.until_unanswered(3)
     status, headers, content = server.ask('POST', '/predict', images[0], PNG)
     assert status == 503 and headers['Retry-After'] == '1'
-    assert content['error'].startswith('2 requests wait for answers already')
+    assert content['error'].startswith('3 requests wait for answers already')
     for answer in waiting:
       status, _, content = answer.result()
       assert status == 504 and 'within 5 seconds' in content['error']
-  slow = b'POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n1234'
-  said = talk(server, slow)
-  assert said.startswith('HTTP/1.1 408 ') and 'did not come within 5 seconds' in said
-  assert server.metric('basisnet_requests_total{path="/predict",status="504"}') == 2
+    said = slow_body.result()
+    assert said.startswith('HTTP/1.1 408 ') and 'did not come within 5 seconds' in said
+    assert slow_head.result() == ''
+  for status, count in ((503, 1), (504, 2), (408, 1)):
+    name = f'basisnet_requests_total{{path="/predict",status="{status}"}}'
+    assert server.metric(name) == count
   assert server.end()[0] == 0
 
 

@@ -34,7 +34,7 @@ class Limits(NamedTuple):
 
   top_k: int = 5
   batch_size: int = 32
-  batch_wait: float = 0.005
+  batch_wait: float = 0.002
   body: int = 10_000_000
   requests: int = 256
   seconds: float = 30.0

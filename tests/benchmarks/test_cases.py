@@ -17,6 +17,7 @@ from benchmarks import (
   ours,
   peers,
   roofline,
+  serve,
   two_devices,
 )
 
@@ -75,6 +76,23 @@ def test_two_devices(monkeypatch):
   rows = list(two_devices.cases(SECONDS))
   assert [row.name for row in rows] == ['stage 1 alone', 'stage 2 alone', 'stream'] * 2
   assert rows[2].ratio.median > 0 and rows[2].bar == 'at least 0.9'
+
+
+def test_serve(monkeypatch):
+  config = ours.recipe(
+    model__specialist='resnet_18',  # The server's process knows no tiny one.
+    model__lightweight__name='resnet_18',
+    model__width=0.125,
+    model__lightweight__width=0.125,
+  )
+  monkeypatch.setattr(ours, 'recipe', lambda: config)
+  monkeypatch.setattr(serve, '_CLIENTS', (1, 3))
+  monkeypatch.setattr(serve, '_FILES', 8)
+  rows = list(serve.cases(SECONDS))
+  assert [row.case for row in rows] == ['1 client'] * 6 + ['3 clients'] * 6
+  server, latencies = rows[7], rows[9:]
+  assert server.name == 'server' and server.ratio.median > 0
+  assert sorted(row.value.median for row in latencies) == [row.value.median for row in latencies]
 
 
 def test_memory_holds_the_state(monkeypatch):
