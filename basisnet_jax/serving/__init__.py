@@ -1,0 +1,1 @@
+"""A predictor over HTTP: the queue, the service, the engine under it."""
