@@ -93,6 +93,11 @@ _QUEUE = flags.DEFINE_integer(
 _REQUEST_TIMEOUT = flags.DEFINE_float(
   'request_timeout', 30.0, 'For --mode=serve: seconds that a request may take, its body too.', 1e-3
 )
+_RAY = flags.DEFINE_string(
+  'ray',
+  None,
+  "For --mode=predict: the address of a Ray cluster that does it, 'auto', or 'local' to start one.",
+)
 _SEEDS = flags.DEFINE_list('seeds', None, "For --mode=sweep: instead of the sweep's own, '3,4,5'.")
 _COORDINATOR = flags.DEFINE_string(
   'coordinator_address',
@@ -169,6 +174,7 @@ def _predict(config, workdir):
     _OUTPUT.value,
     checkpoint=config.evaluation.checkpoint,
     top_k=_TOP_K.value,
+    ray=_RAY.value,
     **_budget(),
   )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 import contextlib
+import functools
 import os
 import sys
 from typing import Any, NamedTuple, TextIO
@@ -14,7 +15,7 @@ from basisnet_jax import sharding
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import chosen as chosen_lib
 from basisnet_jax.evaluation import thresholds
-from basisnet_jax.inference import folder
+from basisnet_jax.inference import folder, on_ray
 from basisnet_jax.inference.predictor import Predictor, Preparation
 from basisnet_jax.models import cost
 from basisnet_jax.training import evaluator, trained
@@ -94,9 +95,18 @@ def load(
 
 
 def predict_files(
-  workdir: str, images: str, output: str | None, *, checkpoint: str, top_k: int, **budget: Any
+  workdir: str,
+  images: str,
+  output: str | None,
+  *,
+  checkpoint: str,
+  top_k: int,
+  ray: str | None = None,
+  **budget: Any,
 ) -> None:
   """Predicts for files and writes a table, to stdout where `output` is None.
+
+  On a Ray cluster where `ray` is its address (`inference.on_ray`).
 
   Raises:
     UserError: there are no images, or no such run.
@@ -107,7 +117,12 @@ def predict_files(
   predictor = load(workdir, checkpoint=checkpoint)
   top_k = min(top_k, len(predictor.labels))
   threshold = predictor.threshold_for(**budget)
-  answers = predictor.stream(paths, threshold, top_k=top_k)
+  if ray:
+    shared = workdir if '://' in workdir else os.path.abspath(workdir)
+    again = functools.partial(load, shared, checkpoint=checkpoint)
+    answers = on_ray.stream(again, paths, threshold, top_k=top_k, address=ray)
+  else:
+    answers = predictor.stream(paths, threshold, top_k=top_k)
   with Progress(len(paths), name='predicting') as progress, opened(output) as file:
     total = folder.write(answers, file, suffix(output), top_k, progress.update)
   _tell(predictor, total, threshold, output)

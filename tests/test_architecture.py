@@ -99,6 +99,7 @@ def test_tensorflow_is_imported_for_data_and_lazily_for_event_files():
     ),
     ('scipy', {'evaluation/risk_control.py', 'training/mixing.py'}),
     ('sklearn', {'data/digits.py'}),
+    ('ray', {'inference/on_ray.py'}),
     ('uvicorn', {'serving/engine.py'}),
     ('prometheus_client', {'serving/counts.py'}),
     ('absl.flags', {'main.py', 'command_line.py'}),

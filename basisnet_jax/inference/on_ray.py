@@ -1,0 +1,109 @@
+"""Predictions on a cluster, by Ray Data: the only file that knows it.
+
+Each worker loads the run, and reads, prepares and predicts its share of the files. Only answers
+come back, in the files' order. A worker that dies is started anew, and its files are predicted
+again.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+import logging
+import os
+import pickle
+import socket
+import warnings
+
+from basisnet_jax.errors import UserError
+from basisnet_jax.inference.predictor import Prediction, Predictor
+
+_FILES = 256  # At once to a worker: as many as keep a batch of photos ahead of the network.
+_ANSWERS_IN = 10  # Seconds.
+
+
+def stream(
+  load: Callable[[], Predictor],
+  paths: Sequence[str],
+  threshold: float,
+  *,
+  top_k: int,
+  address: str,
+) -> Iterator[tuple[str, Prediction | UserError]]:
+  """Yields (path, answer, or what is wrong with the file), in order.
+
+  Args:
+    load: makes a worker's predictor, on its first device; it is pickled.
+    paths: of images that all workers can read there.
+    threshold: confidence at which images exit.
+    top_k: how many labels of each.
+    address: of a Ray cluster, 'auto' for the one of this machine; 'local' starts one here.
+
+  Raises:
+    UserError: Ray is not installed, there is no such cluster, or no worker could start.
+  """
+  try:
+    import ray
+    import ray.data
+  except ImportError as error:
+    raise UserError('--ray needs Ray: pip install basisnet_jax[ray].') from error
+
+  class Worker:
+    def __init__(self):
+      self._predictor, self._error = None, None
+      try:
+        self._predictor = load()
+      except UserError as error:  # Which Ray would print as a stack, and try again.
+        self._error = str(error)
+
+    def __call__(self, batch):
+      paths = list(map(str, batch['path']))
+      if self._error:
+        return {'error': [self._error] * len(paths), 'answer': [b''] * len(paths)}
+      answers = self._predictor.stream(paths, threshold, top_k=top_k)
+      answers = [pickle.dumps(answer) for _, answer in answers]
+      return {'error': [''] * len(paths), 'answer': answers}
+
+  _connect(ray, address)
+  try:
+    options = ray.data.DataContext.get_current()
+    options.enable_progress_bars = False
+    options.execution_options.preserve_order = True
+    count, resources = _workers(ray)
+    blocks = max(1, min(len(paths), max(count, len(paths) // _FILES)))
+    files = [{'path': os.path.abspath(path)} for path in paths]
+    answers = ray.data.from_items(files, override_num_blocks=blocks).map_batches(
+      Worker, batch_size=_FILES, compute=ray.data.ActorPoolStrategy(size=count), **resources
+    )
+    for path, row in zip(paths, answers.iter_rows(), strict=True):
+      if row['error']:
+        raise UserError(f'A worker on Ray failed: {row["error"]}')
+      yield path, pickle.loads(row['answer'])
+  except ray.exceptions.RayError as error:
+    cause = str(getattr(error, 'cause', None) or error).strip().splitlines()[-1]
+    raise UserError(f'A worker on Ray failed: {cause}') from error
+  finally:
+    ray.shutdown()
+
+
+def _connect(ray, address):
+  logging.getLogger('ray.data').setLevel(logging.CRITICAL)  # Its plan, progress and stacks.
+  os.environ.setdefault('RAY_BACKEND_LOG_LEVEL', 'fatal')
+  try:
+    host, _, port = address.rpartition(':')
+    if host.strip('/') and port.isdigit():  # Ray itself would try for minutes.
+      socket.create_connection((host.removeprefix('ray://'), int(port)), _ANSWERS_IN).close()
+    with warnings.catch_warnings():
+      warnings.filterwarnings('ignore', 'os.fork', RuntimeWarning)  # It starts a program at once.
+      where = None if address == 'local' else address
+      ray.init(where, log_to_driver=False, logging_level=logging.CRITICAL)
+  except (OSError, ValueError) as error:
+    raise UserError(
+      f"--ray={address}: no Ray cluster answers there ('local' starts one)."
+    ) from error
+
+
+def _workers(ray) -> tuple[int, dict[str, float]]:
+  """One for each GPU; without any, one for each machine, with all cores but one, which Ray uses."""
+  there = ray.cluster_resources()
+  if gpus := int(there.get('GPU', 0)):
+    return gpus, {'num_gpus': 1}
+  machines = sum(node['Alive'] for node in ray.nodes())
+  return machines, {'num_cpus': max(1, int(there['CPU'] / machines) - 1)}
