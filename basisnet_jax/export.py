@@ -14,12 +14,12 @@ import numpy as np
 from basisnet_jax import predict, sharding, whole_file
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import thresholds
-from basisnet_jax.inference import agreement, exporting, litert, run_export
+from basisnet_jax.inference import agreement, exporting, litert, onnx_file, run_export
 from basisnet_jax.models import preprocessing
 from basisnet_jax.training import experiment
 from basisnet_jax.training.progress import Progress
 
-FORMATS = ('stablehlo', 'tflite')
+FORMATS = ('stablehlo', 'tflite', 'onnx')
 _RUNNER = pathlib.Path(run_export.__file__)
 _COMPARED = 1000  # Images, at most.
 
@@ -54,7 +54,8 @@ def export_workdir(
   stored = exporting.stored(ready.model, ready.variables, resolution, weights)
   make = {
     'stablehlo': lambda: stablehlo(programs(stored)),
-    # Its quantizer stores the same numbers.
+    # These store the same numbers in as few bytes by themselves.
+    'onnx': lambda: onnx(programs(jax.tree.map(np.float32, stored))),
     'tflite': lambda: tflite(programs(jax.tree.map(np.float32, stored)), weights),
   }
   threshold = ready.chosen.threshold if ready.chosen else thresholds.NOBODY
@@ -100,6 +101,13 @@ def stablehlo(parts: list[exporting.Program]) -> Iterator[tuple[str, bytes, agre
   for part in parts:
     data = exporting.stablehlo(part)
     yield f'{part.name}.stablehlo', data, {part.name: exporting.read_stablehlo(data)}
+
+
+def onnx(parts: list[exporting.Program]) -> Iterator[tuple[str, bytes, agreement.Runs]]:
+  """(name, content, {program: calls what was read again}) of each file."""
+  for part in parts:
+    data = onnx_file.model(part)
+    yield f'{part.name}.onnx', data, {part.name: onnx_file.reader(data)}
 
 
 def tflite(
@@ -160,15 +168,15 @@ def _readme(about, table):
     )
   return f"""# A network of basisnet_jax: {stages}
 
-`python run.py photo.jpg` answers; it needs numpy, Pillow, and jax (.stablehlo) or ai_edge_litert
-(.tflite), and shows how.
+`python run.py photo.jpg` answers; it needs numpy, Pillow, and jax (.stablehlo), ai_edge_litert
+(.tflite) or onnxruntime (.onnx), and shows how.
 
 Images: RGB / 127.5 - 1, float32 [batch, resolution, resolution, 3], of the central square, whose
 side is {about['crop']:g} of the shorter one's, resized to {about['resolution']} pixels
 ({about['resize']}, with antialiasing).
 {early}
 `model.json` has the labels, and what each program takes and gives: of any number of images in
-StableHLO, of one in TensorFlow Lite, where each program is a signature.
+StableHLO and ONNX, of one in TensorFlow Lite, where each program is a signature.
 
 ```
 {table}

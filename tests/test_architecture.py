@@ -93,6 +93,8 @@ def test_tensorflow_is_imported_for_data_and_lazily_for_event_files():
     ('clu.metric_writers', {'training/telemetry.py'}),
     ('clu.metrics', {'evaluation/metrics.py'}),
     ('tqdm', {'training/progress.py'}),
+    ('onnx', {'inference/onnx_file.py'}),
+    ('onnxruntime', {'inference/onnx_file.py', 'inference/run_export.py'}),
     (
       'matplotlib',
       {f'evaluation/plots{name}.py' for name in ('', '_calibration', '_coefficients', '_rows')},

@@ -1,6 +1,6 @@
-"""Answers for a photo: python run.py photo.jpg [stablehlo | tflite]
+"""Answers for a photo: python run.py photo.jpg [stablehlo | tflite | onnx]
 
-It is copied into exports; it needs numpy, Pillow, and jax or ai_edge_litert.
+It is copied into exports; it needs numpy, Pillow, and jax, ai_edge_litert or onnxruntime.
 """
 
 import json
@@ -31,6 +31,16 @@ def tflite(name, inputs):
   return signature(**{key: inputs[key] for key in signature.get_input_details()})
 
 
+def onnx(name, inputs):
+  """The outputs of a program, by name; it takes any number of images."""
+  import onnxruntime
+
+  program = onnxruntime.InferenceSession(FOLDER / f'{name}.onnx')
+  wanted = ABOUT['programs'][name]
+  results = program.run(None, {key: inputs[key] for key in wanted['inputs']})
+  return dict(zip(wanted['outputs'], results, strict=True))
+
+
 def pixels(photo):
   """What the programs see of a photo: float32 [1, resolution, resolution, 3] in [-1, 1]."""
   image = ImageOps.exif_transpose(Image.open(photo)).convert('RGBA')
@@ -44,7 +54,7 @@ def pixels(photo):
 
 def main(photo, form=None):
   """Prints the likeliest labels, and who answered."""
-  run = {'stablehlo': stablehlo, 'tflite': tflite}[form or ABOUT['formats'][0]]
+  run = {'stablehlo': stablehlo, 'tflite': tflite, 'onnx': onnx}[form or ABOUT['formats'][0]]
   stage, *later = ABOUT['programs']
   known = {'images': pixels(photo)}
   known |= run(stage, known)

@@ -32,7 +32,7 @@ from basisnet_jax.models import depthwise_pallas
 # Products for each number of the output up to which a dense convolution runs by shifts on CPU:
 # 3x3 taps of the three channels of an image.
 _FEW_PRODUCTS = 27
-FORMS = ('auto', 'plain', 'shift', 'pallas', 'native')
+FORMS = ('auto', 'plain', 'shift', 'pallas', 'native', 'onnx')
 _form = contextvars.ContextVar('form', default='auto')
 
 
@@ -42,9 +42,10 @@ def form(name: str):
 
   'auto' is the fastest on this backend, 'plain' is always `lax.conv_general_dilated`
   (to count operations), 'shift' always shifts depthwise kernels (as programs must that are read
-  elsewhere), 'pallas' is the GPUs' form of them, interpreted where there is none (for tests), and
+  elsewhere), 'pallas' is the GPUs' form of them, interpreted where there is none (for tests),
   'native' multiplies by 1x1 kernels and leaves others to `lax.conv_general_dilated`: what run times
-  of phones are good at.
+  of phones are good at, and 'onnx' is the plain form with bases and pixels blended by matrix
+  products.
   """
   if name not in FORMS:
     raise ValueError(f'form is one of {FORMS}, not {name!r}')
@@ -57,7 +58,12 @@ def form(name: str):
 
 def runs_on_cpu() -> bool:
   """Whether what is traced is to be fast on this machine's CPU."""
-  return jax.default_backend() == 'cpu' and _form.get() != 'native'
+  return jax.default_backend() == 'cpu' and _form.get() not in ('native', 'onnx')
+
+
+def blends_by_products() -> bool:
+  """Whether what is traced is for where gathering pixels is slow."""
+  return jax.default_backend() == 'tpu' or _form.get() == 'onnx'
 
 
 def convolve(x, kernel, *, strides=(1, 1), padding='SAME', dilation=(1, 1), groups=1):
@@ -84,7 +90,7 @@ def convolve(x, kernel, *, strides=(1, 1), padding='SAME', dilation=(1, 1), grou
   pads = [(int(low), int(high)) for low, high in padding]
 
   kind = _form.get()
-  if not per_image and kind == 'plain':
+  if not per_image and kind in ('plain', 'onnx'):
     return _plain(x, kernel, strides, pads, dilation, groups)
   if taps == (1, 1) and groups == 1:
     x = _pad(x, pads)[:, :: strides[0], :: strides[1]]

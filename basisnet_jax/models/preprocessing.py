@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from basisnet_jax.models import convolution
+
 
 def normalize(images):
   """uint8 images `[b, h, w, 3]` -> float32 in [-1, 1], TensorFlow's convention for MobileNets."""
@@ -16,7 +18,7 @@ def resize(images, size: int):
   """Images `[b, h, w, c]`, bilinear, to `size` x `size` pixels; those of that size stay."""
   if images.shape[1:3] == (size, size):
     return images
-  if jax.default_backend() != 'tpu':  # Which gathers slowly.
+  if not convolution.blends_by_products():
     return _resize_axis(_resize_axis(images, size, 1), size, 2)
   return jax.image.resize(images, (images.shape[0], size, size, images.shape[-1]), 'bilinear')
 

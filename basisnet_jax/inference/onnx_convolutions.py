@@ -1,0 +1,112 @@
+"""Convolutions and pooling of ONNX, for `onnx_operators`.
+
+Convolutions take in what multiplies and what is added after them, one number a channel, as
+normalisation is: it goes into their kernel and bias. Where a kernel is blended it goes into the
+bases, and so does the order of axes that ONNX wants of kernels.
+"""
+
+import math
+
+import numpy as np
+
+from basisnet_jax.inference.onnx_graph import Call, Graph, Stored, unless
+
+
+def convolution(graph: Graph, call: Call, x: Stored, kernel: Stored | np.ndarray) -> Stored:
+  """`lax.conv_general_dilated`, of axes in any order."""
+  p, numbers, shape = call.params, call.params['dimension_numbers'], call.operands[1].shape
+  usual = set(p['lhs_dilation']) == {1} and p['batch_group_count'] == 1
+  unless(usual, call, 'dilated images or groups of them')
+  x, kernel = graph.whole(x, call.operands[0].shape), graph.whole(kernel, shape)
+  moved = graph.ordered(kernel, numbers.rhs_spec)
+  if isinstance(kernel, Stored):
+    graph.has_own_kernels = True
+    axes = 0, *(1 + axis for axis in numbers.rhs_spec)
+    if kernel.order == tuple(range(len(shape))):
+      moved = _blended(graph, kernel.name, lambda k: k.transpose(axes), shape) or moved
+  pads = [low for low, _ in p['padding']] + [high for _, high in p['padding']]
+  name = graph.write(
+    'Conv',
+    graph.ordered(x, numbers.lhs_spec),
+    moved,
+    strides=p['window_strides'],
+    dilations=p['rhs_dilation'],
+    pads=pads,
+    group=p['feature_group_count'],
+    kernel_shape=[shape[axis] for axis in numbers.rhs_spec[2:]],
+  )
+  return Stored(name, tuple(call.result.shape), tuple(numbers.out_spec))
+
+
+def max_pool(graph: Graph, call: Call, x: Stored) -> Stored:
+  """`lax.reduce_window_max` over all axes but two."""
+  p = call.params
+  windows = tuple(zip(p['window_dimensions'], p['window_strides'], p['padding'], strict=True))
+  axes = [axis for axis, window in enumerate(windows) if window != (1, 1, (0, 0))]
+  others = [axis for axis in range(len(windows)) if axis not in axes]
+  usual = {*p['base_dilation'], *p['window_dilation']} == {1} and len(others) == 2
+  unless(usual, call, 'such windows')
+  order = (*others, *axes)
+  x = graph.whole(x, call.operands[0].shape)
+  sizes, strides, pads = zip(*(windows[axis] for axis in axes), strict=True)
+  pads = [low for low, _ in pads] + [high for _, high in pads]
+  name = graph.write(
+    'MaxPool', graph.ordered(x, order), kernel_shape=sizes, strides=strides, pads=pads
+  )
+  return Stored(name, tuple(call.result.shape), order)
+
+
+def taken_in(graph: Graph, operator: str, x: Stored, y: np.ndarray) -> Stored | None:
+  """`x`, a convolution that nothing else reads, with `y`, one number a channel, taken in.
+
+  Args:
+    graph: which it is written to.
+    operator: between them: 'Add', 'Sub', 'Mul' or 'Div'.
+    x: None comes back if it is anything else.
+    y: so it does for this.
+  """
+  node = graph.maker(x, 'Conv')
+  if not node or not isinstance(y, np.ndarray) or graph.uses.get(x.name) != 1:
+    return None
+  channel = x.order[1]
+  channels, rank = x.shape[channel], len(x.shape)
+  if y.size != 1 and (y.ndim != rank or not y.size == y.shape[channel] == channels):
+    return None
+  image, kernel, *bias = node.inputs
+  y = np.broadcast_to(y.reshape(-1), channels)
+  bias = bias[0] if bias else np.zeros_like(y)
+  if operator in ('Add', 'Sub'):
+    bias = bias + y if operator == 'Add' else bias - y
+  else:
+    factor = y if operator == 'Mul' else 1 / y
+    bias, factor = bias * factor, factor.reshape(-1, *[1] * (rank - 1))
+    if isinstance(kernel, np.ndarray):
+      kernel = kernel * factor
+    else:
+      reshape = graph.maker(kernel, 'Reshape')
+      shape = tuple(reshape.inputs[1]) if reshape else ()
+      kernel = _blended(graph, kernel, lambda bases: bases * factor, shape)
+  if kernel is None:
+    return None
+  return x._replace(name=graph.write('Conv', image, kernel, bias, **node.attributes))
+
+
+def _blended(graph, kernel, change, shape):
+  """A kernel whose bases are changed before they are blended.
+
+  Args:
+    graph: which it is written to.
+    kernel: the name of a product of one image's coefficients and constant bases; None comes back if
+      it is of anything else.
+    change: what to do with bases `[K, *shape]`; linear.
+    shape: of the kernel.
+  """
+  while node := graph.maker(kernel, 'Reshape', 'Squeeze', 'Unsqueeze'):
+    kernel = node.inputs[0]
+  node = graph.maker(kernel, 'MatMul')
+  bases = node.inputs[1] if node else None
+  if not isinstance(bases, np.ndarray) or bases.shape[1:] != (math.prod(shape),):
+    return None
+  changed = change(bases.reshape(-1, *shape))
+  blend = graph.write('MatMul', node.inputs[0], changed.reshape(bases.shape))
+  return graph.reshaped(blend, changed.shape[1:])

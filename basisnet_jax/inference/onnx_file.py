@@ -1,0 +1,265 @@
+"""ONNX: the only file that knows its library and its run time.
+
+Programs are traced by JAX, and written operator by operator (`onnx_operators`) with what depends
+on weights alone computed already. A program for any number of images is traced for a batch without
+a number. Where images have kernels of their own it is traced for one image, and runs over the
+images of a batch one after another (ONNX's Scan), weights in the file once: convolutions of ONNX
+Runtime take one kernel for all.
+"""
+
+import collections
+from collections.abc import Callable
+import dataclasses
+import functools
+import hashlib
+from typing import Any, NamedTuple
+
+import jax
+from jax.extend import core
+import jax.numpy as jnp
+import numpy as np
+
+from basisnet_jax.errors import UserError
+from basisnet_jax.inference import exporting, onnx_operators
+from basisnet_jax.inference.onnx_graph import Call, Graph, Stored
+from basisnet_jax.models import convolution
+
+_OPSET = 21
+_CALLS = (
+  'jit',
+  'pjit',
+  'closed_call',
+  'custom_jvp_call',
+  'custom_vjp_call',
+  'checkpoint',
+  'remat2',
+)
+_MOST_BYTES = 2**31 - 2**24  # Of a file, less what is not weights.
+
+
+def model(program: exporting.Program) -> bytes:
+  """The file of a program that takes any number of images.
+
+  Raises:
+    UserError: the library is not installed; an operation that cannot be written; too many weights.
+  """
+  try:
+    import onnx
+  except ImportError as error:
+    raise _missing() from error
+  inputs = {f'one_{name}': name for name in program.inputs}
+  graph, outputs = _written(program, 1, list(inputs))
+  if graph.has_own_kernels:
+    whole = _over_images(onnx, program, graph, outputs)
+  else:
+    (batch,) = jax.export.symbolic_shape('batch')
+    graph, outputs = _written(program, batch, list(program.inputs))
+    nodes, weights = _protos(onnx, graph, outputs)
+    nodes += [
+      onnx.helper.make_node('Identity', [output], [name])
+      for output, name in zip(outputs, program.outputs, strict=True)
+    ]
+    whole = onnx.helper.make_graph(nodes, program.name, *_signature(onnx, program), weights)
+  made = onnx.helper.make_model(
+    whole,
+    producer_name='basisnet_jax',
+    ir_version=10,
+    opset_imports=[onnx.helper.make_opsetid('', _OPSET)],
+  )
+  onnx.checker.check_model(made, full_check=True)
+  return made.SerializeToString()
+
+
+def reader(data: bytes) -> Callable[..., list[np.ndarray]]:
+  """Runs a file: inputs in order to outputs in order.
+
+  Raises:
+    UserError: the run time is not installed.
+  """
+  try:
+    import onnxruntime
+  except ImportError as error:
+    raise _missing() from error
+  session = onnxruntime.InferenceSession(data, providers=['CPUExecutionProvider'])
+  names = [own.name for own in session.get_inputs()]
+  return lambda *arrays: session.run(None, dict(zip(names, map(np.asarray, arrays), strict=True)))
+
+
+def _missing():
+  return UserError('--format=onnx needs ONNX and its run time: pip install basisnet_jax[onnx].')
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Value:
+  """What an operation of JAX makes: a new one each time that it is inlined."""
+
+  aval: Any  # Its shape and dtype.
+
+
+class _Operation(NamedTuple):
+  call: Call
+  bind: Callable[..., Any]  # Computes it, of constants.
+  inputs: list[_Value | np.ndarray]
+  outputs: list[_Value]
+
+
+def _written(program, batch, names):
+  """The graph of so many images, and the names of its outputs."""
+  shapes = [jax.ShapeDtypeStruct((batch, *s), jnp.float32) for s in program.inputs.values()]
+  with convolution.form('onnx'):
+    # JAX traces a function once for the same shapes, whatever form that was in: a new one.
+    traced = jax.make_jaxpr(lambda *arrays: program.call(*arrays))(*shapes)
+  inputs = [_Value(aval) for aval in traced.in_avals]
+  operations, results = _flat(traced, inputs)
+  uses = collections.Counter(v for o in operations for v in o.inputs if _varies(v))
+  graph = Graph(names[0])
+  known = {}
+  for name, value in zip(names, inputs, strict=True):
+    rank = len(value.aval.shape)
+    known[value] = Stored(name, value.aval.shape, tuple(range(rank)))
+
+  def read(value):
+    return known[value] if _varies(value) else value
+
+  for operation in operations:
+    found = _computed(graph, operation, [read(v) for v in operation.inputs])
+    for value, result in zip(operation.outputs, found, strict=True):
+      known[value] = result
+      if isinstance(result, Stored):
+        graph.uses[result.name] = max(graph.uses.get(result.name, 0), uses[value])
+  outputs = [graph.plain(graph.whole(read(v), _shape(v))) for v in results]
+  return graph, outputs
+
+
+def _varies(value):
+  return isinstance(value, _Value)
+
+
+def _shape(value):
+  return value.aval.shape if _varies(value) else value.shape
+
+
+def _computed(graph, operation, values):
+  """The results: constants of constants, else of operators."""
+  shapes = [own.shape for own in operation.call.operands]
+  if all(isinstance(v, np.ndarray) for v in values) and _is_known(operation.call.result.shape):
+    whole = [np.broadcast_to(v, shape) for v, shape in zip(values, shapes, strict=True)]
+    results = operation.bind(*whole)
+    results = results if isinstance(results, list | tuple) else [results]
+    return [np.asarray(result) for result in results]
+  if operation.call.name in ('stop_gradient', 'optimization_barrier'):
+    return values
+  return [onnx_operators.operator(graph, operation.call, *values)]
+
+
+def _is_known(shape):
+  return all(isinstance(size, int) for size in shape)
+
+
+def _flat(traced: core.ClosedJaxpr, inputs):
+  """All operations that results need, those of nested calls among them, and the results."""
+  operations = []
+
+  def inline(jaxpr, constants, values):
+    known = dict(zip(jaxpr.constvars, map(np.asarray, constants), strict=True))
+    known |= dict(zip(jaxpr.invars, values, strict=True))
+
+    def read(atom):
+      if isinstance(atom, core.Literal):
+        return np.asarray(atom.val, atom.aval.dtype)
+      return known[atom]
+
+    for equation in jaxpr.eqns:
+      values = [read(atom) for atom in equation.invars]
+      if equation.primitive.name in _CALLS:
+        inner = equation.params.get('jaxpr', equation.params.get('call_jaxpr'))
+        inner, own = (inner, ()) if isinstance(inner, core.Jaxpr) else (inner.jaxpr, inner.consts)
+        results = inline(inner, own, values)
+      else:
+        results = [_Value(variable.aval) for variable in equation.outvars]
+        operations.append(_operation(equation, values, results))
+      known |= dict(zip(equation.outvars, results, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+  results = inline(traced.jaxpr, traced.consts, inputs)
+  needed, live = set(filter(_varies, results)), []
+  for operation in reversed(operations):
+    if not needed.isdisjoint(operation.outputs):
+      needed |= set(filter(_varies, operation.inputs))
+      live.append(operation)
+  return live[::-1], results
+
+
+def _operation(equation, values, results):
+  primitive, params = equation.primitive, equation.params
+  operands = tuple(atom.aval for atom in equation.invars)
+  call = Call(primitive.name, params, operands, equation.outvars[0].aval)
+  return _Operation(call, functools.partial(primitive.bind, **params), values, results)
+
+
+def _signature(onnx, program):
+  """What the file takes and gives."""
+  kind, make = onnx.TensorProto.FLOAT, onnx.helper.make_tensor_value_info
+  results = jax.eval_shape(
+    program.call,
+    *(jax.ShapeDtypeStruct((1, *shape), jnp.float32) for shape in program.inputs.values()),
+  )
+  takes = [make(name, kind, ['batch', *shape]) for name, shape in program.inputs.items()]
+  gives = [
+    make(name, kind, ['batch', *result.shape[1:]])
+    for name, result in zip(program.outputs, results, strict=True)
+  ]
+  return takes, gives
+
+
+def _over_images(onnx, program, graph, outputs):
+  """A graph of one image, run over all images of a batch."""
+  make, kind = onnx.helper.make_node, onnx.TensorProto.FLOAT
+  info = onnx.helper.make_tensor_value_info
+  nodes, weights = _protos(onnx, graph, outputs)
+  weights.append(onnx.numpy_helper.from_array(np.array([0], np.int64), 'first_axis'))
+  before = [
+    make('Unsqueeze', [f'image_{name}', 'first_axis'], [f'one_{name}']) for name in program.inputs
+  ]
+  after = [
+    make('Squeeze', [output, 'first_axis'], [f'image_{name}'])
+    for output, name in zip(outputs, program.outputs, strict=True)
+  ]
+  takes, gives = _signature(onnx, program)
+  sizes = lambda value: [d.dim_value for d in value.type.tensor_type.shape.dim][1:]  # noqa: E731
+  body = onnx.helper.make_graph(
+    before + nodes + after,
+    'image',
+    *([info(f'image_{v.name}', kind, sizes(v)) for v in values] for values in (takes, gives)),
+    weights,
+  )
+  scan = make(
+    'Scan', list(program.inputs), list(program.outputs), body=body,
+    num_scan_inputs=len(program.inputs),
+  )  # fmt: skip
+  return onnx.helper.make_graph([scan], program.name, takes, gives)
+
+
+def _protos(onnx, graph, outputs):
+  """The nodes that outputs need and their constants, those alike once."""
+  tensors = {}
+
+  def name(value):
+    if isinstance(value, str):
+      return value
+    value = np.ascontiguousarray(value).reshape(value.shape)  # The former makes rows of scalars.
+    content = value.dtype.str, value.shape, hashlib.sha256(value).digest()
+    if content not in tensors:
+      tensors[content] = onnx.numpy_helper.from_array(value, f'constant_{len(tensors)}')
+    return tensors[content].name
+
+  nodes = []
+  for node in graph.live(outputs):
+    attributes = dict(node.attributes)
+    if node.operator == 'Cast':
+      attributes['to'] = onnx.helper.np_dtype_to_tensor_dtype(attributes['to'])
+    inputs = [name(value) for value in node.inputs]
+    nodes.append(onnx.helper.make_node(node.operator, inputs, [node.output], **attributes))
+  if sum(len(tensor.raw_data) for tensor in tensors.values()) > _MOST_BYTES:
+    raise UserError('--format=onnx: a file holds 2 GB, and the weights are more; try stablehlo.')
+  return nodes, list(tensors.values())
