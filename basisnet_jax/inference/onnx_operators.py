@@ -173,10 +173,14 @@ def _reshape(graph, call, x):
 
 
 def _squeeze(graph, call, x):
-  axes = call.params['dimensions']
+  return _dropped(graph, x, call.params['dimensions'])
+
+
+def _dropped(graph, x, axes):
+  """The array without axes of one."""
   order, where = _without(x.order, axes)
   shape = tuple(size for axis, size in enumerate(x.shape) if axis not in axes)
-  return Stored(graph.write('Squeeze', x.name, where), shape, order)
+  return Stored(graph.write('Squeeze', x.name, where), shape, order) if axes else x
 
 
 def _transpose(graph, call, x):
@@ -186,18 +190,25 @@ def _transpose(graph, call, x):
 
 
 def _slice(graph, call, x):
-  shape = call.operands[0].shape
   start, limit = call.params['start_indices'], call.params['limit_indices']
-  steps = call.params['strides'] or [1] * len(shape)
-  cut = [i for i, size in enumerate(shape) if (start[i], limit[i], steps[i]) != (0, size, 1)]
-  if not cut:
+  return _cut(graph, x, call.operands[0].shape, start, limit, call.params['strides'])
+
+
+def _cut(graph, x, shape, start, limit, steps=None):
+  """A part of an array that is of this shape to JAX."""
+  bounds = list(zip(start, limit, steps or [1] * len(shape), strict=True))
+  axes = [i for i, size in enumerate(shape) if bounds[i] != (0, size, 1)]
+  if not axes:
     return x
-  x = graph.whole(x, [size if i in cut else x.shape[i] for i, size in enumerate(shape)])
-  numbers = [[n[i] for i in cut] for n in (start, limit)]
-  where, steps = [x.order.index(i) for i in cut], [steps[i] for i in cut]
-  name = graph.write('Slice', x.name, *(np.array(n, np.int64) for n in (*numbers, where, steps)))
-  sizes = [call.result.shape[i] if i in cut else size for i, size in enumerate(x.shape)]
-  return Stored(name, tuple(sizes), x.order)
+  sizes = list(x.shape)
+  for i in axes:
+    sizes[i] = shape[i]
+  x = graph.whole(x, sizes)
+  for i in axes:
+    sizes[i] = len(range(*bounds[i]))
+  first, last, step = (np.array(n, np.int64) for n in zip(*(bounds[i] for i in axes), strict=True))
+  where = np.array([x.order.index(i) for i in axes], np.int64)
+  return Stored(graph.write('Slice', x.name, first, last, where, step), tuple(sizes), x.order)
 
 
 def _pad(graph, call, x, value):
@@ -220,18 +231,25 @@ def _concatenate(graph, call, *values):
 
 
 def _gather(graph, call, x, indices):
-  """As `jnp.take` along one axis, at places that are known."""
+  """At places that are known: as `jnp.take` along one axis, or one part of the array."""
   own, shape = call.params['dimension_numbers'], call.operands[0].shape
-  axis, *more = own.start_index_map
-  one = tuple(1 if i == axis else size for i, size in enumerate(shape))
-  known = isinstance(indices, np.ndarray) and indices.ndim == 2 and not more
-  in_place = own.offset_dims == tuple(i for i in range(len(shape)) if i != axis)
-  unless(known and in_place and call.params['slice_sizes'] == one, call, 'such indices')
-  unless(0 <= indices.min() <= indices.max() < shape[axis], call, 'indices beyond the end')
+  axes, sizes = own.start_index_map, call.params['slice_sizes']
+  unless(isinstance(indices, np.ndarray), call, 'indices that the network computes')
+  last = [shape[axis] - sizes[axis] for axis in axes]
+  unless((indices >= 0).all() and (indices <= last).all(), call, 'indices beyond the end')
+  if indices.ndim == 1:
+    start = [0] * len(shape)
+    for axis, index in zip(axes, indices, strict=True):
+      start[axis] = int(index)
+    limit = [first + size for first, size in zip(start, sizes, strict=True)]
+    return _dropped(graph, _cut(graph, x, shape, start, limit), own.collapsed_slice_dims)
+  others = tuple(i for i in range(len(shape)) if i not in axes)
+  in_place = own.collapsed_slice_dims == axes and own.offset_dims == others
+  one = len(axes) == 1 and all(sizes[i] == shape[i] for i in others)
+  unless(indices.ndim == 2 and one and in_place, call, 'such indices')
   x = graph.whole(x, shape)
-  places = indices[:, 0].astype(np.int64)
-  name = graph.write('Gather', x.name, places, axis=x.order.index(axis))
-  return Stored(name, tuple(call.result.shape), x.order)
+  places, where = indices[:, 0].astype(np.int64), x.order.index(axes[0])
+  return Stored(graph.write('Gather', x.name, places, axis=where), call.result.shape, x.order)
 
 
 def _product(graph, call, x, y):
