@@ -84,12 +84,16 @@ def _hard_sigmoid(graph, x, y):
 
 
 def _maximum(graph, call, x, y):
+  if isinstance(x, np.ndarray):
+    x, y = y, x
   if isinstance(y, np.ndarray) and not y.ndim and y == 0 and y.dtype == np.float32:
     return x._replace(name=graph.write('Relu', x.name))
   return _elementwise(graph, 'Max', x, y)
 
 
 def _minimum(graph, call, x, y):
+  if isinstance(x, np.ndarray):
+    x, y = y, x
   relu = graph.maker(x, 'Relu')
   if relu and isinstance(y, np.ndarray) and not y.ndim:
     return x._replace(name=graph.write('Clip', *relu.inputs, np.zeros_like(y), y))
