@@ -165,7 +165,7 @@ OPERATIONS = {
   'comparisons': lambda x: jnp.where(x > 0.3, x, jnp.where(x <= -0.2, 2.0, -x)),
   'more comparisons': lambda x: jnp.where((x < 0) == (x >= -0.5), x, 1.0),
   'limits': lambda x: jnp.minimum(jnp.maximum(x, -0.4), 0.3) + jnp.minimum(jax.nn.relu(x), 0.2),
-  'relu6': lambda x: jax.nn.relu6(9 * x) / 5,  # Not the six of a hard sigmoid.
+  'relu6': lambda x: jax.nn.relu6(9 * x + 1) / 5,  # Not the six of a hard sigmoid.
   'hard sigmoid of four': lambda x: jnp.clip(9 * x + 1, 0, 4) / 4,
   'reductions': lambda x: x.max(2) + x.min(2) + x.sum(2) / 7 + x.mean(2),
   'reduction of nothing': lambda x: lax.reduce_sum_p.bind(x, axes=(), out_sharding=None) + 1,
