@@ -8,16 +8,15 @@ time: 'made once' has them as constants, 'given' has some of them as inputs, and
 all. The average is what an image costs when 37% exit after the preview (Zhang et al. 2021).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 import functools
-from typing import Any
 
 from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from basisnet_jax.inference import exporting, litert
+from basisnet_jax.inference import exporting, litert, onnx_file
 from basisnet_jax.models import basisnet
 from benchmarks import measure, ours, table
 
@@ -26,38 +25,82 @@ _EXIT_RATE = 0.37
 STATIC, SMALLER = 'static MobileNetV3-Large', 'static EfficientNet-B0'
 PREVIEW, SPECIALIST, SYNTHESIS = 'preview', 'specialist', 'synthesis'
 BOTH, AVERAGE = 'both stages', 'average'
-_POINTWISE = ', 1x1 alone'
+_BASISNETS = {'': '', ', 1x1 alone': 'pointwise'}  # What is told of them: the variant.
 
 
 def cases(seconds: float) -> Iterator[table.Row]:
-  """Sizes of the files, then times by run time, stored weights and threads."""
-  config = ours.recipe()
-  ratio = ours.madds(config) / ours.madds(ours.recipe('large'))
-  for weights in ('float32', 'int8'):
-    files = dict(_files(weights))
-    for name, data in files.items():
-      megabytes = table.spread([len(data) / 1e6])
-      yield table.Row(f'LiteRT, {weights}, file', name, megabytes, 'MB')
+  """Sizes of the files, then times by threads, for each run time and how weights are stored."""
+  for run_time, weights in (('LiteRT', 'float32'), ('LiteRT', 'int8'), ('ONNX Runtime', 'float32')):
+    write = _litert if run_time == 'LiteRT' else _onnx
+    written = {name: write(programs, weights) for name, programs in _networks(run_time, weights)}
+    for name, (size, _) in written.items():
+      yield table.Row(f'{run_time}, {weights}, file', name, measure.spread([size / 1e6]), 'MB')
     for threads in (1, 2):
       calls = {}
-      for name, data in files.items():
-        calls |= _calls(name, data, threads)
+      for name, (_, reader) in written.items():
+        for program, call in reader(threads).items():
+          kind = name.removeprefix('BasisNet')
+          calls[program + kind if program in (PREVIEW, SPECIALIST) else name] = call
       samples = measure.interleaved(calls, seconds=seconds)
-      asked = {}
-      for kind in ('', _POINTWISE):
-        first, last = samples[PREVIEW + kind], samples[SPECIALIST + kind]
-        samples[BOTH + kind] = first + last
-        samples[AVERAGE + kind] = first + (1 - _EXIT_RATE) * last
-        asked |= {
-          (BOTH + kind, STATIC): f'at most {1.2 * ratio:.3f}',
-          (AVERAGE + kind, SMALLER): 'at most 1',
-        }
-      case = f'LiteRT, {weights}, threads: {threads}'
-      yield from table.times(case, samples, STATIC, asked)
+      case = f'{run_time}, {weights}, threads: {threads}'
+      yield from table.times(case, samples, STATIC, _with_both_stages(samples))
 
 
-def _files(weights) -> Iterator[tuple[str, bytes]]:
-  """Names and contents: networks of one stage, then of two, then the parts of a specialist."""
+def _with_both_stages(samples) -> dict[tuple[str, str], str]:
+  """Adds what both stages take, and an image on average; returns what is asked of them."""
+  asked = {}
+  for kind, variant in _BASISNETS.items():
+    ratio = ours.madds(ours.recipe(variant)) / ours.madds(ours.recipe('large'))
+    first, last = samples[PREVIEW + kind], samples[SPECIALIST + kind]
+    samples[BOTH + kind] = first + last
+    samples[AVERAGE + kind] = first + (1 - _EXIT_RATE) * last
+    asked |= {
+      (BOTH + kind, STATIC): f'at most {1.2 * ratio:.3f}',
+      (AVERAGE + kind, SMALLER): 'at most 1',
+    }
+  return asked
+
+
+def _litert(programs, weights):
+  """The bytes of the file, and a function of the number of threads to calls by program."""
+  data = litert.flatbuffer(programs, weights)
+
+  def reader(threads):
+    read = litert.Reader(data, threads)
+    return {
+      program.name: functools.partial(
+        read, program.name, dict(zip(program.inputs, arrays, strict=True))
+      )
+      for program, arrays in zip(programs, map(_inputs, programs), strict=True)
+    }
+
+  return len(data), reader
+
+
+def _onnx(programs, weights):
+  """The same of one file for each program."""
+  del weights  # They are float32.
+  files = {program.name: onnx_file.model(program) for program in programs}
+
+  def reader(threads):
+    return {
+      program.name: functools.partial(
+        onnx_file.reader(files[program.name], threads), *_inputs(program)
+      )
+      for program in programs
+    }
+
+  return sum(map(len, files.values())), reader
+
+
+def _inputs(program):
+  random = np.random.default_rng(0)
+  shapes = [(1, *shape) for shape in program.inputs.values()]
+  return [np.float32(random.uniform(0, 0.1, shape)) for shape in shapes]
+
+
+def _networks(run_time, weights) -> Iterator[tuple[str, list[exporting.Program]]]:
+  """Names and programs: networks of one stage, then of two, then the parts of a specialist."""
 
   def converted(model, held):
     stored = exporting.stored(model, held, _SIDE, weights)
@@ -66,17 +109,16 @@ def _files(weights) -> Iterator[tuple[str, bytes]]:
 
   for name, network in {STATIC: 'mobilenet_v3_large', SMALLER: 'efficientnet_b0'}.items():
     model = ours.experiment.build_model(ours.recipe(model__name=network))
-    _, programs = converted(model, _as_trained(ours.variables(model)))
-    yield name, litert.flatbuffer(programs, weights)
-  for kind, variant in {'': '', _POINTWISE: 'pointwise'}.items():
+    yield name, converted(model, _as_trained(ours.variables(model)))[1]
+  for kind, variant in _BASISNETS.items():
     model, held = ours.basisnet(ours.recipe(variant))
     variables, programs = converted(model, _as_trained(held))
-    yield f'BasisNet{kind}', litert.flatbuffer(programs, weights)
-    if not kind:
-      yield from _parts(model, variables, programs[1], weights)
+    yield f'BasisNet{kind}', programs
+    if not kind and run_time == 'LiteRT':
+      yield from _parts(model, variables, programs[1])
 
 
-def _parts(model, variables, specialist, weights) -> Iterator[tuple[str, bytes]]:
+def _parts(model, variables, specialist) -> Iterator[tuple[str, list[exporting.Program]]]:
   shape = (1, *specialist.inputs['coefficients'])
   own = basisnet.blended(model, variables, jnp.full(shape, 1 / shape[-1]))
   params = traverse_util.flatten_dict(own['params'], sep='/')
@@ -88,7 +130,7 @@ def _parts(model, variables, specialist, weights) -> Iterator[tuple[str, bytes]]
     return tuple(made[f'{path}/kernel'] for path in model.layers)
 
   program = exporting.Program(SYNTHESIS, synthesis, {'coefficients': shape[1:]}, tuple(kernels))
-  yield SYNTHESIS, litert.flatbuffer([program], weights)
+  yield SYNTHESIS, [program]
   of_depthwise = [path for path in kernels if 'depthwise' in path]
   of_one_pixel = [path for path, kernel in kernels.items() if kernel.shape[:2] == (1, 1)]
   given = {'made once': [], '1x1 kernels given': of_one_pixel, 'depthwise given': of_depthwise}
@@ -102,20 +144,7 @@ def _parts(model, variables, specialist, weights) -> Iterator[tuple[str, bytes]]
     inputs = {'images': (_SIDE, _SIDE, 3)}
     inputs |= {f'kernel_{i}': kernels[path].shape for i, path in enumerate(paths)}
     program = exporting.Program(name, network, inputs, ('probabilities',))
-    yield f'{SPECIALIST}, {name}', litert.flatbuffer([program], weights)
-
-
-def _calls(name, data, threads) -> Mapping[str, Callable[[], Any]]:
-  """Calls of a file's signatures; those of a two-stage network by their names."""
-  read = litert.Reader(data, threads)
-  random = np.random.default_rng(0)
-  calls = {}
-  for signature, shapes in read.inputs().items():
-    inputs = {key: np.float32(random.uniform(0, 0.1, shape)) for key, shape in shapes.items()}
-    kind = name.removeprefix('BasisNet')
-    own = signature + kind if signature in (PREVIEW, SPECIALIST) else name
-    calls[own] = functools.partial(read, signature, inputs)
-  return calls
+    yield f'{SPECIALIST}, {name}', [program]
 
 
 def _as_trained(variables):

@@ -1,8 +1,8 @@
 """Convolutions and pooling of ONNX, for `onnx_operators`.
 
 Convolutions take in what multiplies and what is added after them, one number a channel, as
-normalisation is: it goes into their kernel and bias. Where a kernel is blended it goes into the
-bases, and so does the order of axes that ONNX wants of kernels.
+normalisation is: it goes into their kernel and bias. Where a kernel is blended, the order of axes
+that ONNX wants of kernels goes into the bases.
 """
 
 import math
@@ -82,12 +82,8 @@ def taken_in(graph: Graph, operator: str, x: Stored, y: np.ndarray) -> Stored | 
     bias, factor = bias * factor, factor.reshape(-1, *[1] * (rank - 1))
     if isinstance(kernel, np.ndarray):
       kernel = kernel * factor
-    else:
-      reshape = graph.maker(kernel, 'Reshape')
-      shape = tuple(reshape.inputs[1]) if reshape else ()
-      kernel = _blended(graph, kernel, lambda bases: bases * factor, shape)
-  if kernel is None:
-    return None
+    elif not (factor == 1).all():
+      return None  # Of bases it is for `folding`, or they are to stay as they are.
   return x._replace(name=graph.write('Conv', image, kernel, bias, **node.attributes))
 
 

@@ -34,6 +34,7 @@ _CALLS = (
   'checkpoint',
   'remat2',
 )
+_LARGE = 1024  # Numbers.
 _MOST_BYTES = 2**31 - 2**24  # Of a file, less what is not weights.
 
 
@@ -70,8 +71,8 @@ def model(program: exporting.Program) -> bytes:
   return made.SerializeToString()
 
 
-def reader(data: bytes) -> Callable[..., list[np.ndarray]]:
-  """Runs a file: inputs in order to outputs in order.
+def reader(data: bytes, threads: int = 0) -> Callable[..., list[np.ndarray]]:
+  """Runs a file: inputs in order to outputs in order. Threads: 0 is ONNX Runtime's choice.
 
   Raises:
     UserError: the run time is not installed.
@@ -80,7 +81,9 @@ def reader(data: bytes) -> Callable[..., list[np.ndarray]]:
     import onnxruntime
   except ImportError as error:
     raise _missing() from error
-  session = onnxruntime.InferenceSession(data, providers=['CPUExecutionProvider'])
+  options = onnxruntime.SessionOptions()
+  options.intra_op_num_threads = threads
+  session = onnxruntime.InferenceSession(data, options, providers=['CPUExecutionProvider'])
   names = [own.name for own in session.get_inputs()]
   return lambda *arrays: session.run(None, dict(zip(names, map(np.asarray, arrays), strict=True)))
 
@@ -250,10 +253,15 @@ def _protos(onnx, graph, outputs):
     value = np.ascontiguousarray(value).reshape(value.shape)  # The former makes rows of scalars.
     content = value.dtype.str, value.shape, hashlib.sha256(value).digest()
     if content not in tensors:
-      tensors[content] = onnx.numpy_helper.from_array(value, f'constant_{len(tensors)}')
-    return tensors[content].name
+      small, own = _in_few_bytes(value), f'constant_{len(tensors)}'
+      tensors[content] = onnx.numpy_helper.from_array(small, own)
+      if small is not value:  # Run times do it when they open the file.
+        cast = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+        nodes.append(onnx.helper.make_node('Cast', [own], [f'{own}_whole'], to=cast))
+        whole[own] = f'{own}_whole'
+    return whole.get(tensors[content].name, tensors[content].name)
 
-  nodes = []
+  nodes, whole = [], {}
   for node in graph.live(outputs):
     attributes = dict(node.attributes)
     if node.operator == 'Cast':
@@ -263,3 +271,12 @@ def _protos(onnx, graph, outputs):
   if sum(len(tensor.raw_data) for tensor in tensors.values()) > _MOST_BYTES:
     raise UserError('--format=onnx: a file holds 2 GB, and the weights are more; try stablehlo.')
   return nodes, list(tensors.values())
+
+
+def _in_few_bytes(value):
+  """A large array of floats in a type that loses nothing, as bases of `exporting.stored` have."""
+  if value.dtype == np.float32 and value.size >= _LARGE:
+    for dtype, largest in ((np.int8, 127), (np.float16, np.finfo(np.float16).max)):
+      if np.abs(value).max() <= largest and np.array_equal(value.astype(dtype), value):
+        return value.astype(dtype)
+  return value

@@ -137,7 +137,8 @@ def test_both_stages_say_what_they_said(model, rule):
 
 def test_normalisation_is_taken_into_blended_kernels():
   model = two_stages('mobilenet_v1', 'mobilenet_v1')
-  part = exporting.programs(model, variables(model), SIDE, {}, 'margin')[1]
+  stored = exporting.stored(model, variables(model), SIDE, 'float32')
+  part = exporting.programs(model, stored, SIDE, {}, 'margin')[1]
   found = operators(onnx_file.model(part))
   convolutions = found.count('Conv')
   assert convolutions == 27  # Of MobileNetV1.
@@ -151,6 +152,24 @@ def test_weights_are_in_the_file_once():
   part = exporting.programs(model, held, SIDE, {}, 'margin')[1]
   size = sum(leaf.nbytes for leaf in jax.tree.leaves(held['params']['specialist']))
   assert 0.9 * size < len(onnx_file.model(part)) < 1.05 * size
+
+
+@pytest.mark.parametrize('weights, share', [('float16', 0.5), ('int8', 0.25)])
+def test_bases_are_stored_in_as_few_bytes_as_they_need(weights, share):
+  model = two_stages('mobilenet_v1', 'mobilenet_v1')
+  held = variables(model)
+  stored = jax.tree.map(np.float32, exporting.stored(model, held, SIDE, weights))
+  part = exporting.programs(model, stored, SIDE, {}, 'margin')[1]
+  data = onnx_file.model(part)
+  leaves = jax.tree_util.tree_leaves_with_path(held['params']['specialist'])
+  small, others = 0, 0
+  for path, leaf in leaves:
+    if path[-1].key == 'bases' and leaf.shape[-2] != 1:  # Those of depthwise layers stay.
+      small += leaf.nbytes
+    else:
+      others += leaf.nbytes
+  assert len(data) < 1.05 * (share * small + others)
+  assert exporting.check(part, onnx_file.reader(data), (3,), 1e-4) >= 0
 
 
 TABLE = np.float32(np.random.default_rng(1).uniform(0.5, 2, (4, 6)))
