@@ -19,7 +19,7 @@ WORKERS := $$($(RUN) -c 'import os; print(min(4, 1 + os.cpu_count()))')
 PYTEST := $(RUN) -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder \
   --durations=25
 
-.PHONY: help demo web test test-extras bench soak lint format clean
+.PHONY: help demo web test test-extras bench soak docs lint format clean
 
 help:
 	@echo 'make demo    train and evaluate a small BasisNet on scikit-learn digits (DEMO adds flags)'
@@ -30,9 +30,10 @@ help:
 	@echo '                  of the web page in Chromium and those of each network that take long'
 	@echo 'make bench   install PyTorch too and run the benchmarks beside it (BENCH adds flags)'
 	@echo 'make soak    a run of 20,000 steps, and the same with 20 kills (draws runs/soak.png)'
+	@echo 'make docs    install pdoc too and build the reference of all modules into site/'
 	@echo 'make lint    check style'
 	@echo 'make format  apply style'
-	@echo 'make clean   remove .venv, .cache and what was made in web (not runs)'
+	@echo 'make clean   remove .venv, .cache, site and what was made in web (not runs)'
 
 demo: $(VENV)/.done
 	$(RUN) -m basisnet_jax.main --config=configs/digits.py --workdir=runs/digits $(DEMO)
@@ -53,6 +54,9 @@ bench: $(VENV)/.bench
 soak: $(VENV)/.done
 	JAX_PLATFORMS=cpu $(RUN) -m pytest --capture=no tests/soak
 
+docs: $(VENV)/.docs
+	JAX_PLATFORMS=cpu $(RUN) docs/reference.py
+
 lint: $(VENV)/.done
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
@@ -62,7 +66,7 @@ format: $(VENV)/.done
 	$(RUN) -m ruff format .
 
 clean:
-	rm -rf $(VENV) web/node_modules web/dist .cache .pytest_cache .ruff_cache basisnet_jax.egg-info
+	rm -rf $(VENV) web/node_modules web/dist .cache site .pytest_cache .ruff_cache basisnet_jax.egg-info
 
 # A Python that runs (a shim may exist and fail) and has ensurepip, which Debian and Ubuntu
 # ship apart. An interrupted or outdated installation is completed, not begun anew.
@@ -123,4 +127,10 @@ web/node_modules/.done: web/package.json web/package-lock.json
 	fi
 	@echo 'Installing LiteRT.js and what builds the page into web/node_modules: 90 MB, once.'
 	@npm ci --prefix web --ignore-scripts --no-audit --no-fund --loglevel=error </dev/null
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.done
+	@echo 'Installing pdoc into $(VENV), once.'
+	@$(RUN) -m pip install --no-input --disable-pip-version-check --progress-bar off --quiet \
+	  --editable '.[docs]' </dev/null
 	@touch $@

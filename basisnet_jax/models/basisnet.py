@@ -61,6 +61,7 @@ class BasisNet(nn.Module):
   basis_dropout: float = 0.0
 
   def setup(self):
+    """Makes the coefficient head, where a layer holds bases."""
     if not self.layers:
       return
     self.coefficient_head = coefficients_lib.CoefficientHead(
