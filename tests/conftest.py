@@ -33,4 +33,6 @@ def data_flag(tmp_path_factory):
 
 def pytest_collection_modifyitems(items):
   """Files that start processes come first: a long one at the end would leave cores idle."""
-  items.sort(key=lambda item: {'forks', 'subprocess', 'test_main'}.isdisjoint(vars(item.module)))
+  items.sort(
+    key=lambda item: {'forks', 'nbclient', 'subprocess', 'test_main'}.isdisjoint(vars(item.module))
+  )
