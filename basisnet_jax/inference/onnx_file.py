@@ -83,6 +83,8 @@ def reader(data: bytes, threads: int = 0) -> Callable[..., list[np.ndarray]]:
     raise _missing() from error
   options = onnxruntime.SessionOptions()
   options.intra_op_num_threads = threads
+  # Threads of files that wait do not keep cores busy.
+  options.add_session_config_entry('session.intra_op.allow_spinning', '0')
   session = onnxruntime.InferenceSession(data, options, providers=['CPUExecutionProvider'])
   names = [own.name for own in session.get_inputs()]
   return lambda *arrays: session.run(None, dict(zip(names, map(np.asarray, arrays), strict=True)))
