@@ -21,9 +21,8 @@ def convolution(graph: Graph, call: Call, x: Stored, kernel: Stored | np.ndarray
   moved = graph.ordered(kernel, numbers.rhs_spec)
   if isinstance(kernel, Stored):
     graph.has_own_kernels = True
-    axes = 0, *(1 + axis for axis in numbers.rhs_spec)
     if kernel.order == tuple(range(len(shape))):
-      moved = _blended(graph, kernel.name, lambda k: k.transpose(axes), shape) or moved
+      moved = _blended(graph, kernel.name, shape, numbers.rhs_spec) or moved
   pads = [low for low, _ in p['padding']] + [high for _, high in p['padding']]
   name = graph.write(
     'Conv',
@@ -87,15 +86,15 @@ def taken_in(graph: Graph, operator: str, x: Stored, y: np.ndarray) -> Stored | 
   return x._replace(name=graph.write('Conv', image, kernel, bias, **node.attributes))
 
 
-def _blended(graph, kernel, change, shape):
-  """A kernel whose bases are changed before they are blended.
+def _blended(graph, kernel, shape, order):
+  """A kernel whose bases have their axes in this order before they are blended.
 
   Args:
     graph: which it is written to.
     kernel: the name of a product of one image's coefficients and constant bases; None comes back if
       it is of anything else.
-    change: what to do with bases `[K, *shape]`; linear.
     shape: of the kernel.
+    order: of its axes.
   """
   while node := graph.maker(kernel, 'Reshape', 'Squeeze', 'Unsqueeze'):
     kernel = node.inputs[0]
@@ -103,6 +102,6 @@ def _blended(graph, kernel, change, shape):
   bases = node.inputs[1] if node else None
   if not isinstance(bases, np.ndarray) or bases.shape[1:] != (math.prod(shape),):
     return None
-  changed = change(bases.reshape(-1, *shape))
-  blend = graph.write('MatMul', node.inputs[0], changed.reshape(bases.shape))
-  return graph.reshaped(blend, changed.shape[1:])
+  moved = bases.reshape(-1, *shape).transpose(0, *(1 + axis for axis in order))
+  blend = graph.write('MatMul', node.inputs[0], moved.reshape(bases.shape))
+  return graph.reshaped(blend, moved.shape[1:])
