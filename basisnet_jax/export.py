@@ -14,7 +14,7 @@ import numpy as np
 from basisnet_jax import predict, sharding, whole_file
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import thresholds
-from basisnet_jax.inference import agreement, exporting, litert, onnx_file, run_export
+from basisnet_jax.inference import agreement, exporting, litert, onnx_file, predictor, run_export
 from basisnet_jax.models import preprocessing
 from basisnet_jax.training import experiment
 from basisnet_jax.training.progress import Progress
@@ -52,37 +52,34 @@ def export_workdir(
 
   network = programs(ready.variables)
   stored = exporting.stored(ready.model, ready.variables, resolution, weights)
+  in_float32 = jax.tree.map(np.float32, stored)
   make = {
     'stablehlo': lambda: stablehlo(programs(stored)),
     # These store the same numbers in as few bytes by themselves.
-    'onnx': lambda: onnx(programs(jax.tree.map(np.float32, stored))),
-    'tflite': lambda: tflite(programs(jax.tree.map(np.float32, stored)), weights),
+    'onnx': lambda: onnx(programs(in_float32)),
+    'tflite': lambda: tflite(programs(in_float32), weights),
   }
   threshold = ready.chosen.threshold if ready.chosen else thresholds.NOBODY
-  files, rows, tables = {}, [], []
+  files, rows, runs = {}, [], {name: {} for name in formats}
   for name in formats:
-    runs = {}
     for file, data, read in make[name]():
       difference = max(
         exporting.check(part, read[part.name], (1, 5), exporting.WEIGHTS[weights])
         for part in network
         if part.name in read
       )
-      files[file], runs = data, runs | read
+      files[file] = data
+      runs[name] |= read
       rows.append(f'{file:<24}{len(data) / 1e6:>8.1f}{difference:>28.2g}')
-    if weights != 'float32':  # Whose answers are the network's.
-      tables.append(_compared(config, name, network, runs, threshold))
+  tables = []
+  if weights != 'float32':  # Whose answers are the network's.
+    tables = _compared(config, network, runs, threshold)
   table = '\n'.join([f'{"file":<24}{"MB":>8}{"difference from the network":>28}', *rows, *tables])
   about = {
     'formats': list(formats),
     'weights': weights,
-    'labels': list(ready.labels),
-    'resolution': resolution,
-    'crop': ready.preparation.share,
-    'resize': ready.preparation.method,
-    'threshold': threshold,
+    **predictor.about(ready.labels, ready.preparation, ready.cost, threshold),
     'rule': ready.rule,
-    'madds': {'first': ready.cost.lightweight_madds, 'all': ready.cost.total_madds},
     'programs': {
       part.name: {'inputs': part.inputs, 'outputs': list(part.outputs)} for part in network
     },
@@ -126,8 +123,8 @@ def tflite(
   yield 'model.tflite', data, {part.name: functools.partial(run, part) for part in parts}
 
 
-def _compared(config, name, network, runs, threshold) -> str:
-  """A table: the answers of a format's programs on the run's own evaluation images."""
+def _compared(config, network, runs, threshold) -> list[str]:
+  """Tables: the answers of each format's programs on the run's own evaluation images."""
   try:
     dataset = experiment.open_dataset(config)
     split = config.data.eval_split
@@ -135,7 +132,7 @@ def _compared(config, name, network, runs, threshold) -> str:
     mesh = sharding.create_mesh(devices=jax.local_devices()[:1])
     batches = experiment.eval_batches(config, dataset, mesh, split)
   except UserError as error:
-    return f'\n{name}: not compared on images. {error}'
+    return [f'\nNot compared on images. {error}']
 
   def some(progress) -> Iterator[tuple[Any, Any]]:
     left = count
@@ -148,14 +145,16 @@ def _compared(config, name, network, runs, threshold) -> str:
       progress.update(count - left)
 
   own = {part.name: jax.jit(part.call) for part in network}
-  with Progress(count, name=f'comparing {name}', first='starting...') as progress:
+  with Progress(count, name='comparing', first='starting...') as progress:
     found = agreement.measure(network, own, runs, some(progress), threshold)
-  title = f'{name}, {count:,} images of {config.data.name}, {split}'
-  lines = [f'\n{title:<44}{"network":>9}{"exported":>10}{"same answer":>13}']
-  for stage, shares in found.items():
-    percent = f'{shares.right:>9.1%}{shares.exported_right:>10.1%}{shares.same:>13.1%}'
-    lines.append(f'{"top-1, " + stage:<44}{percent}')
-  return '\n'.join(lines)
+  lines = []
+  for name, by_stage in found.items():
+    title = f'{name}, {count:,} images of {config.data.name}, {split}'
+    lines.append(f'\n{title:<44}{"network":>9}{"exported":>10}{"same answer":>13}')
+    for stage, shares in by_stage.items():
+      percent = f'{shares.right:>9.1%}{shares.exported_right:>10.1%}{shares.same:>13.1%}'
+      lines.append(f'{"top-1, " + stage:<44}{percent}')
+  return lines
 
 
 def _readme(about, table):

@@ -7,7 +7,7 @@ import jax
 from basisnet_jax import predict
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import thresholds
-from basisnet_jax.inference.predictor import Predictor
+from basisnet_jax.inference.predictor import about
 
 
 def serve_workdir(
@@ -52,24 +52,12 @@ def serve_workdir(
   limits = service.Limits(
     top_k, batch_size, batch_wait / 1e3, int(max_body * 1e6), queue, request_timeout
   )
-  server = service.Service(predictor, threshold, limits, about(predictor, threshold))
+  told = about(predictor.labels, predictor.preparation, predictor.cost, threshold)
+  told['device'] = str(jax.local_devices()[0])
+  server = service.Service(predictor, threshold, limits, told)
   with _listen(host, port) as listener:
     _tell(listener, predictor, threshold)
     engine.run(server, listener, request_timeout)
-
-
-def about(predictor: Predictor, threshold: float) -> dict:
-  """What a server tells of itself, in the names of an export's model.json."""
-  preparation, cost = predictor.preparation, predictor.cost
-  return {
-    'labels': list(predictor.labels),
-    'resolution': preparation.resolution,
-    'crop': preparation.share,
-    'resize': preparation.method,
-    'threshold': threshold,
-    'madds': {'first': cost.lightweight_madds, 'all': cost.total_madds},
-    'device': str(jax.local_devices()[0]),
-  }
 
 
 def _listen(host, port):

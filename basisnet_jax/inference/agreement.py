@@ -29,29 +29,32 @@ class Agreement(NamedTuple):
 def measure(
   programs: Sequence[exporting.Program],
   network: Runs,
-  exported: Runs,
+  exported: Mapping[str, Runs],
   batches: Iterable[tuple[np.ndarray, np.ndarray]],
   threshold: float,
-) -> dict[str, Agreement]:
-  """By program, and 'early exit' where there are two: the second where the first is not sure.
+) -> dict[str, dict[str, Agreement]]:
+  """By name and program, and 'early exit' where there are two programs.
+
+  That is the second where the first is not sure.
 
   Args:
     programs: what they take and give.
     network: {name of a program: calls it}, of the network itself.
-    exported: the same of what was read again.
+    exported: the same of what was read again, by names of any kind.
     batches: images, float32 `[b, r, r, 3]` in [-1, 1], and labels `[b]`.
     threshold: the first program's confidence from which its answer stands.
   """
-  answers: dict[str, list[tuple[np.ndarray, ...]]] = {}
+  answers: dict[tuple[str, str], list[tuple[np.ndarray, ...]]] = {}
   for images, labels in batches:
-    both = [_answers(programs, runs, images, threshold) for runs in (network, exported)]
-    for name in both[0]:
-      answers.setdefault(name, []).append((both[0][name], both[1][name], labels))
-  found = {}
-  for name, parts in answers.items():
+    own = _answers(programs, network, images, threshold)
+    for name, runs in exported.items():
+      for program, theirs in _answers(programs, runs, images, threshold).items():
+        answers.setdefault((name, program), []).append((own[program], theirs, labels))
+  found: dict[str, dict[str, Agreement]] = {name: {} for name in exported}
+  for (name, program), parts in answers.items():
     own, theirs, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
     shares = (own == labels).mean(), (theirs == labels).mean(), (own == theirs).mean()
-    found[name] = Agreement(len(labels), *map(float, shares))
+    found[name][program] = Agreement(len(labels), *map(float, shares))
   return found
 
 

@@ -237,6 +237,20 @@ class Predictor:
       yield image, array if isinstance(array, UserError) else next(answers)
 
 
+def about(
+  labels: Sequence[str], preparation: Preparation, cost: Cost, threshold: float
+) -> dict[str, Any]:
+  """What exports and servers tell of a network, for JSON."""
+  return {
+    'labels': list(labels),
+    'resolution': preparation.resolution,
+    'crop': preparation.share,
+    'resize': preparation.method,
+    'threshold': threshold,
+    'madds': {'first': cost.lightweight_madds, 'all': cost.total_madds},
+  }
+
+
 def likeliest(
   labels: Sequence[str], probabilities: np.ndarray, top_k: int, *about: Any
 ) -> Prediction:

@@ -123,7 +123,7 @@ def test_published_weights_as_bases_in_int8_give_the_same_answers():
     dataset, split='validation[:100]', batch_size=20, resolution=224, eval_crop=0.875
   )
   images = ((preprocessing.normalize(b['image']), b['label']) for b in batches)
-  found = agreement.measure(of(variables), own, read, images, 2.0)['specialist']
+  found = agreement.measure(of(variables), own, {'': read}, images, 2.0)['']['specialist']
   assert found.images == 100
   assert found.right > 0.8
   assert found.same >= 0.97
