@@ -1,6 +1,6 @@
 """`--mode=export`: a run's network as a folder that needs neither the run nor this package."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 import functools
 import json
 import os
@@ -14,12 +14,20 @@ import numpy as np
 from basisnet_jax import predict, sharding, whole_file
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import thresholds
-from basisnet_jax.inference import agreement, exporting, litert, onnx_file, predictor, run_export
+from basisnet_jax.inference import (
+  agreement,
+  exporting,
+  litert,
+  onnx_file,
+  predictor,
+  run_export,
+  triton_repository,
+)
 from basisnet_jax.models import preprocessing
 from basisnet_jax.training import experiment
 from basisnet_jax.training.progress import Progress
 
-FORMATS = ('stablehlo', 'tflite', 'onnx')
+FORMATS = ('stablehlo', 'tflite', 'onnx', 'triton')
 _RUNNER = pathlib.Path(run_export.__file__)
 _COMPARED = 1000  # Images, at most.
 
@@ -53,10 +61,12 @@ def export_workdir(
   network = programs(ready.variables)
   stored = exporting.stored(ready.model, ready.variables, resolution, weights)
   in_float32 = jax.tree.map(np.float32, stored)
+  in_onnx = functools.cache(lambda: list(onnx(programs(in_float32))))
   make = {
     'stablehlo': lambda: stablehlo(programs(stored)),
     # These store the same numbers in as few bytes by themselves.
-    'onnx': lambda: onnx(programs(in_float32)),
+    'onnx': in_onnx,
+    'triton': lambda: triton(in_onnx()),
     'tflite': lambda: tflite(programs(in_float32), weights),
   }
   threshold = ready.chosen.threshold if ready.chosen else thresholds.NOBODY
@@ -70,11 +80,11 @@ def export_workdir(
       )
       files[file] = data
       runs[name] |= read
-      rows.append(f'{file:<24}{len(data) / 1e6:>8.1f}{difference:>28.2g}')
+      rows.append(f'{file:<32}{len(data) / 1e6:>8.1f}{difference:>28.2g}')
   tables = []
   if weights != 'float32':  # Whose answers are the network's.
     tables = _compared(config, network, runs, threshold)
-  table = '\n'.join([f'{"file":<24}{"MB":>8}{"difference from the network":>28}', *rows, *tables])
+  table = '\n'.join([f'{"file":<32}{"MB":>8}{"difference from the network":>28}', *rows, *tables])
   about = {
     'formats': list(formats),
     'weights': weights,
@@ -84,6 +94,9 @@ def export_workdir(
       part.name: {'inputs': part.inputs, 'outputs': list(part.outputs)} for part in network
     },
   }
+  if 'triton' in formats:
+    told = triton_repository.files(network, about)
+    files |= {f'triton/{name}': content for name, content in told.items()}
   files['model.json'] = json.dumps(about, indent=2, ensure_ascii=False) + '\n'
   files['run.py'] = _RUNNER.read_text()
   files['README.md'] = _readme(about, table)
@@ -105,6 +118,15 @@ def onnx(parts: list[exporting.Program]) -> Iterator[tuple[str, bytes, agreement
   for part in parts:
     data = onnx_file.model(part)
     yield f'{part.name}.onnx', data, {part.name: onnx_file.reader(data)}
+
+
+def triton(
+  in_onnx: Iterable[tuple[str, bytes, agreement.Runs]],
+) -> Iterator[tuple[str, bytes, agreement.Runs]]:
+  """The files of `onnx` where Triton looks for them."""
+  for _, data, read in in_onnx:
+    (program,) = read
+    yield f'triton/{triton_repository.program_file(program)}', data, read
 
 
 def tflite(
@@ -168,7 +190,7 @@ def _readme(about, table):
   return f"""# A network of basisnet_jax: {stages}
 
 `python run.py photo.jpg` answers; it needs numpy, Pillow, and jax (.stablehlo), ai_edge_litert
-(.tflite) or onnxruntime (.onnx), and shows how.
+(.tflite) or onnxruntime (.onnx, also those of Triton), and shows how.
 
 Images: RGB / 127.5 - 1, float32 [batch, resolution, resolution, 3], of the central square, whose
 side is {about['crop']:g} of the shorter one's, resized to {about['resolution']} pixels
@@ -180,4 +202,4 @@ StableHLO and ONNX, of one in TensorFlow Lite, where each program is a signature
 ```
 {table}
 ```
-"""
+{triton_repository.readme(about) if 'triton' in about['formats'] else ''}"""

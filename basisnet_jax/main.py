@@ -42,7 +42,9 @@ _OUTPUT = flags.DEFINE_string(
 _IMAGES = flags.DEFINE_string(
   'images', None, "For --mode=predict: a folder, a pattern such as 'photos/*.jpg', or a file."
 )
-_FORMAT = flags.DEFINE_list('format', ['stablehlo'], 'For --mode=export: stablehlo, tflite, onnx.')
+_FORMAT = flags.DEFINE_list(
+  'format', ['stablehlo'], 'For --mode=export: stablehlo, tflite, onnx, triton.'
+)
 _WEIGHTS = flags.DEFINE_enum(
   'weights', 'float32', ['float32', 'float16', 'int8'], 'For --mode=export: how they are stored.'
 )

@@ -13,6 +13,7 @@ import basisnet_jax
 # The program, whose flags `--help` lists; the recipe that it starts again from; what exports hold.
 LEFT_OUT = (
   'basisnet_jax.inference.run_export',
+  'basisnet_jax.inference.triton_two_stage',
   'basisnet_jax.main',
   'basisnet_jax.saved_config',
 )

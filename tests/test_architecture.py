@@ -102,6 +102,7 @@ def test_tensorflow_is_imported_for_data_and_lazily_for_event_files():
     ('scipy', {'evaluation/risk_control.py', 'training/mixing.py'}),
     ('sklearn', {'data/digits.py'}),
     ('ray', {'inference/on_ray.py'}),
+    ('triton_python_backend_utils', {'inference/triton_two_stage.py'}),
     ('uvicorn', {'serving/engine.py'}),
     ('prometheus_client', {'serving/counts.py'}),
     ('absl.flags', {'main.py', 'command_line.py'}),

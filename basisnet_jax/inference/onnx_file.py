@@ -91,7 +91,9 @@ def reader(data: bytes, threads: int = 0) -> Callable[..., list[np.ndarray]]:
 
 
 def _missing():
-  return UserError('--format=onnx needs ONNX and its run time: pip install basisnet_jax[onnx].')
+  return UserError(
+    '--format=onnx and triton need ONNX and its run time: pip install basisnet_jax[onnx].'
+  )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -267,7 +267,9 @@ def test_a_missing_library_is_named(monkeypatch, library, call):
   part = program(jnp.abs, (4, 6))
   argument = onnx_file.model(part) if library == 'onnxruntime' else part
   monkeypatch.setitem(sys.modules, library, None)
-  with pytest.raises(UserError, match=r'--format=onnx needs .*: pip install basisnet_jax\[onnx\]'):
+  with pytest.raises(
+    UserError, match=r'--format=onnx and .* need .*: pip install basisnet_jax\[onnx\]'
+  ):
     call(argument)
 
 
@@ -295,16 +297,24 @@ def test_an_export_runs_with_neither_this_package_nor_jax(tmp_path, data_flag):
   run(*program, '--config=tests/tiny.py', f'--workdir={workdir}', data_flag, steps, *small)
   out = run(
     *program, '--mode=export', f'--workdir={workdir}', f'--output={folder}',
-    '--format=onnx,stablehlo',
+    '--format=onnx,stablehlo,triton',
   )  # fmt: skip
   assert 'preview.onnx' in out and 'specialist.onnx' in out
   assert {path.name for path in folder.iterdir()} >= {'preview.onnx', 'specialist.onnx'}
   about = json.loads((folder / 'model.json').read_text())
-  assert about['formats'] == ['onnx', 'stablehlo']
+  assert about['formats'] == ['onnx', 'stablehlo', 'triton']
+  for name in ('preview', 'specialist'):
+    served = folder / 'triton' / name / '1' / 'model.onnx'
+    assert served.read_bytes() == (folder / f'{name}.onnx').read_bytes()
   photo = tmp_path / 'photo.png'
   Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 20, 3), np.uint8)).save(photo)
   answers = {}
-  for form, absent in {'onnx': ('basisnet_jax', 'jax'), 'stablehlo': ('basisnet_jax',)}.items():
+  absences = {
+    'onnx': ('basisnet_jax', 'jax'),
+    'triton': ('basisnet_jax', 'jax'),
+    'stablehlo': ('basisnet_jax',),
+  }
+  for form, absent in absences.items():
     code = (
       f'import runpy, sys; sys.modules |= dict.fromkeys({absent}); sys.argv = sys.argv[1:]; '
       'runpy.run_path(sys.argv[0], run_name="__main__")'
@@ -316,4 +326,4 @@ def test_an_export_runs_with_neither_this_package_nor_jax(tmp_path, data_flag):
     assert done.returncode == 0, done.stderr
     answers[form] = done.stdout
   assert answers['onnx'].count('%') == 5
-  assert answers['onnx'] == answers['stablehlo']
+  assert answers['onnx'] == answers['stablehlo'] == answers['triton']

@@ -116,7 +116,6 @@ def made(tmp_path_factory):
   where = export(folder, TWO_STAGES)
   runner = runpy.run_path(str(where / 'run.py'))
   about = json.loads((where / 'model.json').read_text())
-  runner['pixels'].__globals__['ABOUT'] = about
   preview = Interpreter(str(where / 'model.tflite')).get_signature_runner('preview')
   sure = {}
   for seed in range(12):
@@ -310,7 +309,6 @@ def test_coefficients_are_shown_and_told(made, address, visit):
   expect(page.locator('#numbers td')).to_have_count(layers * bases)
   rows = np.float32(page.locator('#numbers td').all_inner_texts()).reshape(layers, bases)
   runner = runpy.run_path(str(made['export'] / 'run.py'))
-  runner['pixels'].__globals__['ABOUT'] = made['about']
   interpreter = Interpreter(str(made['export'] / 'model.tflite'))
   found = interpreter.get_signature_runner('preview')(images=runner['pixels'](made['unsure']))
   np.testing.assert_allclose(rows, found['coefficients'][0], atol=6e-4)
@@ -602,7 +600,7 @@ def visit_pixels(made, chromium):
 
   def compare(path, about):
     seen, numbers = page.evaluate(call, [base64.b64encode(path.read_bytes()).decode(), about])
-    runner['pixels'].__globals__['ABOUT'] = about
+    runner['pixels'].__globals__['about'] = lambda: about
     wanted = runner['pixels'](path)
     exact = np.float32(seen) / np.float32(127.5) - np.float32(1)
     np.testing.assert_array_equal(np.float32(numbers), exact)
