@@ -27,7 +27,8 @@ help:
 	@echo '             needs Node.js'
 	@echo 'make test    run the tests (TESTS picks some)'
 	@echo 'make test-extras  install PyTorch, timm and Keras too, run the tests against them, those'
-	@echo '                  of the web page in Chromium and those of each network that take long'
+	@echo '                  of the web page in Chromium, those of an export that Triton serves and'
+	@echo '                  those of each network that take long'
 	@echo 'make bench   install PyTorch too and run the benchmarks beside it (BENCH adds flags)'
 	@echo 'make soak    a run of 20,000 steps, and the same with 20 kills (draws runs/soak.png)'
 	@echo 'make docs    install pdoc too and build the reference of all modules into site/'
@@ -44,7 +45,7 @@ web: web/node_modules/.done
 test: $(VENV)/.done
 	JAX_PLATFORMS=cpu $(PYTEST) $(TESTS)
 
-test-extras: $(VENV)/.extras
+test-extras: $(VENV)/.extras $(VENV)/triton/.done
 	JAX_PLATFORMS=cpu EVERY_NETWORK=1 $(PYTEST) tests/extras tests/models/test_networks.py \
 	  tests/models/test_published_costs.py
 
@@ -112,6 +113,17 @@ $(VENV)/.extras: $(VENV)/.done
 	@$(RUN) -m pip install --no-input --disable-pip-version-check --progress-bar off --quiet \
 	  --editable '.[extras,test]' </dev/null
 	@touch $@
+
+# Apart, since it wants an older NumPy. It is for some machines alone; others skip its tests.
+$(VENV)/triton/.done: tests/extras/triton.txt | $(VENV)/.done
+	@echo 'Installing Triton into $(VENV)/triton: 500 MB, once.'
+	@$(RUN) -m venv --clear $(VENV)/triton
+	@if $(VENV)/triton/bin/python -m pip install --no-input --disable-pip-version-check \
+	    --progress-bar off --quiet --only-binary=:all: --requirement $< </dev/null; then \
+	  touch $@; \
+	else \
+	  rm -rf $(VENV)/triton; echo 'Without Triton: its tests will be skipped.' >&2; \
+	fi
 
 $(VENV)/.bench: $(VENV)/.done
 	@echo 'Installing PyTorch into $(VENV): up to 6 GB, once.'
