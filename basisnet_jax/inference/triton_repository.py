@@ -18,7 +18,7 @@ from basisnet_jax.inference import exporting
 
 _TWO_STAGE = pathlib.Path(__file__).with_name('triton_two_stage.py')
 _MOST_IMAGES = 32  # At once, as of `Predictor`.
-_CONTAINER = 'nvcr.io/nvidia/tritonserver:25.12-py3'
+_CONTAINER = 'tritonserver:25.12-py3'
 
 
 def program_file(name: str) -> str:
@@ -92,12 +92,12 @@ def readme(about: Mapping[str, Any]) -> str:
   return f"""
 ## Triton
 
-`triton/` is a model repository for Triton, in whose container is all that it takes (add
-`--gpus=all` where there are some):
+`triton/` is a model repository for Triton, in whose container is all that it takes. With TRITON as
+NVIDIA's NGC catalog names it ({_CONTAINER}; `--gpus=all` gives it GPUs):
 
 ```
 docker run --rm --shm-size=1g -p 8000:8000 -p 8001:8001 -p 8002:8002 -v "$PWD/triton:/models" \\
-    {_CONTAINER} tritonserver --model-repository=/models
+    "$TRITON" tritonserver --model-repository=/models
 ```
 
 Clients ask `{entry}`, here with `pip install 'tritonclient[http]'`, in this folder:
