@@ -66,15 +66,17 @@ _TOP_K = flags.DEFINE_integer(
 _THRESHOLD = flags.DEFINE_float(
   'threshold',
   None,
-  'For --mode=predict and serve: confidence at which images exit, instead of the chosen.',
+  'For --mode=predict, stream and serve: confidence at which images exit, not the chosen one.',
 )
 _AVERAGE_MADDS = flags.DEFINE_float(
-  'average_madds', None, 'For --mode=predict and serve: millions that an image may cost on average.'
+  'average_madds',
+  None,
+  'For --mode=predict, stream and serve: millions that an image may cost on average.',
 )
 _MAX_LATENCY = flags.DEFINE_float(
   'max_latency',
   None,
-  'For --mode=predict and serve: milliseconds that an image may take on average, alone.',
+  'For --mode=predict, stream and serve: milliseconds that an image may take on average, alone.',
 )
 _HOST = flags.DEFINE_string(
   'host', '127.0.0.1', "For --mode=serve: the address to listen on; '0.0.0.0' is all."
@@ -202,6 +204,7 @@ def _stream(config, workdir):
     top_k=_TOP_K.value,
     reuse=_REUSE.value,
     realtime=_REALTIME.value,
+    **_budget(),
   )
 
 

@@ -81,7 +81,11 @@ def load(
     UserError: there is no such run or checkpoint, or its early termination cannot be read.
   """
   device = device or jax.local_devices()[0]
-  found = ready(workdir, checkpoint, device)
+  return predictor(ready(workdir, checkpoint, device), device, batch_size=batch_size)
+
+
+def predictor(found: Ready, device: jax.Device, **options: Any) -> Predictor:
+  """Of a network that is ready on this device."""
   return Predictor(
     found.model,
     found.variables,
@@ -89,8 +93,8 @@ def load(
     preparation=found.preparation,
     cost=found.cost,
     chosen=found.chosen,
-    batch_size=batch_size,
     device=device,
+    **options,
   )
 
 
@@ -114,18 +118,18 @@ def predict_files(
   if output is not None:
     folder.check_output(output)
   paths = folder.files(images)
-  predictor = load(workdir, checkpoint=checkpoint)
-  top_k = min(top_k, len(predictor.labels))
-  threshold = predictor.threshold_for(**budget)
+  asked = load(workdir, checkpoint=checkpoint)
+  top_k = min(top_k, len(asked.labels))
+  threshold = asked.threshold_for(**budget)
   if ray:
     shared = workdir if '://' in workdir else os.path.abspath(workdir)
     again = functools.partial(load, shared, checkpoint=checkpoint)
     answers = on_ray.stream(again, paths, threshold, top_k=top_k, address=ray)
   else:
-    answers = predictor.stream(paths, threshold, top_k=top_k)
+    answers = asked.stream(paths, threshold, top_k=top_k)
   with Progress(len(paths), name='predicting') as progress, opened(output) as file:
     total = folder.write(answers, file, suffix(output), top_k, progress.update)
-  _tell(predictor, total, threshold, output)
+  _tell(asked, total, threshold, output)
 
 
 def suffix(output: str | None) -> str:

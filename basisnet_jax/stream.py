@@ -1,13 +1,13 @@
 """`--mode=stream`: a video goes through both stages, on two devices where there are two."""
 
 import sys
+from typing import Any
 
 import jax
 import numpy as np
 
 from basisnet_jax import photos, predict
 from basisnet_jax.errors import UserError
-from basisnet_jax.evaluation import confidence
 from basisnet_jax.inference import clips, folder
 from basisnet_jax.inference.predictor import likeliest
 from basisnet_jax.inference.streaming import StreamingPredictor
@@ -24,6 +24,7 @@ def stream_clip(
   top_k: int,
   reuse: float | None,
   realtime: bool,
+  **budget: Any,
 ) -> None:
   """Answers for each frame, into a table as of `predict.predict_files`.
 
@@ -35,6 +36,7 @@ def stream_clip(
     top_k: labels of each frame.
     reuse: see `StreamingPredictor`.
     realtime: frames come at the video's rate, and those that nobody has time for are dropped.
+    budget: of early termination, as of `Predictor.threshold_for`.
 
   Raises:
     UserError: no such run, one stage, no such video.
@@ -46,6 +48,7 @@ def stream_clip(
   ready = predict.ready(workdir, checkpoint, special)
   if not isinstance(ready.model, BasisNet):
     raise UserError(f'{workdir} is of a network of one stage; --mode=stream is for two.')
+  threshold = predict.predictor(ready, special).threshold_for(**budget)
   predictor = StreamingPredictor(
     ready.model,
     ready.variables,
@@ -53,6 +56,9 @@ def stream_clip(
     specialist_device=special,
     when_full='drop_oldest' if realtime else 'wait',
     reuse=reuse,
+    threshold=threshold,
+    rule=ready.rule,
+    temperature=ready.temperatures.get('lightweight', 1),
   )
   names = {}
 
@@ -67,12 +73,11 @@ def stream_clip(
 
   def answers():
     for answer in predictor(frames()):
-      sure = confidence.of(answer.first[0], ready.rule, temperatures.get('lightweight', 1))
-      probabilities = np.asarray(
-        jax.nn.softmax(answer.final[0] / temperatures.get('specialist', 1))
-      )
-      stage = 'specialist, reused' if answer.reused else 'specialist'
-      about = stage, float(sure), ready.cost.total_madds
+      stage = 'lightweight' if answer.exited else 'specialist'
+      madds = ready.cost.lightweight_madds if answer.exited else ready.cost.total_madds
+      probabilities = np.asarray(jax.nn.softmax(answer.final[0] / temperatures.get(stage, 1)))
+      stage += ', reused' if answer.reused else ''
+      about = stage, float(answer.confidence[0]), madds
       yield names.pop(answer.number), likeliest(ready.labels, probabilities, top_k, *about)
 
   with (
@@ -82,7 +87,7 @@ def stream_clip(
     side = ready.preparation.resolution
     list(predictor([np.zeros((1, side, side, 3), np.float32)]))  # It compiles, before frames come.
     folder.write(answers(), file, predict.suffix(output), top_k, progress.update)
-  _tell(predictor.metrics, light, special, output)
+  _tell(predictor.metrics, threshold, light, special, output)
 
 
 def _devices():
@@ -93,9 +98,10 @@ def _devices():
   return (jax.local_devices(backend='cpu') or devices)[0], devices[0]
 
 
-def _tell(metrics, light, special, output):
+def _tell(metrics, threshold, light, special, output):
   print(
     f'{metrics["frames"]:,} frames came, {metrics["dropped"]:,} were dropped, '
+    f'{metrics["exited"]:,} exited (threshold {threshold:.4g}), '
     f'{metrics["reused"]:,} answered by the specialist of an earlier one.\n'
     f'Milliseconds of a frame: lightweight {metrics["lightweight_ms"]:.3g} on {light}, specialist '
     f'{metrics["specialist_ms"]:.3g} on {special}.' + (f'\nWritten: {output}' if output else ''),

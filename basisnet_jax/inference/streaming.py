@@ -1,7 +1,8 @@
 """Two processing units, as in the paper: the next frame's preview beside this one's specialist.
 
 frames -> waiting (bounded) -> preview, on one device -> specialize, on the other -> answers
-Each arrow is a thread, so that both devices work at the same time.
+Frames whose preview is sure enough pass the second by, in their turn. Each arrow is a thread, so
+that both devices work at the same time.
 """
 
 import collections
@@ -16,6 +17,8 @@ import jax
 import numpy as np
 
 from basisnet_jax.errors import UserError
+from basisnet_jax.evaluation import confidence as confidence_lib
+from basisnet_jax.evaluation import thresholds
 from basisnet_jax.inference import fixed
 from basisnet_jax.models import BasisNet, basisnet
 
@@ -28,7 +31,9 @@ class Answer(NamedTuple):
 
   Attributes:
     number: of the frame, from 0; those between that are missing were dropped.
-    first, final: logits, `[b, classes]`, on the devices of the stages.
+    first, final: logits, `[b, classes]`, on the devices of the stages; the same where it exited.
+    confidence: of the first, float32 `[b]`.
+    exited: whether the first are the answer, since all of the frame are sure enough.
     reused: whether the specialist of an earlier frame answered.
     milliseconds: from the frame's arrival to its answer.
   """
@@ -36,6 +41,8 @@ class Answer(NamedTuple):
   number: int
   first: jax.Array
   final: jax.Array
+  confidence: jax.Array
+  exited: bool
   reused: bool
   milliseconds: float
 
@@ -44,8 +51,9 @@ class StreamingPredictor:
   """A two-stage model on two devices, for frames that come one after another.
 
   Attributes:
-    metrics: of the last stream so far: 'frames' that came, 'dropped', 'answered', 'reused', and of
-      each stage the milliseconds of a frame, 'lightweight_ms' and 'specialist_ms'.
+    metrics: of the last stream so far: 'frames' that came, 'dropped', 'answered', of these 'exited'
+      and 'reused', and of each stage the milliseconds of a frame that it saw, 'lightweight_ms' and
+      'specialist_ms'.
   """
 
   def __init__(
@@ -58,6 +66,9 @@ class StreamingPredictor:
     depth: int = 2,
     when_full: str = 'wait',
     reuse: float | None = None,
+    threshold: float = thresholds.NOBODY,
+    rule: str = 'max_softmax',
+    temperature: float = 1.0,
   ):
     """Puts each stage's variables onto its device.
 
@@ -71,6 +82,9 @@ class StreamingPredictor:
       reuse: how far a coefficient may be from that of the frame whose specialist is at hand for it
         to answer this frame, too: its weights need not be blended anew. It takes frames of
         one image. None: every frame has its own specialist.
+      threshold: the confidence from which on a frame is answered by its preview alone.
+      rule: of the confidence, of `confidence.RULES`.
+      temperature: of the preview's logits.
 
     Raises:
       UserError: a `depth` or `when_full` that cannot be.
@@ -83,7 +97,12 @@ class StreamingPredictor:
     self._devices = lightweight_device, specialist_device
     self._depth, self._drop, self._reuse = depth, when_full == 'drop_oldest', reuse
     light, special = basisnet.of_stages(variables)
-    preview = functools.partial(model.apply, method='preview')
+
+    def preview(variables, images):
+      first, coefficients = model.apply(variables, images, method='preview')
+      confidence = confidence_lib.of(first, rule, temperature)
+      return first, coefficients, confidence, (confidence >= threshold).all()
+
     self._preview = fixed.fix(preview, light, lightweight_device)
     if reuse is None:
       specialize = functools.partial(model.apply, method='specialize')
@@ -124,6 +143,7 @@ class StreamingPredictor:
         found = jax.block_until_ready(self._preview(jax.device_put(frame, light)))
         counts['lightweight_s'] += time.perf_counter() - began
         counts['lightweight'] += 1
+        found = *found[:-1], bool(found[-1])
         if not _put(between, (number, frame, arrived, *found), stop):
           return
       _put(between, item, stop)
@@ -131,15 +151,20 @@ class StreamingPredictor:
     def specialize():
       answer = self._scenes() if self._reuse is not None else self._each
       while isinstance(item := _get(between, stop), tuple):
-        number, frame, arrived, first, coefficients = item
+        number, frame, arrived, first, coefficients, confidence, exited = item
         began = time.perf_counter()
-        final, reused = answer(*jax.device_put((frame, coefficients, first), special))
-        jax.block_until_ready(final)
+        final, reused = first, False
+        if not exited:
+          final, reused = answer(*jax.device_put((frame, coefficients, first), special))
+          jax.block_until_ready(final)
         done = time.perf_counter()
-        counts['specialist_s'] += done - began
+        counts['specialist_s'] += 0 if exited else done - began
         counts['answered'] += 1
+        counts['exited'] += exited
         counts['reused'] += reused
-        if not _put(answers, Answer(number, first, final, reused, 1e3 * (done - arrived)), stop):
+        milliseconds = 1e3 * (done - arrived)
+        found = Answer(number, first, final, confidence, exited, reused, milliseconds)
+        if not _put(answers, found, stop):
           return
       _put(answers, item, stop)
 
@@ -244,7 +269,9 @@ def _get(line, stop):
 
 
 def _metrics(counts, dropped):
-  found = {name: counts[name] for name in ('frames', 'answered', 'reused')} | {'dropped': dropped}
-  for stage, number in (('lightweight', 'lightweight'), ('specialist', 'answered')):
-    found[f'{stage}_ms'] = 1e3 * counts[f'{stage}_s'] / max(counts[number], 1)
+  found = {name: counts[name] for name in ('frames', 'answered', 'exited', 'reused')}
+  found['dropped'] = dropped
+  seen = {'lightweight': counts['lightweight'], 'specialist': counts['answered'] - counts['exited']}
+  for stage, frames in seen.items():
+    found[f'{stage}_ms'] = 1e3 * counts[f'{stage}_s'] / max(frames, 1)
   return found

@@ -44,7 +44,7 @@ def assert_answers(answers, numbers, refine=0.0):
     assert answer.final.devices() == {jax.devices()[2]}
     np.testing.assert_allclose(answer.first, wanted.lightweight, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(answer.final, wanted.specialist, rtol=1e-5, atol=1e-5)
-    assert answer.milliseconds > 0 and not answer.reused
+    assert answer.milliseconds > 0 and not answer.reused and not answer.exited
 
 
 @pytest.mark.parametrize('depth', [1, 5, 20])
@@ -52,8 +52,9 @@ def assert_answers(answers, numbers, refine=0.0):
 def test_frames_are_answered_in_order_as_by_one_device(depth, refine):
   stream = predictor(refine, depth=depth)
   assert_answers(list(stream(example()[2])), range(FRAMES), refine)
-  counts = {name: stream.metrics[name] for name in ('frames', 'answered', 'dropped', 'reused')}
-  assert counts == {'frames': FRAMES, 'answered': FRAMES, 'dropped': 0, 'reused': 0}
+  names = ('frames', 'answered', 'exited', 'dropped', 'reused')
+  counts = {name: stream.metrics[name] for name in names}
+  assert counts == dict.fromkeys(names, 0) | {'frames': FRAMES, 'answered': FRAMES}
   assert stream.metrics['lightweight_ms'] > 0 and stream.metrics['specialist_ms'] > 0
 
 
@@ -117,6 +118,27 @@ def test_similar_frames_share_a_specialist():
       variables, frame, coefficients[made_for], answer.first, method='specialize'
     )
     np.testing.assert_allclose(answer.final, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('reuse', [None, 0.0])
+def test_sure_frames_pass_the_specialist_by_in_their_turn(reuse):
+  model, variables, frames = example(0.5)
+  frames = frames[:, :1] if reuse is not None else frames
+  outputs = [model.apply(variables, jnp.asarray(frame)) for frame in frames]
+  # In NumPy, of the first logits: a frame is sure when its least sure image is.
+  exponents = [np.exp(np.float64(output.lightweight) / 2) for output in outputs]
+  sure = [(e.max(-1) / e.sum(-1)).min() for e in exponents]
+  threshold = float(np.median(sure) + 1e-6)
+  stream = predictor(0.5, reuse=reuse, threshold=threshold, temperature=2.0)
+  answers = list(stream(frames))
+  assert [answer.number for answer in answers] == list(range(FRAMES))
+  exited = [confidence > threshold for confidence in sure]
+  assert [answer.exited for answer in answers] == exited and 0 < sum(exited) < FRAMES
+  assert stream.metrics['exited'] == sum(exited) and stream.metrics['answered'] == FRAMES
+  for answer, output, least in zip(answers, outputs, sure, strict=True):
+    wanted = output.lightweight if answer.exited else output.specialist
+    np.testing.assert_allclose(answer.final, wanted, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(answer.confidence.min(), least, rtol=1e-5)
 
 
 def test_what_goes_wrong_is_raised_where_the_answers_are_awaited():
