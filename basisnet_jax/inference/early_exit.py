@@ -72,7 +72,9 @@ def make_predict(
 
     def specialize(size, done, logits):
       rows = jax.lax.dynamic_slice_in_dim(order, done, size)
-      some = lambda x: x.at[rows].get(mode='clip')  # noqa: E731
+      # A batch of one has the same row in each round: without the barrier XLA would take what is
+      # made of it out of the loop, and run the specialist for sure images, too.
+      some = lambda x: jax.lax.optimization_barrier((x.at[rows].get(mode='clip'), done))[0]  # noqa: E731
       final = model.apply(
         variables, some(images), some(coefficients), some(first), method='specialize'
       )

@@ -52,3 +52,13 @@ def test_images_whose_first_answer_is_not_a_number_go_on():
   variables['params']['lightweight']['classifier']['bias'] = jnp.full(10, jnp.nan)
   found = jax.jit(early_exit.make_predict(model))(variables, images, 0.0)
   assert not found.exited.any() and np.isfinite(found.logits).all()
+
+
+@pytest.mark.parametrize('batch', [1, 2])
+def test_the_specialist_is_not_taken_out_of_its_loop(batch):
+  model, variables, images = example()
+  predict = jax.jit(early_exit.make_predict(model))
+  text = predict.lower(variables, images[:batch], 0.5).compile().as_text()
+  always = text[text.index('\nENTRY') :]
+  assert 'specialize/specialist/classifier' in text.replace('BasisNet.', '')
+  assert 'lightweight/classifier' in always and 'specialist/classifier' not in always
