@@ -95,7 +95,10 @@ def _devices():
   devices = jax.local_devices()
   if len(devices) > 1:
     return devices[0], devices[1]
-  return (jax.local_devices(backend='cpu') or devices)[0], devices[0]
+  try:
+    return jax.local_devices(backend='cpu')[0], devices[0]
+  except RuntimeError:  # JAX was told to start without them.
+    return devices[0], devices[0]
 
 
 def _tell(metrics, threshold, light, special, output):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from basisnet_jax.evaluation import confidence as confidence_lib
-from basisnet_jax.models import BasisNet
+from basisnet_jax.models import BasisNet, target
 
 # Images that the specialist runs for at once, and how many of those that are left over then. CPU:
 # an image takes 9.9 ms alone, 7.7 of two, 7.2 of three, 6.6 of four, 6.1 of eight, 5.8 of sixteen,
@@ -56,7 +56,6 @@ def make_predict(
     chunks: numbers of images that the specialist may run for at once, falling; each is one more
       copy of it in the program. None: what suits the backend.
   """
-  chunks = chunks or _CHUNKS.get(jax.default_backend(), _USUAL_CHUNKS)
   temperature = {'lightweight': 1.0, 'specialist': 1.0} | dict(temperatures or {})
 
   def predict(variables, images, threshold, real=True):
@@ -64,7 +63,8 @@ def make_predict(
     confidence = confidence_lib.of(first, rule, temperature['lightweight'])
     exited = (confidence >= threshold) | ~jnp.asarray(real)
     batch = images.shape[0]
-    sizes = sorted({min(size, batch) for size in chunks}, reverse=True)
+    at_once = chunks or _CHUNKS.get(target.platform(), _USUAL_CHUNKS)
+    sizes = sorted({min(size, batch) for size in at_once}, reverse=True)
     kept = batch - exited.sum()
     # The undecided first. Rows past them are of no image: their results are dropped.
     order = jnp.where(jnp.arange(batch) < kept, jnp.argsort(exited, stable=True), batch)

@@ -37,6 +37,13 @@ def fix(function: Callable, variables: Any, device: jax.Device | None = None) ->
 
   if device is None:
     return functools.partial(jax.jit(run), large)
+
   # In a mesh of one, kernels know that they are not to be split, however many devices there are.
-  run = sharding.inside(sharding.create_mesh(devices=[device]), run)
-  return functools.partial(jax.jit(run), jax.device_put(large, device))
+  run = jax.jit(sharding.inside(sharding.create_mesh(devices=[device]), run))
+  large = jax.device_put(large, device)
+
+  def call(*args):
+    with jax.default_device(device):  # By it layers choose their forms: a CPU may be beside a GPU.
+      return run(large, *args)
+
+  return call

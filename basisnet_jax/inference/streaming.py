@@ -110,7 +110,8 @@ class StreamingPredictor:
     else:
       blend = functools.partial(basisnet.blended, model)
       self._blend = fixed.fix(blend, special, specialist_device)
-      self._call_blended = jax.jit(functools.partial(basisnet.call_blended, model))
+      call = lambda _, *args: basisnet.call_blended(model, *args)  # noqa: E731
+      self._call_blended = fixed.fix(call, {}, specialist_device)
     self.metrics: dict[str, float] = {}
 
   def __call__(self, frames: Iterable[np.ndarray]) -> Iterator[Answer]:

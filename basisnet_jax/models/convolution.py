@@ -27,7 +27,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from basisnet_jax.models import depthwise_pallas
+from basisnet_jax.models import depthwise_pallas, target
 
 # Products for each number of the output up to which a dense convolution runs by shifts on CPU:
 # 3x3 taps of the three channels of an image.
@@ -58,12 +58,12 @@ def form(name: str):
 
 def runs_on_cpu() -> bool:
   """Whether what is traced is to be fast on this machine's CPU."""
-  return jax.default_backend() == 'cpu' and _form.get() not in ('native', 'onnx')
+  return target.platform() == 'cpu' and _form.get() not in ('native', 'onnx')
 
 
 def blends_by_products() -> bool:
   """Whether what is traced is for where gathering pixels is slow."""
-  return jax.default_backend() == 'tpu' or _form.get() == 'onnx'
+  return target.platform() == 'tpu' or _form.get() == 'onnx'
 
 
 def convolve(x, kernel, *, strides=(1, 1), padding='SAME', dilation=(1, 1), groups=1):
@@ -237,7 +237,7 @@ def _depthwise_backward(strides, residuals, dy):
   taps = kernel.shape[1:3]
   dx = _image_gradient(dy, kernel, x.shape[1:3], strides)
 
-  by = _kernel_gradient_by_rows if jax.default_backend() == 'cpu' else _kernel_gradient_by_taps
+  by = _kernel_gradient_by_rows if target.platform() == 'cpu' else _kernel_gradient_by_taps
   dkernel = by(x, dy, taps, strides)  # [b, p, q, c]
   if kernel.shape[0] == 1:
     dkernel = dkernel.sum(0, keepdims=True)

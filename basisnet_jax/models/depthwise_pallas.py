@@ -16,6 +16,8 @@ from jax.experimental.pallas import triton
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
+from basisnet_jax.models import target
+
 _OLDEST = 8.0  # Compute capability; older GPUs have no Triton in XLA.
 
 
@@ -37,10 +39,10 @@ class Tile(NamedTuple):
 
 def suit_the_device() -> bool:
   """Whether these kernels run here. On several devices they have to know the mesh."""
-  if jax.default_backend() != 'gpu' or not (_mesh() or jax.device_count() == 1):
+  if target.platform() != 'gpu' or not (_mesh() or jax.device_count() == 1):
     return False
   # Of AMD's it is a name; nobody has measured there.
-  capability = getattr(jax.devices()[0], 'compute_capability', str(_OLDEST))
+  capability = getattr(target.device(), 'compute_capability', str(_OLDEST))
   return capability.replace('.', '').isdigit() and float(capability) >= _OLDEST
 
 
@@ -240,7 +242,7 @@ def _call(program, name, grid, dtype, shape, tile):
       b,
     ),
     compiler_params=triton.CompilerParams(num_warps=tile.warps, num_stages=1),
-    interpret=jax.default_backend() != 'gpu',
+    interpret=target.platform() != 'gpu',
     name=name,
   )
 

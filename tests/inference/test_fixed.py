@@ -1,10 +1,13 @@
+import functools
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tiny
 
 from basisnet_jax.inference import fixed
-from basisnet_jax.models import depthwise_pallas
+from basisnet_jax.models import convolution, depthwise_pallas, target
 
 
 def example():
@@ -37,7 +40,7 @@ def test_small_weights_are_in_the_program_and_large_ones_are_not(monkeypatch):
 
 
 def test_kernels_of_gpus_are_used_on_one_device_of_many(monkeypatch):
-  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  monkeypatch.setattr(target, 'platform', lambda: 'gpu')
   seen = []
 
   def function(variables, x):
@@ -48,3 +51,17 @@ def test_kernels_of_gpus_are_used_on_one_device_of_many(monkeypatch):
   fixed.fix(function, variables)(np.float32(3))  # It might be split over all.
   assert fixed.fix(function, variables, jax.devices()[3])(np.float32(3)) == 6
   assert seen == [False, True]
+
+
+def test_a_cpu_beside_a_gpu_has_forms_of_its_own(monkeypatch):
+  cpu, gpu = jax.devices()[1], types.SimpleNamespace(platform='gpu', compute_capability='9.0')
+  monkeypatch.setattr(jax, 'devices', lambda: [gpu])
+  monkeypatch.setattr(jax, 'device_count', lambda: 1)
+  assert depthwise_pallas.suit_the_device()
+  random = np.random.default_rng(0)
+  kernel, x = (np.float32(random.normal(size=n)) for n in [(3, 3, 1, 4), (2, 6, 6, 4)])
+  convolve = functools.partial(convolution.convolve, groups=4)
+  run = fixed.fix(lambda kernel, x: convolve(x, kernel), kernel, cpu)
+  assert run(x).devices() == {cpu}
+  with convolution.form('plain'):
+    np.testing.assert_allclose(run(x), convolve(x, kernel), rtol=1e-5, atol=1e-5)

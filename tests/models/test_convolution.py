@@ -11,7 +11,7 @@ from programs import collectives
 import pytest
 
 from basisnet_jax import sharding
-from basisnet_jax.models import convolution
+from basisnet_jax.models import convolution, target
 
 ASYMMETRIC = ((2, 1), (0, 3))
 # kernel, strides, (height, width), padding, dilation, groups, channels in, channels out
@@ -124,7 +124,7 @@ def test_the_kernel_of_one_image_is_shared_by_all_images(case):
 def test_depthwise_gradients_are_right_whatever_the_rows_and_the_backend(
   backend, height, monkeypatch
 ):
-  monkeypatch.setattr(jax, 'default_backend', lambda: backend)
+  monkeypatch.setattr(target, 'platform', lambda: backend)
   case = DEPTHWISE[3]  # Its images are 7 rows high, its stride is 2.
   x, w = arrays(case, per_image=True)
   x = jnp.concatenate([x, x, x, x], axis=1)[:, : 2 * height]

@@ -9,6 +9,7 @@ import tiny
 
 from basisnet_jax import sharding
 from basisnet_jax.inference import early_exit
+from basisnet_jax.models import target
 from basisnet_jax.training import learning
 
 PLATFORMS = {'gpu': 'cuda', 'tpu': 'tpu'}
@@ -18,7 +19,7 @@ KERNELS = '__gpu$xla.gpu.triton'
 @pytest.fixture(params=PLATFORMS)
 def backend(request, monkeypatch):
   """The forms of layers are chosen as on that backend."""
-  monkeypatch.setattr(jax, 'default_backend', lambda: request.param)
+  monkeypatch.setattr(target, 'platform', lambda: request.param)
   if request.param == 'gpu' and jax.__version_info__ >= (0, 11):
     # It asks which GPU kernels are for. In public it takes a mesh of such devices alone.
     gpu_info = importlib.import_module('jax._src.pallas.triton.gpu_info')
