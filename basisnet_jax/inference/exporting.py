@@ -24,6 +24,7 @@ from basisnet_jax.models import BasisNet, convolution
 PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
 # How weights are stored, and how far probabilities and coefficients may then be from the network's.
 WEIGHTS = {'float32': 1e-3, 'float16': 1e-2, 'int8': 0.2}
+_OF_LOGITS = 0.5
 
 
 class Program(NamedTuple):
@@ -132,22 +133,40 @@ def check(
     tolerance: one of `WEIGHTS`.
 
   Raises:
-    UserError: the difference is above it.
+    UserError: the difference is above it, or above half of the largest logit: where no class is
+      likely, what always says the same is near, too.
   """
-  largest = 0.0
+  largest = of_logits = 0.0
   for count in batches:
     inputs = _some(program, count)
     expected = jax.jit(program.call)(*inputs)
-    for name, wanted, found in zip(program.outputs, expected, run(*inputs), strict=True):
+    for name, *both in zip(program.outputs, expected, run(*inputs), strict=True):
+      wanted, found = (np.asarray(values, np.float64) for values in both)
       if name != 'logits':  # Not bounded; the probabilities are made of them.
-        difference = np.abs(np.asarray(found, np.float64) - np.asarray(wanted, np.float64)).max()
-        largest = max(largest, float(np.nan_to_num(difference, nan=np.inf)))
+        largest = max(largest, _difference(found, wanted))
+      if name == 'probabilities':
+        wanted, found = _centered_logits(wanted), _centered_logits(found)
+        of_logits = max(of_logits, _difference(found, wanted) / max(np.abs(wanted).max(), 1e-3))
+  if of_logits > _OF_LOGITS:
+    raise UserError(
+      f'The exported {program.name} differs from the network by {of_logits:.0%} of its largest '
+      'logit: it is not written.'
+    )
   if largest > tolerance:
     raise UserError(
       f'The exported {program.name} differs from the network by {largest:.2g}, more than '
       f'{tolerance:g}: it is not written.'
     )
   return largest
+
+
+def _difference(found, wanted):
+  return float(np.nan_to_num(np.abs(found - wanted).max(), nan=np.inf))
+
+
+def _centered_logits(probabilities):
+  logits = np.log(np.maximum(probabilities, 1e-9))
+  return logits - logits.mean(-1, keepdims=True)
 
 
 def _some(program, count):

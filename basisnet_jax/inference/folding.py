@@ -1,5 +1,7 @@
 """Batch normalisation as a part of the convolution before it, which is exact at inference."""
 
+import collections
+import itertools
 from typing import Any
 
 from flax import linen as nn
@@ -14,8 +16,8 @@ from basisnet_jax.models import synthesis
 def fold(model: nn.Module, variables: Any, resolution: int, *, equalize: bool = False) -> Any:
   """Variables with which the network computes the same and normalisation only adds a bias.
 
-  For normalisation of a convolution's output, with scale, bias and running averages of its own;
-  what is between others stays as it is.
+  For normalisation of a convolution's output that nothing else reads, with scale, bias and running
+  averages of its own; what is between others stays as it is.
 
   Args:
     model: of one stage or two.
@@ -68,9 +70,19 @@ def _pairs(model, variables, resolution):
       pairs.extend((made, path, module.epsilon) for value, made in outputs if value is x)
     return output
 
-  images = jax.ShapeDtypeStruct((1, resolution, resolution, 3), jnp.float32)
-  with nn.intercept_methods(record):
-    jax.eval_shape(model.apply, variables, images)
+  def run(images):
+    with nn.intercept_methods(record):
+      result = model.apply(variables, images)
+    return [value for value, _ in outputs], result
+
+  program = jax.make_jaxpr(run)(jax.ShapeDtypeStruct((1, resolution, resolution, 3), jnp.float32))
+  made, *results = program.jaxpr.outvars[: len(outputs)], program.jaxpr.outvars[len(outputs) :]
+  readers = collections.Counter(
+    id(value) for value in itertools.chain(*results, *(e.invars for e in program.eqns))
+  )
+  # What a shortcut reads, too, must stay as it is.
+  alone = {path for (_, path), value in zip(outputs, made, strict=True) if readers[id(value)] == 1}
   # A layer that runs twice would be changed twice.
   used = [path for _, path in outputs], [norm for _, norm, _ in pairs]
-  return [p for p in pairs if used[0].count(p[0]) == used[1].count(p[1]) == 1]
+  once = [p for p in pairs if used[0].count(p[0]) == used[1].count(p[1]) == 1]
+  return [p for p in once if p[0] in alone]

@@ -95,3 +95,15 @@ def test_a_program_that_differs_is_refused():
     exporting.check(part, wrong, (2,), 1e-3)
   with pytest.raises(UserError, match='differs from the network by inf'):
     exporting.check(part, broken, (2,), 1e-3)
+
+
+@pytest.mark.parametrize('stage', [0, 1])
+def test_a_program_that_always_says_the_same_is_refused(stage):
+  part = exporting.programs(*network(), SIDE, {}, 'margin')[stage]
+
+  def constant(*arrays):
+    probabilities, *rest = part.call(*arrays)
+    return jnp.full_like(probabilities, 1 / probabilities.shape[-1]), *rest
+
+  with pytest.raises(UserError, match='differs from the network by 100% of its largest logit'):
+    exporting.check(part, constant, (2,), exporting.WEIGHTS['int8'])

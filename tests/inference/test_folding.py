@@ -53,7 +53,9 @@ class Shared(nn.Module):
     conv, norm = nn.Conv(3, (3, 3)), functools.partial(nn.BatchNorm, use_running_average=True)
     y = norm()(conv(x)) + norm()(conv(x + 1))
     y = norm()(nn.Conv(4, (1, 1), name='biased')(nn.relu(y)))
-    return norm(use_scale=False)(nn.Conv(5, (1, 1))(y)).mean((1, 2))
+    y = norm(use_scale=False)(nn.Conv(5, (1, 1))(y))
+    shortcut = nn.Conv(5, (3, 3), name='shortcut')(y)  # As before a block that starts with a norm.
+    return (shortcut + nn.relu(norm()(shortcut))).mean((1, 2))
 
 
 @pytest.mark.parametrize('equalize', [False, True])
