@@ -12,23 +12,33 @@ from basisnet_jax.errors import UserError
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
 MOST_PIXELS = 64_000_000
+ORIENTATION = 0x0112  # EXIF's tag; 1 is upright.
 # Of all that Pillow reads, as who sends a file picks the kind; for EPS it starts Ghostscript.
 _KINDS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF', 'AVIF', 'JPEG2000', 'PPM')
-# What Pillow raises on files that are no image, or broken.
-ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+# What Pillow raises on files that are no image, or broken (RuntimeError: AVIF's decoder).
+ERRORS = (OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError)
 _METHODS = {'bilinear': Image.Resampling.BILINEAR, 'bicubic': Image.Resampling.BICUBIC}
 
 
 def upright(image: Image.Image) -> Image.Image:
-  """RGB, turned as its EXIF tag says; on white where it is transparent, 16 bits as 8."""
-  image = ImageOps.exif_transpose(image)
-  if image.mode in ('RGBA', 'LA', 'PA', 'P'):
+  """RGB, turned as its EXIF tag says; on white where it is transparent, 16 bits as 8.
+
+  The same image where it is that already: a copy of a large one is 250 MB.
+
+  Raises:
+    ValueError: its pixels are decimal numbers.
+  """
+  if image.getexif().get(ORIENTATION, 1) != 1:
+    image = ImageOps.exif_transpose(image)
+  if image.mode == 'F':
+    raise ValueError('its pixels are decimal numbers, of which nobody knows what is white')
+  if image.mode.startswith('I'):  # Pillow's own conversion would cut them off at 255.
+    image = image.point(lambda value: value / 256).convert('L')
+  elif image.has_transparency_data:
     rgba = image.convert('RGBA')
     image = Image.new('RGB', rgba.size, 'white')
     image.paste(rgba, mask=rgba.getchannel('A'))
-  if image.mode.startswith('I'):  # Pillow's own conversion would cut them off at 255.
-    image = image.point(lambda value: value / 256).convert('L')
-  return image.convert('RGB')
+  return image if image.mode == 'RGB' else image.convert('RGB')
 
 
 def read(source: Any) -> Image.Image:
@@ -40,22 +50,23 @@ def read(source: Any) -> Image.Image:
   Raises:
     UserError: it is none of these, broken, or larger than 64 million pixels.
   """
-  if isinstance(source, str | os.PathLike | bytes):
-    name = f'{len(source)} bytes' if isinstance(source, bytes) else str(source)
+  if isinstance(source, str | os.PathLike | bytes | Image.Image):
     try:
+      if isinstance(source, Image.Image):
+        name = 'the image'
+        return _checked(source, name)
+      name = f'{len(source)} bytes' if isinstance(source, bytes) else str(source)
       data = source if isinstance(source, bytes) else pathlib.Path(source).read_bytes()
       with Image.open(io.BytesIO(data), formats=_KINDS) as image:
-        _check_size(image, name)
-        image.load()
-        return upright(image)
+        return _checked(image, name)
     except UnidentifiedImageError as error:
       raise UserError(f'{name}: not an image of a kind that is known.') from error
     except ERRORS as error:
       raise UserError(f'{name}: not readable ({" ".join(str(error).split())}).') from error
-  if isinstance(source, Image.Image):
-    _check_size(source, 'the image')
-    return upright(source)
-  array = np.asarray(source)
+  try:
+    array = np.asarray(source)
+  except ValueError:  # Lists of unequal length.
+    array = np.empty((), object)
   gray = array.ndim == 2
   if array.dtype != np.uint8 or not (gray or (array.ndim == 3 and array.shape[2] == 3)):
     raise UserError(
@@ -88,7 +99,11 @@ def central_square(
   return np.asarray(square.resize((resolution, resolution), _METHODS[method]))
 
 
-def _check_size(image, name):
+def _checked(image, name):
   width, height = image.size
   if width * height > MOST_PIXELS:
     raise UserError(f'{name}: {width} x {height} pixels are more than {MOST_PIXELS:,}; shrink it.')
+  if not width * height:
+    raise UserError(f'{name} has no pixels: {width} x {height}.')
+  image.load()
+  return upright(image)

@@ -24,6 +24,12 @@ def encoded(image, kind, **options):
   return written.getvalue()
 
 
+def damaged_avif():
+  data = encoded(picture(), 'AVIF')
+  kept = data.index(b'mdat') + 4
+  return data[:kept] + bytes(len(data) - kept)
+
+
 @pytest.mark.parametrize('orientation', range(1, 9))
 def test_the_exif_tag_turns_the_image(orientation):
   turn = {
@@ -59,12 +65,35 @@ def test_other_modes_become_rgb():
   assert np.all(np.asarray(photos.read(see_through)) == 255)
 
 
+@pytest.mark.parametrize('mode', ['1', 'L', 'RGB', 'P'])
+def test_a_colour_that_stands_for_nothing_is_white(mode):
+  values = np.repeat(np.array([0, 255], np.uint8), 4)
+  image = Image.fromarray(np.broadcast_to(values[:, None, None], (8, 8, 3)).copy()).convert(mode)
+  for gray, key in ((0, image.getpixel((0, 0))), (255, image.getpixel((0, 7)))):
+    found = np.asarray(photos.read(encoded(image, 'PNG', transparency=key)))
+    np.testing.assert_array_equal(found[values == gray], 255)
+    np.testing.assert_array_equal(found[values != gray], 255 - gray)
+
+
+def test_a_pillow_image_stays_as_it_is():
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  image = Image.open(io.BytesIO(encoded(picture(), 'PNG', exif=exif)))
+  assert photos.read(image).size == (8, 12)
+  np.testing.assert_array_equal(image, picture())
+
+
 @pytest.mark.parametrize(
   'source, sentence',
   [
     (b'no image', r'^8 bytes: not an image of a kind that is known\.$'),
     (encoded(picture(), 'EPS'), 'not an image of a kind'),  # A program.
     (encoded(picture(), 'PNG')[:80], r'^80 bytes: not readable \('),
+    (damaged_avif(), r'^\d+ bytes: not readable \(Failed to decode'),
+    (Image.open(io.BytesIO(encoded(picture(), 'PNG')[:80])), r'^the image: not readable \('),
+    (Image.fromarray(np.ones((4, 4), np.float32)), 'its pixels are decimal numbers'),
+    (Image.new('RGB', (0, 4)), r'^the image has no pixels: 0 x 4\.$'),
+    ([[1, 2], [3]], 'this is list, object'),
     ('nowhere.jpg', r'^nowhere\.jpg: not readable \(.*No such file'),
     (np.zeros((4, 4, 3), np.float32), r'uint8 \[height, width, 3\]; this is ndarray, float32 \[4,'),
     (np.zeros((4, 4, 4), np.uint8), r'uint8 \[4, 4, 4\]'),

@@ -19,7 +19,6 @@ from basisnet_jax.errors import UserError
 # A photo's shorter side, pixels; larger ones are shrunk: a phone's take 100 ms to decode.
 LARGEST = 640
 _QUALITY = 95  # Of the JPEGs that are written anew.
-_ORIENTATION = 0x0112  # The EXIF tag; 1 is upright.
 
 
 class ImageFolder(tfds.core.GeneratorBasedBuilder):
@@ -88,12 +87,13 @@ def encode(path: pathlib.Path) -> bytes:
   """A photo's bytes as they are, or, where it is not upright RGB of moderate size, a new JPEG.
 
   Raises:
-    OSError, ValueError, SyntaxError, Image.DecompressionBombError: it is not readable.
+    OSError and all else in `photos.ERRORS`: it is not readable.
   """
   data = path.read_bytes()
   with Image.open(io.BytesIO(data)) as image:
-    upright = image.getexif().get(_ORIENTATION, 1) == 1
+    upright = image.getexif().get(photos_lib.ORIENTATION, 1) == 1
     usual = image.format in ('JPEG', 'PNG') and image.mode in ('RGB', 'L') and upright
+    usual = usual and not image.has_transparency_data
     image.load()  # A truncated file fails here and not in the middle of a training.
     if usual and min(image.size) <= LARGEST:
       return data

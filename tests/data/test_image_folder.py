@@ -98,7 +98,9 @@ def test_unusual_photo_becomes_an_rgb_jpeg(name, mode, tmp_path):
 
 def test_transparent_becomes_white(tmp_path):
   Image.new('RGBA', (20, 20), (0, 0, 0, 0)).save(tmp_path / 'a.png')
-  assert decoded(tmp_path / 'a.png')[0].min() > 250
+  Image.new('RGB', (20, 20), 'red').save(tmp_path / 'b.png', transparency=(255, 0, 0))
+  for name in ('a.png', 'b.png'):
+    assert decoded(tmp_path / name)[0].min() > 250
 
 
 def test_unreadable_photos_are_left_out_and_named(root, capsys):
