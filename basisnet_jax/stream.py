@@ -78,6 +78,8 @@ def stream_clip(
       probabilities = np.asarray(jax.nn.softmax(answer.final[0] / temperatures.get(stage, 1)))
       stage += ', reused' if answer.reused else ''
       about = stage, float(answer.confidence[0]), madds
+      for dropped in [number for number in list(names) if number < answer.number]:
+        del names[dropped]
       yield names.pop(answer.number), likeliest(ready.labels, probabilities, top_k, *about)
 
   with (

@@ -63,8 +63,12 @@ def _animated(source):
   def frames():
     with image:
       for number in range(count):
-        image.seek(number)
-        yield f'{number}', photos.read(image.convert('RGBA'))
+        try:
+          image.seek(number)
+          frame = photos.read(image.convert('RGBA'))
+        except (EOFError, *photos.ERRORS) as error:
+          raise _damaged(source, error) from error
+        yield f'{number}', frame
 
   milliseconds = image.info.get('duration') or 1000 / _RATE
   return Clip(frames(), count, 1000 / milliseconds)
@@ -90,6 +94,10 @@ def _video(source):
         for number, frame in enumerate(container.decode(stream)):
           yield f'{number}', frame.to_image()
       except av.error.FFmpegError as error:
-        raise UserError(f'{source} is damaged after some frames ({error}).') from error
+        raise _damaged(source, error) from error
 
   return Clip(frames(), stream.frames or None, float(stream.average_rate or _RATE))
+
+
+def _damaged(source, error):
+  return UserError(f'{source} is damaged after some frames ({" ".join(str(error).split())}).')

@@ -133,7 +133,7 @@ class StreamingPredictor:
           waiting.put((number, frame, time.perf_counter()))
           if stop.is_set():
             return
-      except Exception as error:  # It comes after the answers of the frames before it.
+      except BaseException as error:  # SystemExit, too: who waits for answers would wait on.
         end = error
       waiting.close(end)
 
@@ -169,9 +169,10 @@ class StreamingPredictor:
           return
       _put(answers, item, stop)
 
+    # What goes wrong goes the way of the frames, and comes after the answers of those before it.
     threads = [
-      threading.Thread(target=_guarded, args=(work, answers, stop), daemon=True)
-      for work in (read, preview, specialize)
+      threading.Thread(target=_guarded, args=(work, line, stop), daemon=True)
+      for work, line in ((read, between), (preview, between), (specialize, answers))
     ]
     for thread in threads:
       thread.start()
@@ -180,7 +181,7 @@ class StreamingPredictor:
         self.metrics = _metrics(counts, waiting.dropped)
         yield item
       self.metrics = _metrics(counts, waiting.dropped)
-      if isinstance(item, Exception):
+      if isinstance(item, BaseException):
         raise item
     finally:
       stop.set()
@@ -241,12 +242,12 @@ class _Waiting:
       self._changed.notify_all()
 
 
-def _guarded(work, answers, stop):
-  """Whatever goes wrong in a thread is handed to who waits for answers."""
+def _guarded(work, line, stop):
+  """Whatever goes wrong in a thread is put into its line."""
   try:
     work()
-  except Exception as error:
-    _put(answers, error, stop)
+  except BaseException as error:
+    _put(line, error, stop)
 
 
 def _put(line, item, stop) -> bool:

@@ -46,6 +46,19 @@ def test_animated_images(tmp_path, pictures, kind, options):
   assert_colors(list(clip.frames), COLORS)
 
 
+@pytest.mark.parametrize('kind', ['gif', 'png'])
+def test_a_clip_that_is_cut_off_gives_its_frames_and_a_sentence(tmp_path, kind):
+  random = np.random.default_rng(0)
+  pictures = [Image.fromarray(random.integers(0, 256, (48, 64, 3), np.uint8)) for _ in range(4)]
+  path, seen = tmp_path / f'clip.{kind}', []
+  pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=40)
+  path.write_bytes(path.read_bytes()[: path.stat().st_size * 5 // 8])
+  with pytest.raises(UserError, match=rf'clip\.{kind} is damaged after some frames \('):
+    for name, _ in clips.open_clip(str(path)).frames:
+      seen.append(name)
+  assert seen == ['0', '1']
+
+
 def test_a_video(tmp_path, pictures):
   path = str(tmp_path / 'clip.mp4')
   with av.open(path, 'w') as container:

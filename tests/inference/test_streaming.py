@@ -141,6 +141,22 @@ def test_sure_frames_pass_the_specialist_by_in_their_turn(reuse):
     np.testing.assert_allclose(answer.confidence.min(), least, rtol=1e-5)
 
 
+@pytest.mark.parametrize('error', [OSError, SystemExit, KeyboardInterrupt])
+def test_the_frames_before_an_error_are_answered_first(error):
+  def camera(bad):
+    yield from example()[2][:5]
+    if bad is None:
+      raise error('the sixth')
+    yield bad
+
+  for bad, raised in ((None, error), ('no array', TypeError)):
+    found = []
+    with pytest.raises(raised):
+      for answer in predictor(depth=9)(camera(bad)):
+        found.append(answer)
+    assert_answers(found, range(5))
+
+
 def test_what_goes_wrong_is_raised_where_the_answers_are_awaited():
   def camera():
     yield example()[2][0]
