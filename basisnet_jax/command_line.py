@@ -87,6 +87,9 @@ def parse(argv: Sequence[str], flag_values: flags.FlagValues) -> ml_collections.
     raise UserError(
       f'{unparsed[0]!r} belongs to no flag; every argument is --flag=value, without spaces.'
     )
+  for name in set(flag_values) - {f'config.{key}' for key in defaults}:
+    if flag_values[name].value != flag_values[name].value:  # Its bounds let NaN through.
+      raise UserError(f'--{name}=nan cannot be used: it is not a number.')
   _check_tuples(config, defaults)
   config_ranges.check(flatten(config))
   return config

@@ -83,19 +83,23 @@ _HOST = flags.DEFINE_string(
 )
 _PORT = flags.DEFINE_integer('port', 8000, 'For --mode=serve: 0 is one that is free.', 0, 65535)
 _BATCH_SIZE = flags.DEFINE_integer(
-  'batch_size', 32, 'For --mode=serve: the most images answered at once, a power of two.', 1
+  'batch_size', 32, 'For --mode=serve: the most images answered at once, a power of two.', 1, 4096
 )
 _BATCH_WAIT = flags.DEFINE_float(
-  'batch_wait', 2.0, 'For --mode=serve: milliseconds that an image waits for others.', 0
+  'batch_wait', 2.0, 'For --mode=serve: milliseconds that an image waits for others.', 0, 1e6
 )
 _MAX_BODY = flags.DEFINE_float(
-  'max_body', 10.0, 'For --mode=serve: of a request, in millions of bytes.', 1e-6
+  'max_body', 10.0, 'For --mode=serve: of a request, in millions of bytes.', 1e-6, 1e4
 )
 _QUEUE = flags.DEFINE_integer(
   'queue', 256, 'For --mode=serve: the most requests accepted and not answered yet.', 1
 )
 _REQUEST_TIMEOUT = flags.DEFINE_float(
-  'request_timeout', 30.0, 'For --mode=serve: seconds that a request may take, its body too.', 1e-3
+  'request_timeout',
+  30.0,
+  'For --mode=serve: seconds that a request may take, its body too.',
+  1e-3,
+  1e5,
 )
 _RAY = flags.DEFINE_string(
   'ray',
@@ -311,7 +315,9 @@ def run() -> None:
     distributed.leave()
     _end(128 + signal.SIGTERM, str(error))
   except KeyboardInterrupt:
-    _end(1, 'Interrupted; the same command continues from the last checkpoint.')
+    trains = flags.FLAGS.is_parsed() and _MODE.value in ('train', 'sweep')
+    more = '; the same command continues from the last checkpoint' if trains else ''
+    _end(1, f'Interrupted{more}.')
   except Exception as error:
     # An error of another process arrives here as one of JAX, from the middle of a step.
     _end(3, f'This process fails, or lost another one: {error}'.split('\n')[0][:500], error)

@@ -1,8 +1,9 @@
 """A run's network at work: `basisnet_jax.load(workdir)`, and `--mode=predict`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import contextlib
 import functools
+import io
 import os
 import sys
 from typing import Any, NamedTuple, TextIO
@@ -137,20 +138,34 @@ def suffix(output: str | None) -> str:
   return os.path.splitext(output)[1] if output else '.csv'
 
 
-def opened(output: str | None) -> contextlib.AbstractContextManager[TextIO]:
-  """A file that is written as it goes, so that an interruption loses nothing; None is stdout.
+@contextlib.contextmanager
+def opened(output: str | None) -> Iterator[TextIO]:
+  """A file that gets each line as it is written, so that an interruption loses none; None: stdout.
 
   Raises:
-    UserError: it cannot be written.
+    UserError: it cannot be written, at first or later.
   """
-  if output is None:
-    return contextlib.nullcontext(sys.stdout)
   try:
+    if output is None:
+      yield _by_lines(sys.stdout)
+      return
     path = epath.Path(output)
     path.parent.mkdir(parents=True, exist_ok=True)
-    return path.open('w')
+    with path.open('w') as file:
+      yield _by_lines(file)
   except OSError as error:
-    raise UserError(f'--output={output} cannot be written ({error.strerror}).') from error
+    if error.errno is None:  # A library's own.
+      raise
+    if output is None:  # Or Python would complain once more, at its end.
+      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    name = 'The table' if output is None else f'--output={output}'
+    raise UserError(f'{name} cannot be written ({error.strerror}).') from error
+
+
+def _by_lines(file):
+  if isinstance(file, io.TextIOWrapper):  # It is, but for buckets.
+    file.reconfigure(line_buffering=True)
+  return file
 
 
 def _tell(predictor, total, threshold, output):

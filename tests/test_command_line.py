@@ -24,6 +24,7 @@ def parse(*arguments):
   values = flags.FlagValues()
   flags.DEFINE_string('workdir', None, '', flag_values=values)
   flags.DEFINE_enum('mode', 'train', ['train', 'evaluate', 'cost'], '', flag_values=values)
+  flags.DEFINE_float('threshold', None, '', flag_values=values, lower_bound=0)
   return command_line.parse(['main.py', *arguments], values), values
 
 
@@ -189,6 +190,11 @@ def test_group_of_keys_cannot_be_set():
 def test_value_of_the_wrong_type_is_named_with_what_is_wanted(key, value, wanted):
   sentence = mistake(f'--config.{key}={value}')
   assert f'--config.{key} was given {value!r}, wanted {wanted}' in sentence
+
+
+@pytest.mark.parametrize('value', ['nan', 'NaN', '-nan'])
+def test_a_flag_that_is_no_number_is_refused(value):
+  assert mistake(f'--threshold={value}') == '--threshold=nan cannot be used: it is not a number.'
 
 
 @pytest.mark.parametrize('value', ['high', "('0.5',)", '(0.5,True)', '((0.5,),)'])

@@ -6,6 +6,7 @@ import glob
 import json
 import os
 import pathlib
+import types
 from typing import Any, NamedTuple, TextIO
 
 from basisnet_jax import photos
@@ -41,7 +42,10 @@ def files(pattern: str, flag: str = '--images') -> list[str]:
     found = [
       str(path)
       for path in pathlib.Path(pattern).rglob('*')
-      if path.suffix.lower() in photos.SUFFIXES and not path.name.startswith('.')
+      if path.suffix.lower() in photos.SUFFIXES
+      and not path.name.startswith('.')
+      # A pipe would be waited for. What cannot be looked at is told later, as unreadable.
+      and (os.path.isfile(path) or not os.path.exists(path))
     ]
     what = f'no images ({", ".join(photos.SUFFIXES)}) in the folder'
   else:
@@ -67,14 +71,17 @@ def write(
   top_k: int,
   on_answer: Callable[[int], None],
 ) -> Total:
-  """Writes rows as the answers come, and tells `on_answer` how many have come."""
+  """Writes rows as the answers come, and tells `on_answer` how many have come.
+
+  A path that is not UTF-8, as the table is, has its other bytes as \\udc.. in there.
+  """
   row = _csv(file, top_k) if suffix == '.csv' else _json_lines(file)
   total = Total(0, 0, 0, [])
   for count, (path, answer) in enumerate(answers, 1):
     if isinstance(answer, UserError):
       total.unreadable.append(str(answer))
     else:
-      row(path, answer)
+      row(path.encode(errors='backslashreplace').decode(), answer)
       total = total._replace(
         predicted=total.predicted + 1,
         exited=total.exited + (answer.stage == 'lightweight'),
@@ -85,7 +92,9 @@ def write(
 
 
 def _csv(file, top_k):
-  writer = csv.writer(file, lineterminator='\n')
+  # Lines end in \n. Told so, Python's writer would not quote a name that has \r.
+  lines = types.SimpleNamespace(write=lambda row: file.write(row.removesuffix('\r\n') + '\n'))
+  writer = csv.writer(lines)
   pairs = [(f'label_{i}', f'probability_{i}') for i in range(1, top_k + 1)]
   writer.writerow(
     ['file', 'stage', 'confidence', 'madds', *(name for pair in pairs for name in pair)]

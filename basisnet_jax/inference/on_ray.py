@@ -54,7 +54,7 @@ def stream(
         self._error = str(error)
 
     def __call__(self, batch):
-      paths = list(map(str, batch['path']))
+      paths = [os.fsdecode(path) for path in batch['path']]
       if self._error:
         return {'error': [self._error] * len(paths), 'answer': [b''] * len(paths)}
       answers = self._predictor.stream(paths, threshold, top_k=top_k)
@@ -68,7 +68,8 @@ def stream(
     options.execution_options.preserve_order = True
     count, resources = _workers(ray)
     blocks = max(1, min(len(paths), max(count, len(paths) // _FILES)))
-    files = [{'path': os.path.abspath(path)} for path in paths]
+    # As bytes: names of files need not be UTF-8, which Ray's strings are.
+    files = [{'path': os.fsencode(os.path.abspath(path))} for path in paths]
     answers = ray.data.from_items(files, override_num_blocks=blocks).map_batches(
       Worker, batch_size=_FILES, compute=ray.data.ActorPoolStrategy(size=count), **resources
     )

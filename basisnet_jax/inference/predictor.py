@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 import concurrent.futures
 import itertools
+import math
 import os
 import statistics
 import time
@@ -13,6 +14,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
 from basisnet_jax import photos
 from basisnet_jax.errors import UserError
@@ -119,8 +121,12 @@ class Predictor:
     Other threads decode the next images meanwhile. Images and `top_k` are as of `predict`; the
     threshold is one of `threshold_for`, None the predictor's own.
     """
-    if isinstance(images, str | bytes | os.PathLike):
-      raise UserError(f'images is a list of images; for one write [{str(images)[:80]!r}].')
+    # An array of one image would be taken for its rows, each an image of gray pixels.
+    one = isinstance(images, str | bytes | os.PathLike | Image.Image)
+    if one or getattr(images, 'shape', ())[2:] == (3,):
+      raise UserError('images is a list of images, and this is one: write [image].')
+    if top_k < 1:
+      raise UserError(f'top_k={top_k}: at least one label.')
     threshold = self.threshold if threshold is None else threshold
     waiting: deque = deque()
     with concurrent.futures.ThreadPoolExecutor(decoders()) as pool:
@@ -156,32 +162,38 @@ class Predictor:
       UserError: more than one is given, or it cannot be kept, or nothing is known of held-out
         images.
     """
-    given = [value for value in (threshold, average_madds, max_latency) if value is not None]
+    given = {'threshold': threshold, 'average_madds': average_madds, 'max_latency': max_latency}
+    given = {name: value for name, value in given.items() if value is not None}
     if not given:
       return self.threshold
     if len(given) > 1:
       raise UserError('threshold, average_madds and max_latency exclude each other; give one.')
+    ((name, budget),) = given.items()
+    if not math.isfinite(budget):
+      raise UserError(f'{name}={budget} cannot be kept; give a finite number.')
     if not self._two_stages:
       raise UserError('This network has one stage: no image can exit early, whatever the budget.')
     if threshold is not None:
       return threshold
     if average_madds is not None:
       least, most = self.cost.lightweight_madds / 1e6, self.cost.total_madds / 1e6
-      name, budget, unit = 'average_madds', average_madds, 'million'
+      unit = 'million'
     else:
-      (least, most), name, budget, unit = self.latencies(), 'max_latency', max_latency, 'ms'
+      (least, most), unit = self.latencies(), 'ms'
     if budget < least:
       raise UserError(
         f'{name}={budget:g} {unit} cannot be kept: the first prediction alone takes {least:.4g}.'
       )
+    if budget >= most:
+      return thresholds.NOBODY
     quantiles = self._chosen and self._chosen.heldout.get('confidence_quantiles')
-    if budget < most and not quantiles:
+    if not quantiles:
       raise UserError(
         f'{name} needs the confidences of held-out images, which were not kept with this '
         'checkpoint; evaluate it again (--mode=evaluate, with config.data.heldout_split set), or '
         'give a threshold.'
       )
-    return thresholds.of_exit_rate((most - budget) / (most - least), quantiles or ())
+    return thresholds.of_exit_rate((most - budget) / (most - least), quantiles)
 
   def latencies(self) -> tuple[float, float]:
     """Milliseconds of one image that exits, and of one that does not: medians, measured now."""

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 
 import pytest
 
@@ -43,6 +44,27 @@ def test_json_lines():
   }  # fmt: skip
 
 
+@pytest.mark.parametrize('name', ['a\nb', 'a\rb', 'a\r\nb', '"', ',', "'", ' a ', '日本', '\x01'])
+@pytest.mark.parametrize('suffix', folder.FORMATS)
+def test_names_of_all_kinds_are_read_as_they_were(tmp_path, name, suffix):
+  answers = [(name, ANSWERS[0][1]), ('next', ANSWERS[0][1])]
+  with open(tmp_path / 'table', 'w', encoding='utf-8') as file:
+    folder.write(answers, file, suffix, 2, lambda count: None)
+  with open(tmp_path / 'table', newline='', encoding='utf-8') as file:
+    rows = list(csv.DictReader(file) if suffix == '.csv' else map(json.loads, file))
+  assert [row['file'] for row in rows] == [name, 'next']
+
+
+@pytest.mark.parametrize('suffix', folder.FORMATS)
+def test_a_name_that_is_not_utf_8_is_told_in_utf_8(tmp_path, suffix):
+  (tmp_path / os.fsdecode(b'\xff.png')).touch()
+  (path,) = folder.files(str(tmp_path))
+  with open(tmp_path / 'table', 'w', encoding='utf-8') as file:
+    folder.write([(path, ANSWERS[0][1])], file, suffix, 2, lambda count: None)
+  found = (tmp_path / 'table').read_text('utf-8')
+  assert {'.csv': r'\udcff.png', '.jsonl': r'\\udcff.png'}[suffix] in found
+
+
 def test_files_of_a_folder_a_pattern_or_one(tmp_path):
   for name in ('b.JPG', 'a.webp', 'deep/er/c.png', 'notes.txt', '.hidden.jpg', 'x[1].png'):
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -55,6 +77,16 @@ def test_files_of_a_folder_a_pattern_or_one(tmp_path):
   assert found('*.txt') == ['notes.txt']
   assert found('**/*.png') == ['deep/er/c.png', 'x[1].png']
   assert found('x[1].png') == ['x[1].png']
+
+
+def test_what_is_no_file_is_left_out_and_a_link_to_nothing_is_not(tmp_path):
+  os.mkfifo(tmp_path / 'pipe.png')
+  (tmp_path / 'folder.png').mkdir()
+  (tmp_path / 'folder.png' / 'a.png').touch()
+  (tmp_path / 'round.png').symlink_to('round.png')
+  (tmp_path / 'nowhere.png').symlink_to('nothing')
+  found = [path.removeprefix(f'{tmp_path}/') for path in folder.files(str(tmp_path))]
+  assert found == ['folder.png/a.png', 'nowhere.png', 'round.png']
 
 
 def test_nothing_to_predict_and_nowhere_to_write(tmp_path):

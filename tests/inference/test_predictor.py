@@ -1,10 +1,12 @@
 """The predictor, against the network itself."""
 
 import concurrent.futures
+import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 import pytest
 import tiny
 
@@ -91,6 +93,10 @@ def test_answers_are_the_networks_in_order(predictor, said):
   }  # fmt: skip
 
 
+def test_a_stack_of_images_is_a_list_of_them(predictor, said):
+  assert_answers(predictor.predict(np.stack(photos(11))), said, predictor.threshold)
+
+
 @pytest.mark.parametrize('count', [0, 1, 3, 4, 5])
 def test_any_number_of_images(predictor, said, count):
   answers = predictor.predict(photos(11)[:count], top_k=2, threshold=0.0)
@@ -169,8 +175,16 @@ def test_mistakes_get_a_sentence(network, predictor):
     predictor.threshold_for(threshold=0.5, max_latency=3.0)
   with pytest.raises(UserError, match='average_madds=1e-09 million cannot be kept'):
     predictor.threshold_for(average_madds=1e-9)
-  with pytest.raises(UserError, match=r"images is a list of images; for one write \['a.jpg'\]"):
-    predictor.predict('a.jpg')
+  for budget in ('threshold', 'average_madds', 'max_latency'):
+    for value in (float('nan'), float('inf')):
+      with pytest.raises(UserError, match=f'{budget}={value} cannot be kept; give a finite'):
+        predictor.threshold_for(**{budget: value})
+  for one in ('a.jpg', pathlib.Path('a.jpg'), b'1', photos(1)[0], Image.new('RGB', (4, 4))):
+    with pytest.raises(UserError, match=r'a list of images, and this is one: write \[image\]'):
+      predictor.predict(one)
+  for top_k in (0, -1):
+    with pytest.raises(UserError, match=f'top_k={top_k}: at least one label'):
+      predictor.predict(photos(1), top_k=top_k)
   nothing_chosen = Predictor(model, variables, **shared)
   assert nothing_chosen.threshold == 2.0
   with pytest.raises(UserError, match='needs the confidences of held-out images'):

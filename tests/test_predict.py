@@ -1,0 +1,40 @@
+"""Tables that are written while their answers come: to full disks, and to readers who leave."""
+
+import os
+import sys
+
+import pytest
+
+from basisnet_jax import predict
+from basisnet_jax.errors import UserError
+
+
+def test_each_line_is_there_when_it_is_written(tmp_path):
+  path = tmp_path / 'new' / 'table.csv'
+  with predict.opened(str(path)) as file:
+    for line in ('a\n', 'b\n'):
+      file.write(line)
+      assert path.read_text().endswith(line)
+
+
+def test_a_full_disk_is_told():
+  with pytest.raises(UserError, match=r'--output=/dev/full cannot be written \(No space left'):
+    with predict.opened('/dev/full') as file:
+      file.write('a\n')
+
+
+def test_a_reader_who_leaves_is_told_once(monkeypatch):
+  reader, writer = os.pipe()
+  os.close(reader)
+  with os.fdopen(writer, 'w') as stdout:
+    monkeypatch.setattr(sys, 'stdout', stdout)
+    with pytest.raises(UserError, match=r'^The table cannot be written \(Broken pipe\)\.$'):
+      with predict.opened(None) as file:
+        file.write('a\n')
+    stdout.flush()  # As Python does at its end.
+
+
+def test_errors_of_those_who_answer_are_theirs():
+  with pytest.raises(OSError, match='image file is truncated'):
+    with predict.opened(None):
+      raise OSError('image file is truncated')
