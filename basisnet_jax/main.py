@@ -91,6 +91,9 @@ _BATCH_WAIT = flags.DEFINE_float(
 _MAX_BODY = flags.DEFINE_float(
   'max_body', 10.0, 'For --mode=serve: of a request, in millions of bytes.', 1e-6, 1e4
 )
+_MAX_PIXELS = flags.DEFINE_float(
+  'max_pixels', 64.0, 'For --mode=serve: of an image, in millions.', 1e-6, 64
+)
 _QUEUE = flags.DEFINE_integer(
   'queue', 256, 'For --mode=serve: the most requests accepted and not answered yet.', 1
 )
@@ -224,6 +227,7 @@ def _serve(config, workdir):
     batch_size=_BATCH_SIZE.value,
     batch_wait=_BATCH_WAIT.value,
     max_body=_MAX_BODY.value,
+    max_pixels=_MAX_PIXELS.value,
     queue=_QUEUE.value,
     request_timeout=_REQUEST_TIMEOUT.value,
     **_budget(),

@@ -41,24 +41,25 @@ def upright(image: Image.Image) -> Image.Image:
   return image if image.mode == 'RGB' else image.convert('RGB')
 
 
-def read(source: Any) -> Image.Image:
+def read(source: Any, most_pixels: int = MOST_PIXELS) -> Image.Image:
   """An upright RGB image.
 
   Args:
     source: a path, the bytes of a file, a Pillow image, or an array, uint8 `[h, w, 3]` or `[h, w]`.
+    most_pixels: of it, unless it is an array. One takes up to 20 bytes while it is decoded.
 
   Raises:
-    UserError: it is none of these, broken, or larger than 64 million pixels.
+    UserError: it is none of these, broken, or larger.
   """
   if isinstance(source, str | os.PathLike | bytes | Image.Image):
     try:
       if isinstance(source, Image.Image):
         name = 'the image'
-        return _checked(source, name)
+        return _checked(source, name, most_pixels)
       name = f'{len(source)} bytes' if isinstance(source, bytes) else str(source)
       data = source if isinstance(source, bytes) else pathlib.Path(source).read_bytes()
       with Image.open(io.BytesIO(data), formats=_KINDS) as image:
-        return _checked(image, name)
+        return _checked(image, name, most_pixels)
     except UnidentifiedImageError as error:
       raise UserError(f'{name}: not an image of a kind that is known.') from error
     except ERRORS as error:
@@ -99,10 +100,10 @@ def central_square(
   return np.asarray(square.resize((resolution, resolution), _METHODS[method]))
 
 
-def _checked(image, name):
+def _checked(image, name, most_pixels):
   width, height = image.size
-  if width * height > MOST_PIXELS:
-    raise UserError(f'{name}: {width} x {height} pixels are more than {MOST_PIXELS:,}; shrink it.')
+  if width * height > most_pixels:
+    raise UserError(f'{name}: {width} x {height} pixels are more than {most_pixels:,}; shrink it.')
   if not width * height:
     raise UserError(f'{name} has no pixels: {width} x {height}.')
   image.load()

@@ -20,6 +20,7 @@ def serve_workdir(
   batch_size: int,
   batch_wait: float,
   max_body: float,
+  max_pixels: float,
   queue: int,
   request_timeout: float,
   **budget: float | None,
@@ -35,6 +36,7 @@ def serve_workdir(
     batch_size: the most images that are answered at once, a power of two.
     batch_wait: milliseconds that an image waits for others while the network is idle.
     max_body: of a request, in millions of bytes.
+    max_pixels: of an image, in millions.
     queue: requests that are accepted and not answered yet.
     request_timeout: seconds from the head of a request to its answer.
     budget: of `Predictor.threshold_for`.
@@ -50,7 +52,13 @@ def serve_workdir(
   predictor = predict.load(workdir, checkpoint=checkpoint, batch_size=batch_size)
   threshold = predictor.threshold_for(**budget)
   limits = service.Limits(
-    top_k, batch_size, batch_wait / 1e3, int(max_body * 1e6), queue, request_timeout
+    top_k,
+    batch_size,
+    batch_wait / 1e3,
+    int(max_body * 1e6),
+    int(max_pixels * 1e6),
+    queue,
+    request_timeout,
   )
   told = about(predictor.labels, predictor.preparation, predictor.cost, threshold)
   told['device'] = str(jax.local_devices()[0])
@@ -66,7 +74,7 @@ def _listen(host, port):
     return socket.create_server((host, port), family=family)
   except (OSError, OverflowError) as error:
     raise UserError(
-      f'--host={host} --port={port}: nobody can listen there ({error}); give another --port.'
+      f'--host={host} --port={port}: nobody can listen there ({error}); give another one.'
     ) from error
 
 

@@ -106,10 +106,12 @@ def test_what_is_no_image_gets_a_sentence(source, sentence):
     photos.read(source)
 
 
-def test_giants_are_refused_before_they_are_decoded(monkeypatch):
-  monkeypatch.setattr(photos, 'MOST_PIXELS', 95)
-  with pytest.raises(UserError, match='12 x 8 pixels are more than 95'):
-    photos.read(encoded(picture(), 'PNG'))
+def test_giants_are_refused_before_they_are_decoded():
+  cut = encoded(picture(), 'PNG')[:80]  # It cannot be decoded.
+  with pytest.raises(UserError, match='12 x 8 pixels are more than 95; shrink it'):
+    photos.read(cut, 95)
+  with pytest.raises(UserError, match='truncated'):
+    photos.read(cut, 96)
 
 
 @pytest.mark.parametrize('method', decoding.RESIZES)

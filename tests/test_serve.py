@@ -9,6 +9,7 @@ import pathlib
 import re
 import signal
 import socket
+import threading
 import time
 
 import forks
@@ -34,17 +35,25 @@ LONG = '--batch_wait=600000'  # Milliseconds: until the batch is full, or the se
 SAME = {'rel': 2e-4, 'abs': 1e-6}
 
 
-def start(*arguments):
+# A server that may open so few files, connections among them.
+FEW = 'import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (100, 200)); '
+
+
+def start(*arguments, files=''):
   environment = forks.environment(1)
-  return forks.start('-m', 'basisnet_jax.main', *arguments, cwd=ROOT, env=environment)
+  program = ('-c', f'{files}from basisnet_jax import main; main.run()') if files else (
+    '-m', 'basisnet_jax.main'
+  )  # fmt: skip
+  return forks.start(*program, *arguments, cwd=ROOT, env=environment)
 
 
 class Server:
   """One that is ready."""
 
-  def __init__(self, workdir, *flags):
+  def __init__(self, workdir, *flags, files=''):
     self.port = forks.free_port()
-    self.process = start('--mode=serve', f'--workdir={workdir}', f'--port={self.port}', *flags)
+    asked = '--mode=serve', f'--workdir={workdir}', f'--port={self.port}', *flags
+    self.process = start(*asked, files=files)
     until = time.monotonic() + 300
     while self._health() != 200:
       assert self.process.poll() is None, self.process.communicate()
@@ -227,10 +236,42 @@ def talk(server, *parts):
   return found.decode()
 
 
+def over(connection):
+  """A client over a connection that exists."""
+  client = http.client.HTTPConnection('127.0.0.1', timeout=60)
+  client.sock = connection
+  return client
+
+
 def test_what_is_no_http_is_refused(server):
   assert talk(server, b'how are you?\r\n\r\n').startswith('HTTP/1.1 400 ')
   endless = b'GET / HTTP/1.1\r\nA: ' + b'b' * 200_000
   assert talk(server, endless)[:13] in ('HTTP/1.1 400 ', '')
+
+
+def test_chunks_of_one_byte_hold_up_nobody(server):
+  head = b'POST /predict HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n'
+  end, took = threading.Event(), []
+
+  def flood():
+    while not end.is_set():
+      with socket.create_connection(('127.0.0.1', server.port), timeout=60) as connection:
+        connection.sendall(head)
+        with contextlib.suppress(ConnectionError):
+          while not end.is_set():
+            connection.sendall(b'1\r\nx\r\n' * 20_000)
+
+  with concurrent.futures.ThreadPoolExecutor(4) as pool:
+    floods = [pool.submit(flood) for _ in range(4)]
+    time.sleep(0.5)
+    for _ in range(5):
+      began = time.perf_counter()
+      assert server.ask('GET', '/health')[0] == 200
+      took.append(time.perf_counter() - began)
+    end.set()
+    for done in floods:
+      done.result()
+  assert np.median(took) < 1.5  # It is 0.3; 4.8 where the server takes all that has come at once.
 
 
 def test_the_server_lives_after_all_of_it(server, images, expected):
@@ -288,6 +329,24 @@ def test_the_end_loses_no_accepted_request(workdir, images, expected):
     assert_is((answer.status, None, json.loads(answer.read())), answers[9])
   _, err = server.process.communicate(timeout=120)
   assert server.process.returncode == 0 and 'Traceback' not in err
+
+
+def test_more_connections_than_files_are_refused_in_a_sentence(workdir, images, expected):
+  server = Server(workdir, f'--threshold={expected[0]!r}', '--top_k=10', files=FEW)
+  with contextlib.ExitStack() as stack:
+
+    def connect():
+      return stack.enter_context(socket.create_connection(('127.0.0.1', server.port), timeout=60))
+
+    idle = [connect() for _ in range(300)]  # 100 of 200 files are for connections.
+    status, headers, content = server.ask('GET', '/health', connection=over(connect()))
+    assert status == 503 and headers['Retry-After'] == '1'
+    assert content['error'] == 'There are too many connections; try again in a second.'
+    for connection in idle:
+      connection.close()
+    assert_is(server.ask('POST', '/predict', images[0], PNG), expected[1][0])
+  code, out, err = server.end()
+  assert code == 0 and 'Traceback' not in err and len(err) < 1000
 
 
 @pytest.mark.parametrize(

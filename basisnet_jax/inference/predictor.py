@@ -210,13 +210,13 @@ class Predictor:
       found.append(statistics.median(times[1:]))  # The first compiles.
     return found[0], found[1]
 
-  def prepare(self, image: Any) -> np.ndarray:
+  def prepare(self, image: Any, most_pixels: int = photos.MOST_PIXELS) -> np.ndarray:
     """What the network sees of an image of `predict`: uint8 `[r, r, 3]`.
 
     Raises:
-      UserError: it is no image.
+      UserError: it is no image, or a larger one.
     """
-    return photos.central_square(photos.read(image), *self.preparation)
+    return photos.central_square(photos.read(image, most_pixels), *self.preparation)
 
   def answers(
     self, pixels: np.ndarray, threshold: float, *, top_k: int = 5

@@ -6,6 +6,9 @@ an image that is refused fails all of its batch, and SIGTERM ends it without ans
 
 import asyncio
 import contextlib
+import functools
+import json
+import resource
 import signal
 import socket
 
@@ -15,7 +18,13 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from basisnet_jax.serving.service import Service
 
 _HEAD = 10  # Seconds.
+_FILES = 8192  # That are open at once, connections among them; fewer where the system wants that.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_FULL = json.dumps({'error': 'There are too many connections; try again in a second.'}).encode()
+_FULL = (
+  b'HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n'
+  b'connection: close\r\ncontent-length: %d\r\n\r\n%s' % (len(_FULL), _FULL)
+)
 
 
 class _Protocol(H11Protocol):
@@ -25,8 +34,19 @@ class _Protocol(H11Protocol):
   start, until there is a request. (The alternative, httptools, takes heads without end.)
   """
 
+  def __init__(self, *arguments, most, **options):
+    super().__init__(*arguments, **options)
+    self._most = most
+
   def connection_made(self, transport):
     super().connection_made(transport)
+    if len(self.connections) > self._most:
+      transport.write(_FULL)
+      transport.close()
+      return
+    # Bytes at once (asyncio's own number is 16 times that): or those who send chunks of one byte,
+    # which take long to parse, would hold up all others for seconds.
+    transport.max_size = 1 << 14
     # Or the second packet of an answer waits 40 ms for the receipt of the first: asyncio does this
     # for sockets alone that are made with this protocol's number.
     transport.get_extra_info('socket').setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -55,10 +75,12 @@ def run(service: Service, listener: socket.socket, seconds: float) -> None:
     listener: a socket that listens; it is closed.
     seconds: that a request may take.
   """
+  most, backlog = _connections()
   server = _Server(
     uvicorn.Config(
       service,
-      http=_Protocol,
+      http=functools.partial(_Protocol, most=most),
+      backlog=backlog,
       ws='none',
       interface='asgi3',
       lifespan='off',
@@ -76,6 +98,19 @@ def run(service: Service, listener: socket.socket, seconds: float) -> None:
   finally:
     for number, handler in earlier.items():
       signal.signal(number, handler)
+
+
+def _connections() -> tuple[int, int]:
+  """How many there may be, and how many more the event loop takes before it looks at them.
+
+  Where a process may open no more files, asyncio writes a stack for each try to accept one, and
+  tries thousands of times a second: whoever opens idle connections would fill the disk.
+  """
+  soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  files = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+  if soft < files:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+  return files // 2, files // 4
 
 
 async def _run(server, service, listener):

@@ -37,6 +37,7 @@ class Request:
     query: {name: values}.
     headers: {lower-case name: value}.
     complete: whether all of the body was read.
+    holds_back: whether the client sends the body only when it is told to go on.
   """
 
   def __init__(self, scope: Mapping[str, Any], receive: Callable[[], Awaitable[Any]]):
@@ -48,6 +49,7 @@ class Request:
       name.decode('latin-1'): value.decode('latin-1') for name, value in scope['headers']
     }
     self.complete = False
+    self.holds_back = self.headers.get('expect', '').lower() == '100-continue'
     self._receive = receive
 
   async def body(self, most: int) -> bytes:
@@ -79,7 +81,7 @@ class Request:
     Who answers and closes without it resets the connection, and many clients, which write first
     and read then, would never see the answer. Those that ask before they write are answered.
     """
-    if self.headers.get('expect', '').lower() == '100-continue':
+    if self.holds_back:
       return
     with contextlib.suppress(TimeoutError, Gone):
       async with asyncio.timeout(_LINGER):
@@ -121,8 +123,9 @@ class Answer:
     """{"error": the sentence}."""
     return cls(refusal.status, {'error': str(refusal)}, refusal.headers)
 
-  async def send(self, send: Callable[[Any], Awaitable[None]]) -> None:
-    """By ASGI."""
-    headers = [(name.encode(), value.encode()) for name, value in self._headers.items()]
+  async def send(self, send: Callable[[Any], Awaitable[None]], *, last: bool = False) -> None:
+    """By ASGI; `last` on its connection."""
+    headers = self._headers | ({'connection': 'close'} if last else {})
+    headers = [(name.encode(), value.encode()) for name, value in headers.items()]
     await send({'type': 'http.response.start', 'status': self.status, 'headers': headers})
     await send({'type': 'http.response.body', 'body': self._content})

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from absl import logging
 import numpy as np
 
+from basisnet_jax import photos
 from basisnet_jax.errors import UserError
 from basisnet_jax.inference import folder
 from basisnet_jax.inference import predictor as predictor_lib
@@ -28,6 +29,7 @@ class Limits(NamedTuple):
     batch_size: the most images that are answered at once, a power of two.
     batch_wait: seconds that an image waits for others while the network is idle.
     body: bytes.
+    pixels: of an image.
     requests: accepted and not answered yet; each may hold a body in memory.
     seconds: from the head of a request to its answer.
   """
@@ -36,6 +38,7 @@ class Limits(NamedTuple):
   batch_size: int = 32
   batch_wait: float = 0.002
   body: int = 10_000_000
+  pixels: int = photos.MOST_PIXELS
   requests: int = 256
   seconds: float = 30.0
 
@@ -60,7 +63,7 @@ class Service:
     """
     self._predictor, self._limits, self._about = predictor, limits, dict(about)
     self._decoders = concurrent.futures.ThreadPoolExecutor(predictor_lib.decoders())
-    self._ready, self._unanswered = False, 0
+    self._ready, self._ending, self._unanswered = False, False, 0
     side = predictor.preparation.resolution
     self._shape = side, side, 3
     self._batches = Batches(
@@ -87,7 +90,8 @@ class Service:
     await self._batches.run()
 
   def hurry(self) -> None:
-    """To be called when no more requests will come."""
+    """To be called when no more connections will come."""
+    self._ending = True
     self._batches.hurry()
 
   async def __call__(self, scope, receive, send) -> None:
@@ -101,7 +105,9 @@ class Service:
       self._counts.request(path, _GONE)
       return
     self._counts.request(path, answer.status)
-    await answer.send(send)
+    # Where the body was not asked for, what comes next may be the body or another request.
+    unclear = request.holds_back and not request.complete
+    await answer.send(send, last=self._ending or unclear)
 
   async def _answer(self, request, began):
     try:
@@ -171,7 +177,7 @@ class Service:
   async def _ask(self, data, top_k):
     loop = asyncio.get_running_loop()
     try:
-      prepare = functools.partial(self._predictor.prepare, data)
+      prepare = functools.partial(self._predictor.prepare, data, self._limits.pixels)
       pixels = await loop.run_in_executor(self._decoders, prepare)
     except UserError as error:
       raise Refusal(422, str(error)) from error

@@ -23,8 +23,8 @@ class FakePredictor:
     self.go, self.error = threading.Event(), None
     self.go.set()
 
-  def prepare(self, data):
-    if not data.isdigit():
+  def prepare(self, data, most_pixels):
+    if not data.isdigit() or int(data) > most_pixels:
       raise UserError(f'{data.decode()}: not an image.')
     return np.full((2, 2, 3), int(data), np.uint8)
 
@@ -90,6 +90,7 @@ def within(scenario, predictor=None, *, ready=True, **limits):
     client = Client(service)
     if not ready:
       predictor.go.clear()
+    client.end = service.hurry
     work = asyncio.create_task(service.run())
     try:
       if ready:
@@ -187,6 +188,36 @@ def test_what_cannot_be_answered_gets_a_sentence(target, parts, options, status,
     assert (await client('/predict', [b'1'], content_type='image/webp'))[0] == 200
 
   within(scenario, body=12)
+
+
+def test_images_have_the_servers_limit():
+  async def scenario(client, predictor):
+    assert (await client('/predict', [b'7']))[0] == 200
+    assert (await client('/predict', [b'8']))[0] == 422
+
+  within(scenario, pixels=7)
+
+
+def test_who_waits_to_be_told_to_send_a_body_and_is_not_is_not_heard_on_that_connection():
+  async def scenario(client, predictor):
+    for expect, length, closes in (
+      ('100-Continue', '13', True), ('100-continue', '1', False), ('', '13', False)
+    ):  # fmt: skip
+      status, headers, _ = await client('/predict', [b'1'], expect=expect, content_length=length)
+      assert status == (413 if length == '13' else 200)
+      assert (headers.get(b'connection') == b'close') == closes
+
+  within(scenario, body=12)
+
+
+def test_the_last_answers_say_that_they_are():
+  async def scenario(client, predictor):
+    assert b'connection' not in (await client('/predict', [b'1']))[1]
+    client.end()
+    for ask in (client('/predict', [b'1']), client('/nowhere')):
+      assert (await ask)[1][b'connection'] == b'close'
+
+  within(scenario)
 
 
 def test_a_full_queue_refuses_and_takes_again():
