@@ -14,7 +14,7 @@ SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
 MOST_PIXELS = 64_000_000
 ORIENTATION = 0x0112  # EXIF's tag; 1 is upright.
 # Of all that Pillow reads, as who sends a file picks the kind; for EPS it starts Ghostscript.
-_KINDS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF', 'AVIF', 'JPEG2000', 'PPM')
+KINDS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF', 'AVIF', 'JPEG2000', 'PPM')
 # What Pillow raises on files that are no image, or broken (RuntimeError: AVIF's decoder).
 ERRORS = (OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError)
 _METHODS = {'bilinear': Image.Resampling.BILINEAR, 'bicubic': Image.Resampling.BICUBIC}
@@ -58,7 +58,7 @@ def read(source: Any, most_pixels: int = MOST_PIXELS) -> Image.Image:
         return _checked(source, name, most_pixels)
       name = f'{len(source)} bytes' if isinstance(source, bytes) else str(source)
       data = source if isinstance(source, bytes) else pathlib.Path(source).read_bytes()
-      with Image.open(io.BytesIO(data), formats=_KINDS) as image:
+      with Image.open(io.BytesIO(data), formats=KINDS) as image:
         return _checked(image, name, most_pixels)
     except UnidentifiedImageError as error:
       raise UserError(f'{name}: not an image of a kind that is known.') from error

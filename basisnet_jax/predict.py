@@ -130,7 +130,7 @@ def predict_files(
     answers = asked.stream(paths, threshold, top_k=top_k)
   with Progress(len(paths), name='predicting') as progress, opened(output) as file:
     total = folder.write(answers, file, suffix(output), top_k, progress.update)
-  _tell(asked, total, threshold, output)
+  tell(asked, total, threshold, output)
 
 
 def suffix(output: str | None) -> str:
@@ -168,7 +168,13 @@ def _by_lines(file):
   return file
 
 
-def _tell(predictor, total, threshold, output):
+def tell(asked: Predictor, total: folder.Total, threshold: float, output: str | None) -> None:
+  """To stderr: what could not be read, what an image cost, and where the table is.
+
+  Raises:
+    UserError: none could be read.
+  """
+
   def say(text):
     print(text, file=sys.stderr)
 
@@ -179,9 +185,9 @@ def _tell(predictor, total, threshold, output):
       say('...')
   if not total.predicted:
     raise UserError('None of the files could be read.')
-  average, most = total.madds / total.predicted / 1e6, predictor.cost.total_madds / 1e6
+  average, most = total.madds / total.predicted / 1e6, asked.cost.total_madds / 1e6
   text = f'{total.predicted:,} images, {average:.4g} million multiply-adds each'
-  if predictor.cost.lightweight_madds is not None:
+  if asked.cost.lightweight_madds is not None:
     share = 100 * total.exited / total.predicted
     text += (
       f' ({most:.4g} without early termination); {share:.1f}% exited, threshold {threshold:.4g}'

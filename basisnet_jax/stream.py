@@ -1,5 +1,6 @@
 """`--mode=stream`: a video goes through both stages, on two devices where there are two."""
 
+import collections
 import sys
 from typing import Any
 
@@ -48,7 +49,8 @@ def stream_clip(
   ready = predict.ready(workdir, checkpoint, special)
   if not isinstance(ready.model, BasisNet):
     raise UserError(f'{workdir} is of a network of one stage; --mode=stream is for two.')
-  threshold = predict.predictor(ready, special).threshold_for(**budget)
+  asked = predict.predictor(ready, special)
+  threshold = asked.threshold_for(**budget)
   predictor = StreamingPredictor(
     ready.model,
     ready.variables,
@@ -60,11 +62,14 @@ def stream_clip(
     rule=ready.rule,
     temperature=ready.temperatures.get('lightweight', 1),
   )
-  names = {}
+  names, unreadable = collections.deque(), []
 
   def frames():
-    for number, (name, image) in enumerate(clips.paced(clip) if realtime else clip.frames):
-      names[number] = name
+    for name, image in clips.paced(clip) if realtime else clip.frames:
+      if isinstance(image, UserError):
+        unreadable.append((name, image))
+        continue
+      names.append(name)
       pixels = photos.central_square(image, *ready.preparation)
       yield np.float32(pixels)[None] / 127.5 - 1
 
@@ -72,24 +77,29 @@ def stream_clip(
   top_k = min(top_k, len(ready.labels))
 
   def answers():
+    passed = 0
     for answer in predictor(frames()):
+      for _ in range(answer.number - passed):  # Of those that were dropped.
+        names.popleft()
+      passed = answer.number + 1
       stage = 'lightweight' if answer.exited else 'specialist'
       madds = ready.cost.lightweight_madds if answer.exited else ready.cost.total_madds
       probabilities = np.asarray(jax.nn.softmax(answer.final[0] / temperatures.get(stage, 1)))
       stage += ', reused' if answer.reused else ''
       about = stage, float(answer.confidence[0]), madds
-      for dropped in [number for number in list(names) if number < answer.number]:
-        del names[dropped]
-      yield names.pop(answer.number), likeliest(ready.labels, probabilities, top_k, *about)
+      yield names.popleft(), likeliest(ready.labels, probabilities, top_k, *about)
+    yield from unreadable
 
   with (
     Progress(clip.count or 0, enabled=clip.count is not None, name='streaming') as progress,
     predict.opened(output) as file,
   ):
     side = ready.preparation.resolution
-    list(predictor([np.zeros((1, side, side, 3), np.float32)]))  # It compiles, before frames come.
-    folder.write(answers(), file, predict.suffix(output), top_k, progress.update)
-  _tell(predictor.metrics, threshold, light, special, output)
+    # Both stages compile before frames come: what is not a number never exits.
+    list(predictor([np.full((1, side, side, 3), np.nan, np.float32)]))
+    total = folder.write(answers(), file, predict.suffix(output), top_k, progress.update)
+  _tell(predictor.metrics, light, special)
+  predict.tell(asked, total, threshold, output)
 
 
 def _devices():
@@ -103,12 +113,11 @@ def _devices():
     return devices[0], devices[0]
 
 
-def _tell(metrics, threshold, light, special, output):
+def _tell(metrics, light, special):
   print(
     f'{metrics["frames"]:,} frames came, {metrics["dropped"]:,} were dropped, '
-    f'{metrics["exited"]:,} exited (threshold {threshold:.4g}), '
     f'{metrics["reused"]:,} answered by the specialist of an earlier one.\n'
     f'Milliseconds of a frame: lightweight {metrics["lightweight_ms"]:.3g} on {light}, specialist '
-    f'{metrics["specialist_ms"]:.3g} on {special}.' + (f'\nWritten: {output}' if output else ''),
+    f'{metrics["specialist_ms"]:.3g} on {special}.',
     file=sys.stderr,
   )

@@ -216,13 +216,21 @@ def test_a_stream_of_frames_has_two_devices(short, tmp_path):
   assert [line.split(',')[:2] for line in output.read_text().splitlines()[1:]] == [
     [str(i), 'specialist'] for i in range(4)
   ]
-  assert '4 frames came, 0 were dropped, 0 exited (threshold 2), 0 answered by' in err
+  assert '4 frames came, 0 were dropped, 0 answered by the specialist of an earlier one' in err
+  assert '0.0% exited, threshold 2' in err
   assert re.search(r'lightweight [0-9.]+ on \S+0\S*, specialist [0-9.]+ on \S+1', err)
   _, err = run_well('--mode=stream', *asked, '--reuse=2')
   assert '3 answered by the specialist of an earlier one' in err
-  _, err = run_well('--mode=stream', *asked, '--threshold=0')
-  assert '4 exited (threshold 0)' in err
-  assert {line.split(',')[1] for line in output.read_text().splitlines()[1:]} == {'lightweight'}
+  folder = tmp_path / 'frames'
+  folder.mkdir()
+  for i in (0, 2):
+    frames[i].save(folder / f'{i}.png')
+  (folder / '1.png').write_text('no image')
+  _, err = run_well('--mode=stream', *asked, f'--video={folder}', '--threshold=0')
+  assert '1 files could not be read' in err and '1.png: not an image of a kind' in err
+  assert '2 images, ' in err and '100.0% exited, threshold 0' in err
+  rows = [line.split(',')[:2] for line in output.read_text().splitlines()[1:]]
+  assert rows == [[str(folder / f'{i}.png'), 'lightweight'] for i in (0, 2)]
 
 
 def test_an_export_runs_without_this_package(short, tmp_path):

@@ -19,12 +19,13 @@ class Clip(NamedTuple):
   """Frames and what is known of them.
 
   Attributes:
-    frames: (name, RGB image) of each, read as they are asked for.
+    frames: (name, RGB image) of each, read as they are asked for; what is wrong, in place of an
+      image of a folder that cannot be read.
     count: how many; None where only reading tells.
     rate: frames a second.
   """
 
-  frames: Iterator[tuple[str, Image.Image]]
+  frames: Iterator[tuple[str, Image.Image | UserError]]
   count: int | None
   rate: float
 
@@ -37,7 +38,7 @@ def open_clip(source: str) -> Clip:
   """
   if not os.path.isfile(source):
     paths = folder.files(source, '--video')
-    return Clip(((path, photos.read(path)) for path in paths), len(paths), _RATE)
+    return Clip(((path, _read(path)) for path in paths), len(paths), _RATE)
   if source.lower().endswith(_ANIMATED):
     return _animated(source)
   if source.lower().endswith(photos.SUFFIXES):
@@ -45,7 +46,7 @@ def open_clip(source: str) -> Clip:
   return _video(source)
 
 
-def paced(clip: Clip) -> Iterator[tuple[str, Image.Image]]:
+def paced(clip: Clip) -> Iterator[tuple[str, Image.Image | UserError]]:
   """Its frames at its own rate, as a camera would give them."""
   began = time.monotonic()
   for number, frame in enumerate(clip.frames):
@@ -53,9 +54,17 @@ def paced(clip: Clip) -> Iterator[tuple[str, Image.Image]]:
     yield frame
 
 
+def _read(path):
+  try:
+    return photos.read(path)
+  except UserError as error:
+    return error
+
+
 def _animated(source):
   try:
-    image = Image.open(source)
+    image = Image.open(source, formats=photos.KINDS)
+    image.load()  # WebP tells of its pace now.
     count = getattr(image, 'n_frames', 1)
   except photos.ERRORS as error:
     raise UserError(f'{source}: not readable ({" ".join(str(error).split())}).') from error
@@ -92,7 +101,9 @@ def _video(source):
     with container:
       try:
         for number, frame in enumerate(container.decode(stream)):
-          yield f'{number}', frame.to_image()
+          image = frame.to_image()
+          # Phones store what they film as they were held, and the turn beside it.
+          yield f'{number}', image.rotate(frame.rotation, expand=True) if frame.rotation else image
       except av.error.FFmpegError as error:
         raise _damaged(source, error) from error
 

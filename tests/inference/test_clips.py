@@ -33,6 +33,10 @@ def test_images_of_a_folder_in_order(tmp_path, pictures):
   frames = list(clip.frames)
   assert_colors(frames, COLORS)
   assert [name for name, _ in frames] == [str(tmp_path / f'{i}.png') for i in range(3)]
+  (tmp_path / '1.png').write_text('no image')
+  (_, red), (name, wrong), (_, blue) = clips.open_clip(str(tmp_path)).frames
+  assert name in str(wrong) and isinstance(wrong, UserError) and red.size == blue.size
+  pictures[1].save(tmp_path / '1.png')
   one = clips.open_clip(str(tmp_path / '1.png'))
   assert_colors(list(one.frames), COLORS[1:2])
 
@@ -40,9 +44,9 @@ def test_images_of_a_folder_in_order(tmp_path, pictures):
 @pytest.mark.parametrize('kind, options', [('gif', {}), ('webp', {'lossless': True})])
 def test_animated_images(tmp_path, pictures, kind, options):
   path = tmp_path / f'clip.{kind}'
-  pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=40, **options)
+  pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=50, **options)
   clip = clips.open_clip(str(path))
-  assert clip.count == 3 and (clip.rate == 25 or kind == 'webp')
+  assert clip.count == 3 and clip.rate == 20
   assert_colors(list(clip.frames), COLORS)
 
 
@@ -70,6 +74,26 @@ def test_a_video(tmp_path, pictures):
   clip = clips.open_clip(path)
   assert (clip.count, clip.rate) == (3, 10)
   assert_colors(list(clip.frames), COLORS, tolerance=12)
+
+
+@pytest.mark.parametrize('turn', [90, -90, 180])
+def test_a_video_is_turned_as_it_was_filmed(tmp_path, turn):
+  picture = Image.new('RGB', (64, 48), 'black')
+  picture.paste('red', (0, 0, 32, 24))  # Above, on the left.
+  path = str(tmp_path / 'clip.mp4')
+  with av.open(path, 'w') as container:
+    stream = container.add_stream('mpeg4', rate=10)
+    stream.width, stream.height, stream.pix_fmt = 64, 48, 'yuv420p'
+    stream.set_display_rotation(turn)
+    container.mux(stream.encode(av.VideoFrame.from_image(picture)))
+    container.mux(stream.encode())
+  ((_, frame),) = clips.open_clip(path).frames
+  assert frame.size == ((64, 48) if turn == 180 else (48, 64))
+  # Counterclockwise: above on the left goes to below on the left.
+  corner = {90: (5, -5), -90: (-5, 5), 180: (-5, -5)}[turn]
+  x, y = (c % size for c, size in zip(corner, frame.size, strict=True))
+  red, green, _ = frame.getpixel((x, y))
+  assert red > 200 and green < 60
 
 
 def test_pace(monkeypatch, pictures):

@@ -58,6 +58,30 @@ def test_frames_are_answered_in_order_as_by_one_device(depth, refine):
   assert stream.metrics['lightweight_ms'] > 0 and stream.metrics['specialist_ms'] > 0
 
 
+def test_the_stages_work_at_the_same_time(monkeypatch):
+  stream = predictor()
+  meet = threading.Barrier(2, timeout=60)  # Nobody gets through who does not meet the other.
+  preview, specialize = stream._preview, stream._specialize
+
+  def first(*args):
+    if seen:  # The first frame's preview has nobody beside it.
+      meet.wait()
+    seen.append(None)
+    return preview(*args)
+
+  def last(*args):
+    if len(answered) < FRAMES - 1:
+      meet.wait()
+    answered.append(None)
+    return specialize(*args)
+
+  seen, answered = [], []
+  monkeypatch.setattr(stream, '_preview', first)
+  monkeypatch.setattr(stream, '_specialize', last)
+  assert_answers(list(stream(example()[2])), range(FRAMES))
+  assert len(seen) == len(answered) == FRAMES
+
+
 def test_no_more_frames_are_taken_than_may_be_under_way():
   frame, taken = example()[2][0], []
 
