@@ -3,9 +3,11 @@
   make demo
   python -m basisnet_jax.main --config=configs/digits.py
 
-Data: scikit-learn's 1,797 digits, 8x8 gray, enlarged to 16x16.
+Data: scikit-learn's 1,797 digits, 8x8 gray, enlarged to 16x16: 1,150 to train, 287 held out to
+choose a threshold on, 360 to test.
 Hardware: 2 CPU cores, about two minutes.
-Seen: lightweight 98.06%, specialist 98.89% top-1 of 360 test images.
+Seen: lightweight 97.78%, specialist 98.89% top-1 of the test images; at the chosen threshold
+98.89% for 1.155M of 7.943M MAdds.
 """
 
 from basisnet_jax import base_config, config
@@ -28,9 +30,11 @@ def get_config(variant=None):
   c.model.lightweight.output_stride = 16
   c.model.coefficients.feature_gradient = 0.0
   c.model.coefficients.uniform_mix = 1.0
-  c.model.coefficients.uniform_mix_epochs = 18.0
+  c.model.coefficients.uniform_mix_epochs = 22.0
 
   c.data.name = 'digits'
+  c.data.train_split = 'train[:80%]'
+  c.data.heldout_split = 'train[80%:]'
   c.data.eval_split = 'test'
   c.data.crop = 'pad'
   c.data.crop_padding = 2
@@ -38,17 +42,17 @@ def get_config(variant=None):
   c.data.eval_crop = 1.0
 
   c.training.batch_size = 96
-  c.training.epochs = 27.0
+  c.training.epochs = 34.0
   c.loss.label_smoothing = 0.1
   c.optimizer.name = 'adamw'
   c.optimizer.schedule = 'cosine'
   c.optimizer.learning_rate = 1e-2
   c.optimizer.epsilon = 1e-8
   c.optimizer.weight_decay = 0.02
-  c.optimizer.warmup_epochs = 2.0
+  c.optimizer.warmup_epochs = 2.5
   c.ema_decay = 0.98
   c.evaluation.batch_size = 120
-  c.evaluation.every_epochs = 13.5
+  c.evaluation.every_epochs = 17.0
   c.checkpoint.every_steps = 200
   c.logging.every_steps = 20
   return config.apply_variants(c, variant, {'k2': {'model.num_bases': 2}})
