@@ -3,23 +3,23 @@
 from collections.abc import Iterable, Iterator
 import functools
 import json
-import os
 import pathlib
+import textwrap
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
 
-from basisnet_jax import predict, sharding, whole_file
+from basisnet_jax import predict, sharding
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import thresholds
 from basisnet_jax.inference import (
   agreement,
+  export_folder,
   exporting,
   litert,
   onnx_file,
-  predictor,
   run_export,
   triton_repository,
 )
@@ -27,13 +27,25 @@ from basisnet_jax.models import preprocessing
 from basisnet_jax.training import experiment
 from basisnet_jax.training.progress import Progress
 
-FORMATS = ('stablehlo', 'tflite', 'onnx', 'triton')
+# Each format's files, by the names of programs.
+_FILES = {
+  'stablehlo': '{}.stablehlo',
+  'tflite': 'model.tflite',
+  'onnx': '{}.onnx',
+  'triton': f'triton/{triton_repository.program_file("{}")}',
+}
+FORMATS = tuple(_FILES)
 _RUNNER = pathlib.Path(run_export.__file__)
 _COMPARED = 1000  # Images, at most.
 
 
 def export_workdir(
-  config: ml_collections.ConfigDict, workdir: str, output: str, formats: list[str], weights: str
+  config: ml_collections.ConfigDict,
+  workdir: str,
+  output: str,
+  formats: list[str],
+  weights: str,
+  **budget: float | None,
 ) -> None:
   """Writes the folder and prints what is in it.
 
@@ -43,13 +55,17 @@ def export_workdir(
     output: the folder.
     formats: of `FORMATS`.
     weights: of `exporting.WEIGHTS`.
+    budget: of `Predictor.threshold_for`.
 
   Raises:
-    UserError: a format that there is not, or whose converter is not installed; no such run; or a
-      program that differs.
+    UserError: a format that there is not, or whose converter is not installed; no such run; a
+      folder that cannot be exported to; a budget that cannot be kept; or a program that differs.
   """
   if unknown := set(formats) - set(FORMATS):
     raise UserError(f'--format={",".join(sorted(unknown))}: there are {", ".join(FORMATS)}.')
+  formats = list(dict.fromkeys(formats))
+  if not formats:
+    raise UserError(f'--format names none; there are {", ".join(FORMATS)}.')
   ready = predict.ready(
     workdir, config.evaluation.checkpoint, jax.local_devices()[0], dtype='float32'
   )
@@ -59,6 +75,13 @@ def export_workdir(
     return exporting.programs(ready.model, variables, resolution, ready.temperatures, ready.rule)
 
   network = programs(ready.variables)
+  export_folder.check(
+    output,
+    _program_files(formats, [part.name for part in network]),
+    _program_files(FORMATS, exporting.NAMES),
+  )
+  predictor = ready.predictor()
+  threshold = predictor.threshold_for(**budget)
   stored = exporting.stored(ready.model, ready.variables, resolution, weights)
   in_float32 = jax.tree.map(np.float32, stored)
   in_onnx = functools.cache(lambda: list(onnx(programs(in_float32))))
@@ -69,7 +92,6 @@ def export_workdir(
     'triton': lambda: triton(in_onnx()),
     'tflite': lambda: tflite(programs(in_float32), weights),
   }
-  threshold = ready.chosen.threshold if ready.chosen else thresholds.NOBODY
   files, rows, runs = {}, [], {name: {} for name in formats}
   for name in formats:
     for file, data, read in make[name]():
@@ -88,7 +110,7 @@ def export_workdir(
   about = {
     'formats': list(formats),
     'weights': weights,
-    **predictor.about(ready.labels, ready.preparation, ready.cost, threshold),
+    **predictor.about(threshold),
     'rule': ready.rule,
     'programs': {
       part.name: {'inputs': part.inputs, 'outputs': list(part.outputs)} for part in network
@@ -100,9 +122,12 @@ def export_workdir(
   files['model.json'] = json.dumps(about, indent=2, ensure_ascii=False) + '\n'
   files['run.py'] = _RUNNER.read_text()
   files['README.md'] = _readme(about, table)
-  for name, content in files.items():
-    whole_file.write(os.path.join(output, name), content)
+  export_folder.write(output, files)
   print(f'{table}\n\nWritten: {output}/ ({", ".join(sorted(files))})')
+  if len(network) > 1:
+    print(_early_exit(about))
+    if threshold == thresholds.NOBODY and about['chosen'] is None:
+      print(predict.NOBODY_EXITS)
   print(f'Try: python {output}/run.py photo.jpg')
 
 
@@ -110,14 +135,14 @@ def stablehlo(parts: list[exporting.Program]) -> Iterator[tuple[str, bytes, agre
   """(name, content, {program: calls what was read again}) of each file."""
   for part in parts:
     data = exporting.stablehlo(part)
-    yield f'{part.name}.stablehlo', data, {part.name: exporting.read_stablehlo(data)}
+    yield _FILES['stablehlo'].format(part.name), data, {part.name: exporting.read_stablehlo(data)}
 
 
 def onnx(parts: list[exporting.Program]) -> Iterator[tuple[str, bytes, agreement.Runs]]:
   """(name, content, {program: calls what was read again}) of each file."""
   for part in parts:
     data = onnx_file.model(part)
-    yield f'{part.name}.onnx', data, {part.name: onnx_file.reader(data)}
+    yield _FILES['onnx'].format(part.name), data, {part.name: onnx_file.reader(data)}
 
 
 def triton(
@@ -126,7 +151,7 @@ def triton(
   """The files of `onnx` where Triton looks for them."""
   for _, data, read in in_onnx:
     (program,) = read
-    yield f'triton/{triton_repository.program_file(program)}', data, read
+    yield _FILES['triton'].format(program), data, read
 
 
 def tflite(
@@ -142,7 +167,7 @@ def tflite(
     found = [read(part.name, {k: v[None] for k, v in one.items()}) for one in inputs]
     return [np.concatenate([one[name] for one in found]) for name in part.outputs]
 
-  yield 'model.tflite', data, {part.name: functools.partial(run, part) for part in parts}
+  yield _FILES['tflite'], data, {part.name: functools.partial(run, part) for part in parts}
 
 
 def _compared(config, network, runs, threshold) -> list[str]:
@@ -179,23 +204,58 @@ def _compared(config, network, runs, threshold) -> list[str]:
   return lines
 
 
+def _program_files(formats, programs):
+  return {_FILES[name].format(program): name for name in formats for program in programs}
+
+
+def _early_exit(about):
+  """Sentences on the threshold of two stages."""
+  threshold, madds, chosen = about['threshold'], about['madds'], about['chosen']
+  least, most = (f'{madds[key] / 1e6:.4g}' for key in ('first', 'all'))
+  if threshold == thresholds.NOBODY:
+    said = f'Every image goes through both stages, for {most} million multiply-adds'
+    return f'{said}: {chosen["reason"] if chosen else "no threshold was chosen"}.'
+  said = f'The preview answers where its confidence is at least {threshold:.4g}'
+  if chosen is None:
+    return f'{said}, for {least} million multiply-adds; another image takes {most}.'
+  return (
+    f'{said}: {chosen["reason"]}. So do {chosen["exit_rate"]:.1%} of the {chosen["images"]:,} '
+    f'held-out images of {chosen["data"]} ({chosen["split"]}) that this was chosen on; an image '
+    f'takes {chosen["average_madds"] / 1e6:.4g} million multiply-adds on average instead of '
+    f'{most}, and {chosen["top1"]:.1%} of the answers are right (of the specialist alone '
+    f'{chosen["specialist_top1"]:.1%}).'
+  )
+
+
 def _readme(about, table):
   stages = ' then '.join(about['programs'])
   early = 'It has one stage.'
   if len(about['programs']) > 1:
-    early = (
-      f'The specialist is needed where the confidence is below {about["threshold"]:.4g} '
-      f'(rule: {about["rule"]}).'
+    early = textwrap.fill(
+      f'{_early_exit(about)} (`threshold` in `model.json`; the confidence is the rule '
+      f'{about["rule"]}.)',
+      width=100,
     )
-  return f"""# A network of basisnet_jax: {stages}
+  needed = {'stablehlo': 'jax', 'tflite': 'ai-edge-litert', 'onnx': 'onnxruntime'}
+  needed |= {'triton': needed['onnx']}
+  examples = '\n'.join(
+    f'pip install numpy pillow {needed[name]:<16}# {name}\npython run.py photo.jpg {name}'
+    for name in about['formats']
+  )
+  return f"""{export_folder.TITLE}: {stages}
 
-`python run.py photo.jpg` answers; it needs numpy, Pillow, and jax (.stablehlo), ai_edge_litert
-(.tflite) or onnxruntime (.onnx, also those of Triton), and shows how.
+`run.py` answers for a photo, and shows how; it needs Python 3.10 or newer and
+
+```
+{examples}
+```
 
 Images: RGB / 127.5 - 1, float32 [batch, resolution, resolution, 3], of the central square, whose
 side is {about['crop']:g} of the shorter one's, resized to {about['resolution']} pixels
 ({about['resize']}, with antialiasing).
+
 {early}
+
 `model.json` has the labels, and what each program takes and gives: of any number of images in
 StableHLO and ONNX, of one in TensorFlow Lite, where each program is a signature.
 

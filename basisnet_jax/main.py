@@ -66,17 +66,18 @@ _TOP_K = flags.DEFINE_integer(
 _THRESHOLD = flags.DEFINE_float(
   'threshold',
   None,
-  'For --mode=predict, stream and serve: confidence at which images exit, not the chosen one.',
+  'For --mode=predict, stream, serve and export: confidence at which images exit, not the chosen.',
 )
 _AVERAGE_MADDS = flags.DEFINE_float(
   'average_madds',
   None,
-  'For --mode=predict, stream and serve: millions that an image may cost on average.',
+  'For --mode=predict, stream, serve and export: millions that an image may cost on average.',
 )
 _MAX_LATENCY = flags.DEFINE_float(
   'max_latency',
   None,
-  'For --mode=predict, stream and serve: milliseconds that an image may take on average, alone.',
+  'For --mode=predict, stream, serve and export: milliseconds that an image may take on average, '
+  'alone, on this machine.',
 )
 _HOST = flags.DEFINE_string(
   'host', '127.0.0.1', "For --mode=serve: the address to listen on; '0.0.0.0' is all."
@@ -238,7 +239,7 @@ def _export(config, workdir):
   from basisnet_jax import export
 
   output = _OUTPUT.value or os.path.join(workdir, 'export')
-  export.export_workdir(config, workdir, output, _FORMAT.value, _WEIGHTS.value)
+  export.export_workdir(config, workdir, output, _FORMAT.value, _WEIGHTS.value, **_budget())
 
 
 def _cost(config, workdir):

@@ -22,6 +22,8 @@ from basisnet_jax.models import cost
 from basisnet_jax.training import evaluator, trained
 from basisnet_jax.training.progress import Progress
 
+NOBODY_EXITS = 'Nobody exits: give --threshold, or have one chosen on held-out images (README).'
+
 
 class Ready(NamedTuple):
   """A trained network and all that it takes to ask it: see `Predictor`."""
@@ -32,6 +34,7 @@ class Ready(NamedTuple):
   preparation: Preparation
   cost: cost.Cost
   chosen: chosen_lib.Chosen | None
+  device: jax.Device
 
   @property
   def temperatures(self) -> Mapping[str, float]:
@@ -42,6 +45,19 @@ class Ready(NamedTuple):
   def rule(self) -> str:
     """Of `confidence.RULES`."""
     return self.chosen.rule if self.chosen else 'max_softmax'
+
+  def predictor(self, batch_size: int = 32) -> Predictor:
+    """It at work, on the device where it is; `batch_size` as of `load`."""
+    return Predictor(
+      self.model,
+      self.variables,
+      labels=self.labels,
+      preparation=self.preparation,
+      cost=self.cost,
+      chosen=self.chosen,
+      batch_size=batch_size,
+      device=self.device,
+    )
 
 
 def ready(workdir: str, checkpoint: str, device: jax.Device, *, dtype: str = '') -> Ready:
@@ -64,6 +80,7 @@ def ready(workdir: str, checkpoint: str, device: jax.Device, *, dtype: str = '')
     Preparation(resolution, config.data.eval_crop, config.data.eval_resize),
     cost.count(found.model, resolution, found.variables),
     chosen_lib.load(workdir, found.step),
+    device,
   )
 
 
@@ -81,22 +98,7 @@ def load(
   Raises:
     UserError: there is no such run or checkpoint, or its early termination cannot be read.
   """
-  device = device or jax.local_devices()[0]
-  return predictor(ready(workdir, checkpoint, device), device, batch_size=batch_size)
-
-
-def predictor(found: Ready, device: jax.Device, **options: Any) -> Predictor:
-  """Of a network that is ready on this device."""
-  return Predictor(
-    found.model,
-    found.variables,
-    labels=found.labels,
-    preparation=found.preparation,
-    cost=found.cost,
-    chosen=found.chosen,
-    device=device,
-    **options,
-  )
+  return ready(workdir, checkpoint, device or jax.local_devices()[0]).predictor(batch_size)
 
 
 def predict_files(
@@ -193,5 +195,5 @@ def tell(asked: Predictor, total: folder.Total, threshold: float, output: str | 
       f' ({most:.4g} without early termination); {share:.1f}% exited, threshold {threshold:.4g}'
     )
     if threshold == thresholds.NOBODY:
-      text += '\nNobody exits: give --threshold, or have one chosen on held-out images (README).'
+      text += f'\n{NOBODY_EXITS}'
   say(text + (f'\nWritten: {output}' if output else ''))

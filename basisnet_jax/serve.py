@@ -7,7 +7,6 @@ import jax
 from basisnet_jax import predict
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import thresholds
-from basisnet_jax.inference.predictor import about
 
 
 def serve_workdir(
@@ -60,8 +59,7 @@ def serve_workdir(
     queue,
     request_timeout,
   )
-  told = about(predictor.labels, predictor.preparation, predictor.cost, threshold)
-  told['device'] = str(jax.local_devices()[0])
+  told = predictor.about(threshold) | {'device': str(jax.local_devices()[0])}
   server = service.Service(predictor, threshold, limits, told)
   with _listen(host, port) as listener:
     _tell(listener, predictor, threshold)
@@ -82,7 +80,7 @@ def _tell(listener, predictor, threshold):
   host, port = listener.getsockname()[:2]
   host = f'[{host}]' if ':' in host else host
   if predictor.cost.lightweight_madds is not None and threshold == thresholds.NOBODY:
-    print('Nobody exits: give --threshold, or have one chosen on held-out images (README).')
+    print(predict.NOBODY_EXITS)
   print(
     f'http://{host}:{port}: POST /predict, GET /, /health, /metrics. It compiles first.',
     flush=True,

@@ -49,7 +49,7 @@ def stream_clip(
   ready = predict.ready(workdir, checkpoint, special)
   if not isinstance(ready.model, BasisNet):
     raise UserError(f'{workdir} is of a network of one stage; --mode=stream is for two.')
-  asked = predict.predictor(ready, special)
+  asked = ready.predictor()
   threshold = asked.threshold_for(**budget)
   predictor = StreamingPredictor(
     ready.model,

@@ -233,42 +233,6 @@ def test_a_stream_of_frames_has_two_devices(short, tmp_path):
   assert rows == [[str(folder / f'{i}.png'), 'lightweight'] for i in (0, 2)]
 
 
-def test_an_export_runs_without_this_package(short, tmp_path):
-  workdir, folder = short['workdir'], tmp_path / 'for the phone'
-  out, _ = run_well('--mode=export', f'--workdir={workdir}', f'--output={folder}')
-  about = json.loads((folder / 'model.json').read_text())
-  assert about['labels'] == [str(i) for i in range(10)]
-  assert re.search(r'preview.stablehlo +[0-9.]+ +[0-9.e-]+\nspecialist.stablehlo +[0-9.]+ +', out)
-  photo = tmp_path / 'photo.png'
-  Image.fromarray(np.uint8(255 / 16 * load_digits().images[3])).resize((16, 16)).save(photo)
-  table = tmp_path / 'table.jsonl'
-  ask = ['--mode=predict', f'--workdir={workdir}', f'--images={photo}', f'--output={table}']
-  run_well(*ask)
-  answer = json.loads(table.read_text())
-  without = 'import runpy, sys; sys.modules["basisnet_jax"] = None; sys.argv = sys.argv[1:]'
-  script = f'{without}; runpy.run_path(sys.argv[0], run_name="__main__")'
-  done = subprocess.run(
-    [sys.executable, '-c', script, folder / 'run.py', photo],
-    capture_output=True, text=True, cwd=tmp_path, env=forks.environment(1),
-  )  # fmt: skip
-  assert done.returncode == 0, done.stderr
-  *best, said = done.stdout.splitlines()
-  assert [line.split()[0] for line in best] == answer['labels']
-  for line, probability in zip(best, answer['probabilities'], strict=True):
-    assert float(line.split()[1].rstrip('%')) == pytest.approx(100 * probability, abs=0.06)
-  assert said.startswith(f'({answer["stage"]}; ')
-  smaller = tmp_path / 'smaller'
-  out, _ = run_well(
-    '--mode=export', f'--workdir={workdir}', f'--output={smaller}', '--weights=int8'
-  )
-  name = 'specialist.stablehlo'
-  assert (smaller / name).stat().st_size < 0.6 * (folder / name).stat().st_size
-  found = re.search(r'early exit +([0-9.]+)% +([0-9.]+)% +([0-9.]+)%', out)
-  assert found and float(found[3]) > 90
-  code, _, err = run('--mode=export', f'--workdir={workdir}', '--format=coreml')
-  assert code == 2 and '--format=coreml: there are stablehlo, tflite' in err
-
-
 def test_run_killed_at_any_moments_equals_the_uninterrupted_run(tmp_path, data_flag):
   whole, broken = tmp_path / 'whole', tmp_path / 'broken'
   recipe = [

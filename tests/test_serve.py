@@ -182,6 +182,7 @@ def test_the_server_tells_what_it_serves(server, expected):
   status, _, about = server.ask('GET', '/')
   assert status == 200 and about['labels'] == [str(i) for i in range(10)]
   assert about['resolution'] == 16 and about['threshold'] == expected[0]
+  assert about['chosen'] is None  # It was given.
   assert {answer.madds for answer in expected[1]} == set(about['madds'].values())
 
 

@@ -26,11 +26,21 @@ class Sentence extends Error {}
 function checkModel(folder) {
   const lacks = ['model.json', 'model.tflite'].find(
     (name) => !fs.existsSync(path.join(folder, name)));
-  if (lacks) {
-    throw new Sentence(
-      `${path.join(folder, lacks)} does not exist; export a run first `
-      + '(python -m basisnet_jax.main --mode=export --workdir=runs/digits --format=tflite '
-      + `--output=${folder}), or name another export: make web WEB=FOLDER.`);
+  if (!lacks) return;
+  const formats = [...exportedFormats(folder), 'tflite'].join(',');
+  throw new Sentence(
+    `${path.join(folder, lacks)} does not exist; export a run first `
+    + `(python -m basisnet_jax.main --mode=export --workdir=runs/digits --format=${formats} `
+    + `--output=${folder}), or name another export: make web WEB=FOLDER.`);
+}
+
+/** Of an export without tflite, which has to be among others there. */
+function exportedFormats(folder) {
+  try {
+    const { formats } = JSON.parse(fs.readFileSync(path.join(folder, 'model.json'), 'utf-8'));
+    return formats.filter((name) => name !== 'tflite');
+  } catch {
+    return [];
   }
 }
 

@@ -26,6 +26,8 @@ PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
 WEIGHTS = {'float32': 1e-3, 'float16': 1e-2, 'int8': 0.2}
 _OF_LOGITS = 0.5
 
+NAMES = ('network', 'preview', 'specialist')  # Of programs.
+
 
 class Program(NamedTuple):
   """A function and what it takes.

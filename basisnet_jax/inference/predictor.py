@@ -174,6 +174,8 @@ class Predictor:
     if not self._two_stages:
       raise UserError('This network has one stage: no image can exit early, whatever the budget.')
     if threshold is not None:
+      if not math.isfinite(threshold):
+        raise UserError(f'threshold={threshold} is no confidence; those are from 0 to 1.')
       return threshold
     if average_madds is not None:
       least, most = self.cost.lightweight_madds / 1e6, self.cost.total_madds / 1e6
@@ -194,6 +196,26 @@ class Predictor:
         'give a threshold.'
       )
     return thresholds.of_exit_rate((most - budget) / (most - least), quantiles)
+
+  def about(self, threshold: float) -> dict[str, Any]:
+    """What exports and servers tell of the network, for JSON.
+
+    'chosen' is how the threshold was chosen and what it did on the images that it was chosen on;
+    None where it is another one, or none was.
+    """
+    chosen = None
+    if self._chosen and self._two_stages and threshold == self._chosen.threshold:
+      names = 'data', 'split', 'images', 'exit_rate', 'average_madds', 'top1', 'specialist_top1'
+      chosen = {'reason': self._chosen.reason} | {n: self._chosen.heldout[n] for n in names}
+    return {
+      'labels': list(self.labels),
+      'resolution': self.preparation.resolution,
+      'crop': self.preparation.share,
+      'resize': self.preparation.method,
+      'threshold': threshold,
+      'chosen': chosen,
+      'madds': {'first': self.cost.lightweight_madds, 'all': self.cost.total_madds},
+    }
 
   def latencies(self) -> tuple[float, float]:
     """Milliseconds of one image that exits, and of one that does not: medians, measured now."""
@@ -247,20 +269,6 @@ class Predictor:
     answers = iter(self.answers(np.stack(pixels), threshold, top_k=top_k) if pixels else ())
     for image, array in prepared:
       yield image, array if isinstance(array, UserError) else next(answers)
-
-
-def about(
-  labels: Sequence[str], preparation: Preparation, cost: Cost, threshold: float
-) -> dict[str, Any]:
-  """What exports and servers tell of a network, for JSON."""
-  return {
-    'labels': list(labels),
-    'resolution': preparation.resolution,
-    'crop': preparation.share,
-    'resize': preparation.method,
-    'threshold': threshold,
-    'madds': {'first': cost.lightweight_madds, 'all': cost.total_madds},
-  }
 
 
 def likeliest(

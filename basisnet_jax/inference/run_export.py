@@ -1,6 +1,6 @@
 """Answers for a photo: python run.py photo.jpg [stablehlo | tflite | onnx | triton]
 
-It is copied into exports; it needs numpy, Pillow, and jax, ai_edge_litert or onnxruntime.
+It is copied into exports; it needs numpy, Pillow, and jax, ai-edge-litert or onnxruntime.
 """
 
 import functools
@@ -14,17 +14,26 @@ from PIL import Image, ImageOps
 FOLDER = pathlib.Path(__file__).parent
 
 
+def opened(file, read):
+  """What `read` makes of a file's bytes."""
+  data = (FOLDER / file).read_bytes()
+  try:
+    return read(data)
+  except Exception as error:  # Each run time has its own.
+    raise ValueError(f'{FOLDER / file} is broken, or too new for what is installed.') from error
+
+
 @functools.cache
 def about():
   """What model.json says."""
-  return json.loads((FOLDER / 'model.json').read_text(encoding='utf-8'))
+  return opened('model.json', json.loads)
 
 
 def stablehlo(name, inputs):
   """The outputs of a program, by name; it takes any number of images."""
   from jax import export
 
-  program = export.deserialize(bytearray((FOLDER / f'{name}.stablehlo').read_bytes()))
+  program = opened(f'{name}.stablehlo', lambda data: export.deserialize(bytearray(data)))
   wanted = about()['programs'][name]
   results = program.call(*(inputs[key] for key in wanted['inputs']))
   return dict(zip(wanted['outputs'], results, strict=True))
@@ -34,7 +43,8 @@ def tflite(name, inputs):
   """The outputs of a signature, by name; it takes one image."""
   from ai_edge_litert.interpreter import Interpreter
 
-  signature = Interpreter(str(FOLDER / 'model.tflite')).get_signature_runner(name)
+  interpreter = opened('model.tflite', lambda data: Interpreter(model_content=data))
+  signature = interpreter.get_signature_runner(name)
   return signature(**{key: inputs[key] for key in signature.get_input_details()})
 
 
@@ -42,7 +52,7 @@ def onnx(name, inputs, file='{}.onnx'):
   """The outputs of a program, by name; it takes any number of images."""
   import onnxruntime
 
-  program = onnxruntime.InferenceSession(FOLDER / file.format(name))
+  program = opened(file.format(name), onnxruntime.InferenceSession)
   wanted = about()['programs'][name]
   results = program.run(None, {key: inputs[key] for key in wanted['inputs']})
   return dict(zip(wanted['outputs'], results, strict=True))
@@ -55,8 +65,12 @@ def triton(name, inputs):
 
 def pixels(photo):
   """What the programs see of a photo: float32 [1, resolution, resolution, 3] in [-1, 1]."""
-  image = ImageOps.exif_transpose(Image.open(photo)).convert('RGBA')
-  image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image).convert('RGB')
+  image = ImageOps.exif_transpose(Image.open(photo))
+  if image.mode.startswith('I'):  # 16 bits of gray as 8.
+    image = image.point(lambda value: value / 256).convert('L')
+  seen = image.convert('RGBA')
+  image = Image.new('RGB', seen.size, 'white')
+  image.paste(seen, mask=seen.getchannel('A'))
   side = max(round(about()['crop'] * min(image.size)), 1)
   left, top = ((size - side) // 2 for size in image.size)
   image = image.crop((left, top, left + side, top + side))
@@ -64,10 +78,9 @@ def pixels(photo):
   return np.float32(image)[None] / 127.5 - 1
 
 
-def main(photo, form=None):
+def main(photo, form):
   """Prints the likeliest labels, and who answered."""
-  forms = {'stablehlo': stablehlo, 'tflite': tflite, 'onnx': onnx, 'triton': triton}
-  run = forms[form or about()['formats'][0]]
+  run = {'stablehlo': stablehlo, 'tflite': tflite, 'onnx': onnx, 'triton': triton}[form]
   stage, *later = about()['programs']
   known = {'images': pixels(photo)}
   known |= run(stage, known)
@@ -80,5 +93,18 @@ def main(photo, form=None):
   print(f'({stage}; confidence of the first prediction {known["confidence"][0]:.3f})')
 
 
+def start(photo=None, form=None, *more):
+  """`main`, or a sentence on what is missing or wrong."""
+  try:
+    forms = about()['formats']
+    if photo in (None, '-h', '--help') or more or form not in (None, *forms):
+      sys.exit(f'Usage: python run.py photo.jpg [{" | ".join(forms)}]')
+    main(photo, form or forms[0])
+  except ImportError as error:
+    sys.exit(f'{error.name or error} is not installed: README.md has the pip install line.')
+  except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    sys.exit(str(error))
+
+
 if __name__ == '__main__':
-  main(*sys.argv[1:])
+  start(*sys.argv[1:])

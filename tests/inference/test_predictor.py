@@ -43,6 +43,10 @@ def said(network):
   return np.asarray(first), np.asarray(final), np.asarray(sure)
 
 
+HELDOUT = {'data': 'pets', 'split': 'train[98%:]', 'images': 20, 'exit_rate': 0.5,
+           'average_madds': 6e6, 'top1': 0.9, 'specialist_top1': 0.95}  # fmt: skip
+
+
 @pytest.fixture(scope='module')
 def predictor(network, said):
   model, variables = network
@@ -51,8 +55,8 @@ def predictor(network, said):
     temperatures=TEMPERATURES,
     threshold=float(np.sort(said[2])[4:6].mean()),  # Nobody's own.
     goal={'by': 'exit_rate'},
-    reason='',
-    heldout={'confidence_quantiles': [i / 100 for i in range(101)]},
+    reason='so',
+    heldout=HELDOUT | {'confidence_quantiles': [i / 100 for i in range(101)]},
     checkpoint='checkpoints',
     step=1,
   )
@@ -156,6 +160,15 @@ def test_budgets_become_thresholds(predictor):
   assert predictor.threshold_for() == predictor.threshold
 
 
+def test_it_tells_how_its_own_threshold_was_chosen_and_nothing_of_another(predictor):
+  told = predictor.about(predictor.threshold)
+  assert told['chosen'] == {'reason': 'so'} | HELDOUT
+  assert told['madds'] == {
+    'first': predictor.cost.lightweight_madds, 'all': predictor.cost.total_madds
+  }  # fmt: skip
+  assert predictor.about(0.25) == told | {'threshold': 0.25, 'chosen': None}
+
+
 def test_latency_is_measured_and_kept_on_average(predictor, monkeypatch):
   fast, slow = predictor.latencies()
   assert 0 < fast and 0 < slow
@@ -173,6 +186,8 @@ def test_mistakes_get_a_sentence(network, predictor):
     Predictor(model, variables, **shared, batch_size=3)
   with pytest.raises(UserError, match='exclude each other'):
     predictor.threshold_for(threshold=0.5, max_latency=3.0)
+  with pytest.raises(UserError, match='threshold=nan is no confidence'):
+    predictor.threshold_for(threshold=float('nan'))
   with pytest.raises(UserError, match='average_madds=1e-09 million cannot be kept'):
     predictor.threshold_for(average_madds=1e-9)
   for budget in ('threshold', 'average_madds', 'max_latency'):

@@ -1,0 +1,237 @@
+"""Exports, as users make and run them: what they say, and what they are without this package."""
+
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import forks
+import numpy as np
+from PIL import Image
+import pytest
+from sklearn.datasets import load_digits
+
+ROOT = pathlib.Path(__file__).parents[1]
+RUN = [
+  '--config=tests/tiny.py',
+  '--config.model.specialist=resnet_18',  # Known without the recipe's file.
+  '--config.model.lightweight.name=resnet_18',
+  '--config.model.width=0.125',
+  '--config.model.lightweight.width=0.125',
+  '--config.data.train_split=train[:80%]',
+  '--config.data.heldout_split=train[80%:]',
+  '--config.training.steps=12',
+  '--config.training.batch_size=32',
+]
+
+
+def run(*arguments):
+  """The program to its end: (exit code, stdout, stderr)."""
+  process = forks.start('-m', 'basisnet_jax.main', *arguments, cwd=ROOT, env=forks.environment(1))
+  out, err = process.communicate(timeout=600)
+  return process.returncode, out, err
+
+
+def run_well(*arguments):
+  code, out, err = run(*arguments)
+  assert code == 0, err
+  return out
+
+
+def refused(*arguments):
+  """The sentence of a mistake."""
+  code, _, err = run('--mode=export', *arguments)
+  assert code == 2
+  assert err.count('\n') == 1, err
+  return err
+
+
+def ask(folder, *arguments):
+  """An export's run.py where this package cannot be imported: (exit code, stdout, stderr)."""
+  without = 'import runpy, sys; sys.modules["basisnet_jax"] = None; sys.argv = sys.argv[1:]'
+  script = f'{without}; runpy.run_path(sys.argv[0], run_name="__main__")'
+  command = [sys.executable, '-c', script, folder / 'run.py', *arguments]
+  done = subprocess.run(
+    command, capture_output=True, text=True, cwd=folder.parent, env=forks.environment(1)
+  )
+  return done.returncode, done.stdout, done.stderr
+
+
+def about(folder):
+  return json.loads((folder / 'model.json').read_text())
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory, data_flag):
+  folder = tmp_path_factory.mktemp('runs') / 'exported'
+  run_well(*RUN, data_flag, f'--workdir={folder}')
+  return folder
+
+
+@pytest.fixture(scope='module')
+def exported(workdir):
+  """(folder, what the program said)."""
+  folder = workdir.parent / 'for the phone'
+  return folder, run_well('--mode=export', f'--workdir={workdir}', f'--output={folder}')
+
+
+@pytest.fixture(scope='module')
+def photo(workdir):
+  path = workdir.parent / 'photo.png'
+  Image.fromarray(np.uint8(255 / 16 * load_digits().images[3])).resize((16, 16)).save(path)
+  return path
+
+
+def test_an_export_says_without_this_package_what_the_run_says(workdir, exported, photo):
+  folder, _ = exported
+  table = workdir.parent / 'table.jsonl'
+  for threshold in ('0', '2'):
+    run_well(
+      '--mode=predict', f'--workdir={workdir}', f'--images={photo}', f'--output={table}',
+      f'--threshold={threshold}',
+    )  # fmt: skip
+    answer = json.loads(table.read_text())
+    other = shutil.copytree(folder, folder.parent / f'at {threshold}')
+    (other / 'model.json').write_text(json.dumps(about(folder) | {'threshold': float(threshold)}))
+    code, out, err = ask(other, photo)
+    assert code == 0, err
+    *best, said = out.splitlines()
+    assert [line.split()[0] for line in best] == answer['labels']
+    for line, probability in zip(best, answer['probabilities'], strict=True):
+      assert float(line.split()[1].rstrip('%')) == pytest.approx(100 * probability, abs=0.06)
+    stage = {'lightweight': 'preview', 'specialist': 'specialist'}[answer['stage']]
+    assert said.startswith(f'({stage}; ') and f'{answer["confidence"]:.3f}' in said
+    assert stage == {'0': 'preview', '2': 'specialist'}[threshold]
+
+
+def test_what_is_printed_is_what_is_written(exported):
+  folder, out = exported
+  assert about(folder)['labels'] == [str(i) for i in range(10)]
+  rows = re.findall(r'^(\w+\.stablehlo) +([0-9.]+) +[0-9.e-]+$', out, re.MULTILINE)
+  assert [name for name, _ in rows] == ['preview.stablehlo', 'specialist.stablehlo']
+  for name, megabytes in rows:
+    assert f'{(folder / name).stat().st_size / 1e6:.1f}' == megabytes
+  readme = (folder / 'README.md').read_text()
+  assert out.split('\n\n')[0] in readme
+  assert 'pip install numpy pillow jax ' in readme
+  assert 'python run.py photo.jpg stablehlo' in readme
+  written = {str(path.relative_to(folder)) for path in folder.rglob('*')}
+  assert written == {'README.md', 'model.json', 'run.py', *(name for name, _ in rows)}
+
+
+def test_the_threshold_that_was_chosen_is_told(workdir, exported):
+  folder, out = exported
+  kept = json.loads((workdir / 'early_exit.json').read_text())
+  found, heldout = about(folder), kept['heldout']
+  assert found['threshold'] == kept['threshold']
+  assert found['chosen']['reason'] == kept['reason']
+  for key in ('data', 'split', 'images', 'exit_rate', 'average_madds', 'top1', 'specialist_top1'):
+    assert found['chosen'][key] == heldout[key]
+  share = f'{heldout["exit_rate"]:.1%} of the 287 held-out images of digits (train[80%:])'
+  readme = (folder / 'README.md').read_text()
+  for text in (out, ' '.join(readme.split())):
+    assert kept['reason'] in text and share in text
+    assert f'{heldout["average_madds"] / 1e6:.4g} million multiply-adds on average' in text
+
+
+@pytest.mark.parametrize('by', ['threshold', 'average_madds'])
+def test_a_threshold_can_be_given(workdir, tmp_path, by):
+  cost = json.loads((workdir / 'cost.json').read_text())
+  budget = (cost['lightweight_madds'] + cost['total_madds']) / 2e6
+  value = {'threshold': 0.625, 'average_madds': budget}[by]
+  out = run_well('--mode=export', f'--workdir={workdir}', f'--output={tmp_path}', f'--{by}={value}')
+  found = about(tmp_path)
+  assert found['chosen'] is None
+  if by == 'threshold':
+    assert found['threshold'] == 0.625
+  else:  # About half of the held-out images exit.
+    quantiles = json.loads((workdir / 'early_exit.json').read_text())
+    assert found['threshold'] in quantiles['heldout']['confidence_quantiles'][48:52]
+  told = f'The preview answers where its confidence is at least {found["threshold"]:.4g}, for'
+  assert told in out and told in ' '.join((tmp_path / 'README.md').read_text().split())
+  assert 'Nobody exits' not in out
+
+
+def test_where_no_threshold_was_chosen_it_is_said(workdir, tmp_path):
+  without = shutil.copytree(workdir, tmp_path / 'without')
+  (without / 'early_exit.json').unlink()
+  out = run_well('--mode=export', f'--workdir={without}', f'--output={tmp_path / "export"}')
+  assert about(tmp_path / 'export')['threshold'] == 2.0
+  told = 'Every image goes through both stages'
+  assert told in out and 'Nobody exits: give --threshold, or have one chosen' in out
+  assert told in (tmp_path / 'export' / 'README.md').read_text()
+
+
+def test_smaller_weights_are_compared_on_images(workdir, exported, tmp_path):
+  out = run_well('--mode=export', f'--workdir={workdir}', f'--output={tmp_path}', '--weights=int8')
+  name = 'specialist.stablehlo'
+  assert (tmp_path / name).stat().st_size < 0.6 * (exported[0] / name).stat().st_size
+  found = re.search(r'early exit +([0-9.]+)% +([0-9.]+)% +([0-9.]+)%', out)
+  assert found and float(found[3]) > 90
+
+
+def test_what_cannot_be_exported_is_a_sentence(workdir, exported, tmp_path):
+  folder, _ = exported
+  here = f'--workdir={workdir}'
+  assert '--format=coreml: there are stablehlo, tflite' in refused(here, '--format=coreml')
+  assert '--format names none; there are stablehlo' in refused(here, '--format=')
+  assert 'threshold=nan is no confidence' in refused(here, '--threshold=nan')
+  (tmp_path / 'file').touch()
+  sentence = refused(here, f'--output={tmp_path}/file/export')
+  assert f'{tmp_path}/file is a file; name a folder' in sentence
+  sentence = refused(here, f'--output={folder}', '--format=onnx')
+  assert 'preview.stablehlo, specialist.stablehlo of an earlier export would stay' in sentence
+  assert 'all formats (--format=onnx,stablehlo)' in sentence
+  assert about(folder)['formats'] == ['stablehlo']
+  (tmp_path / 'README.md').write_text('# Mine')
+  assert 'no export wrote its README.md' in refused(here, f'--output={tmp_path}')
+  assert (tmp_path / 'README.md').read_text() == '# Mine'
+
+
+def test_an_export_to_where_one_was_takes_its_place(workdir, exported):
+  folder = shutil.copytree(exported[0], workdir.parent / 'again')
+  (folder / 'notes.txt').write_text('mine')
+  (folder / 'unfinished').mkdir()  # Of one that was killed.
+  run_well('--mode=export', f'--workdir={workdir}', f'--output={folder}', '--threshold=0.25')
+  assert about(folder)['threshold'] == 0.25
+  names = {path.name for path in exported[0].iterdir()}
+  assert {path.name for path in folder.iterdir()} == names | {'notes.txt'}
+
+
+@pytest.mark.parametrize(
+  'spoil, sentence',
+  [
+    (lambda f: (f / 'photo.png').unlink(), 'No such file or directory: .*photo.png'),
+    (lambda f: (f / 'photo.png').write_bytes(b'no image'), 'cannot identify image file .*photo'),
+    (lambda f: (f / 'preview.stablehlo').unlink(), 'No such file or directory: .*preview.stable'),
+    (lambda f: (f / 'preview.stablehlo').write_bytes(b'x'), r'preview.stablehlo is broken, or too'),
+    (lambda f: (f / 'model.json').unlink(), 'No such file or directory: .*model.json'),
+    (lambda f: (f / 'model.json').write_text('{'), 'model.json is broken, or too new'),
+  ],
+)
+def test_what_run_py_cannot_read_is_a_sentence(exported, photo, tmp_path, spoil, sentence):
+  folder = shutil.copytree(exported[0], tmp_path / 'export')
+  shutil.copy(photo, folder)
+  spoil(folder)
+  code, out, err = ask(folder, folder / 'photo.png')
+  assert code == 1 and not out
+  assert re.search(sentence, err) and err.count('\n') == 1
+
+
+@pytest.mark.parametrize(
+  'arguments', [[], ['--help'], ['a.png', 'onnx'], ['a.png', 'stablehlo', 'more'], ['a.png', 'x']]
+)
+def test_run_py_says_how_it_is_used(exported, arguments):
+  code, _, err = ask(exported[0], *arguments)
+  assert code == 1 and err == 'Usage: python run.py photo.jpg [stablehlo]\n'
+
+
+def test_run_py_without_its_run_time_is_a_sentence(exported, photo):
+  script = 'import runpy, sys; sys.modules["jax"] = None; sys.argv = sys.argv[1:]; '
+  script += 'runpy.run_path(sys.argv[0], run_name="__main__")'
+  command = [sys.executable, '-c', script, exported[0] / 'run.py', photo]
+  done = subprocess.run(command, capture_output=True, text=True)
+  assert done.returncode == 1
+  assert done.stderr == 'jax is not installed: README.md has the pip install line.\n'
