@@ -1,0 +1,139 @@
+"""What the page says of photos, against the export's own run.py."""
+
+import json
+import re
+import runpy
+import shutil
+
+from ai_edge_litert.interpreter import Interpreter
+import numpy as np
+import pages
+from pages import asked, assert_same, badge, choose, likeliest, pairs, photo
+from PIL import Image
+from playwright.sync_api import expect
+import pytest
+
+
+@pytest.mark.parametrize('which', ['certain', 'unsure'])
+def test_answers_are_those_of_the_exports_run_py(made, address, visit, which):
+  page = visit(address)
+  choose(page, made[which])
+  wanted, stage, confidence = asked(made['export'], made[which])
+  assert stage == {'certain': 'preview', 'unsure': 'specialist'}[which]
+  assert badge(page) == {'preview': 'Preview: ended early', 'specialist': 'Specialist'}[stage]
+  assert_same(likeliest(page), wanted)
+  assert page.locator('#label').inner_text() == wanted[0][0]
+  assert f'confidence of {confidence:.3f}' in page.locator('#why').inner_text()
+  madds = made['about']['madds']
+  cost = madds['first'] if stage == 'preview' else madds['all']
+  times = dict(pairs(page, '#times dt', '#times dd'))
+  assert times['MAdds'] == f'{cost / 1e6:.2f} M'
+  assert re.fullmatch(r'(under )?[0-9.]+ ms', times['Preview'])
+  assert (times['Specialist'] == 'not run') == (stage == 'preview')
+  assert f'The {stage} answered.' in page.locator('[role=status]').inner_text()
+
+
+@pytest.mark.parametrize(
+  'name,options',
+  [
+    ('turned.jpg', {'size': (640, 427), 'quality': 92, 'exif': 6}),
+    ('tall.webp', {'size': (300, 511), 'lossless': True}),
+    ('small.png', {'size': (9, 7)}),
+  ],
+)
+def test_photos_of_all_kinds_are_prepared_as_by_run_py(made, address, visit, name, options):
+  if orientation := options.pop('exif', None):
+    options['exif'] = Image.Exif()
+    options['exif'][0x0112] = orientation
+  path = photo(made['folder'] / name, 77, **options)
+  page = visit(address)
+  choose(page, path)
+  wanted, _, _ = asked(made['export'], path)
+  assert_same(likeliest(page), wanted)
+
+
+def test_the_threshold_decides_who_answers_and_what_it_costs(made, address, visit):
+  page = visit(address)
+  slider = page.locator('#threshold')
+  facts = lambda: [page.locator(f'#{i}').inner_text() for i in ('images', 'early', 'average')]  # noqa: E731
+  first, both = (made['about']['madds'][key] / 1e6 for key in ('first', 'all'))
+  assert facts() == ['0', '–', '–']
+  choose(page, made['certain'])
+  choose(page, made['unsure'])
+  assert badge(page) == 'Specialist'
+  # As exported, with one of two early; then for nobody, for all; counted anew at each.
+  assert facts() == ['2', '50.0%', f'{(first + both) / 2:.2f} M']
+  specialist = likeliest(page)
+  slider.press('Home')
+  expect(page.locator('#badge')).to_have_text('Preview: ended early')
+  assert page.locator('#threshold-value').inner_text() == 'never wait'
+  assert facts() == ['2', '100.0%', f'{first:.2f} M']
+  assert likeliest(page) != specialist
+  slider.press('End')
+  expect(page.locator('#badge')).to_have_text('Specialist')
+  assert slider.get_attribute('aria-valuetext') == 'always wait'
+  assert facts() == ['2', '0.0%', f'{both:.2f} M']
+  assert likeliest(page) == specialist
+  slider.press('ArrowLeft')
+  page.get_by_role('button', name='as exported').click()
+  assert page.locator('#threshold-value').inner_text() == f'{made["about"]["threshold"]:.3f}'
+  assert facts()[1] == '50.0%'
+  page.get_by_role('button', name='Count anew').click()
+  expect(page.locator('#images')).to_have_text('0')
+  assert facts() == ['0', '–', '–']
+
+
+def test_the_specialist_runs_late_for_a_photo_that_ended_early(made, address, visit):
+  page = visit(address)
+  choose(page, made['certain'])
+  assert badge(page) == 'Preview: ended early'
+  page.locator('#threshold').press('End')
+  expect(page.locator('#badge')).to_have_text('Specialist')
+  about = made['about'] | {'threshold': 2.0}
+  folder = made['folder'] / 'always'
+  shutil.copytree(made['export'], folder)
+  (folder / 'model.json').write_text(json.dumps(about))
+  wanted, stage, _ = asked(folder, made['certain'])
+  assert stage == 'specialist'
+  assert_same(likeliest(page), wanted)
+
+
+def test_coefficients_are_shown_and_told(made, address, visit):
+  page = visit(address)
+  choose(page, made['unsure'])
+  layers, bases = made['about']['programs']['specialist']['inputs']['coefficients']
+  assert page.locator('#heat span').count() == layers * bases
+  told = page.locator('#heat').get_attribute('aria-label')
+  assert told.startswith(f'Heat map of {layers} by {bases} coefficients.')
+  page.get_by_text('The coefficients as numbers').click()
+  expect(page.locator('#numbers td')).to_have_count(layers * bases)
+  rows = np.float32(page.locator('#numbers td').all_inner_texts()).reshape(layers, bases)
+  runner = runpy.run_path(str(made['export'] / 'run.py'))
+  interpreter = Interpreter(str(made['export'] / 'model.tflite'))
+  found = interpreter.get_signature_runner('preview')(images=runner['pixels'](made['unsure']))
+  np.testing.assert_allclose(rows, found['coefficients'][0], atol=6e-4)
+
+
+def test_the_page_tells_of_the_network(made, address, visit):
+  page = visit(address)
+  page.get_by_text('About this network').click()
+  megabytes = (made['export'] / 'model.tflite').stat().st_size / 1e6
+  told = page.locator('#about').inner_text()
+  assert told.startswith('It tells 10 labels apart: 0, 1, 2, 3')
+  assert f'The file has {megabytes:.1f} MB' in told
+
+
+def test_a_network_of_one_stage_has_neither_threshold_nor_coefficients(
+  tmp_path, served, visit, made
+):
+  where = pages.export(tmp_path, pages.ONE_STAGE)
+  page = visit(served(pages.built(where, tmp_path / 'site')))
+  expect(page.locator('#cost')).to_be_hidden()
+  expect(page.locator('#samples')).to_be_hidden()
+  choose(page, made['certain'])
+  wanted, stage, _ = asked(where, made['certain'])
+  assert stage == 'network'
+  assert_same(likeliest(page), wanted)
+  for part in ('#badge', '#why', '#cost', '#coefficients'):
+    expect(page.locator(part)).to_be_hidden()
+  assert page.locator('[role=status]').inner_text().count('.') == 2  # Of the number and the end.

@@ -1,0 +1,95 @@
+"""What the network sees of a photo, against run.py, which asks Pillow."""
+
+import base64
+import runpy
+import subprocess
+
+import numpy as np
+from pages import WEB, photo
+from PIL import Image
+import pytest
+
+
+@pytest.fixture(scope='module')
+def visit_pixels(made, chromium):
+  """A photo and an `about` to what web/src/pixels.ts makes of it, and run.py: RGB bytes."""
+  bundle = made['folder'] / 'pixels.js'
+  subprocess.run(
+    [
+      WEB / 'node_modules' / '.bin' / 'esbuild', WEB / 'src' / 'pixels.ts', '--bundle',
+      '--format=iife', '--global-name=pixels', f'--outfile={bundle}', '--log-level=warning',
+    ],
+    check=True,
+  )  # fmt: skip
+  runner = runpy.run_path(str(made['export'] / 'run.py'))
+  page = chromium.new_page()
+  page.add_script_tag(path=bundle)
+  call = """async ([data, about]) => {
+    const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+    const seen = await pixels.seenOf(new Blob([bytes]), about);
+    return [Array.from(seen), Array.from(pixels.normalized(seen))];
+  }"""
+
+  def compare(path, about):
+    seen, numbers = page.evaluate(call, [base64.b64encode(path.read_bytes()).decode(), about])
+    runner['pixels'].__globals__['about'] = lambda: about
+    wanted = runner['pixels'](path)
+    exact = np.float32(seen) / np.float32(127.5) - np.float32(1)
+    np.testing.assert_array_equal(np.float32(numbers), exact)
+    return np.int32(seen), np.int32(np.rint((wanted + 1) * 127.5)).ravel()
+
+  yield compare
+  page.close()
+
+
+@pytest.mark.parametrize('method', ['bilinear', 'bicubic'])
+@pytest.mark.parametrize(
+  'size,crop,resolution',
+  [
+    ((1, 1), 1.0, 8),
+    ((5, 7), 1.0, 16),
+    ((92, 100), 0.875, 32),  # A side of 80.5 pixels, which Python rounds to 80.
+    ((333, 217), 1.0, 96),
+    ((96, 96), 1.0, 96),
+    ((1300, 911), 0.875, 224),
+  ],
+)
+def test_pixels_are_those_of_pillow(made, visit_pixels, size, crop, resolution, method):
+  random = np.random.default_rng(size[0])
+  noise = random.integers(0, 256, (size[1], size[0], 3), np.uint8)
+  path = made['folder'] / 'noise.png'
+  Image.fromarray(noise).save(path)
+  found, wanted = visit_pixels(path, {'crop': crop, 'resolution': resolution, 'resize': method})
+  np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_photos_are_turned_as_their_exif_tag_says(made, visit_pixels, orientation):
+  exif = Image.Exif()
+  exif[0x0112] = orientation
+  path = photo(made['folder'] / 'turned.jpg', 3, size=(200, 120), exif=exif, quality=90)
+  found, wanted = visit_pixels(path, {'crop': 0.9, 'resolution': 48, 'resize': 'bilinear'})
+  # Decoders differ in how they enlarge the colours, of which a JPEG has fewer than pixels.
+  assert np.abs(found - wanted).max() <= 2
+
+
+@pytest.mark.parametrize('mode', ['L', 'P', '1'])
+def test_gray_and_palette_images_are_rgb(made, visit_pixels, mode):
+  path = made['folder'] / f'{mode}.png'
+  Image.open(made['unsure']).convert(mode).save(path)
+  found, wanted = visit_pixels(path, {'crop': 1.0, 'resolution': 24, 'resize': 'bicubic'})
+  np.testing.assert_array_equal(found, wanted)
+
+
+def test_transparent_images_lie_on_white(made, visit_pixels):
+  path = made['folder'] / 'clear.png'
+  Image.new('RGBA', (20, 20), (255, 0, 0, 0)).save(path)
+  found, _ = visit_pixels(path, {'crop': 1.0, 'resolution': 8, 'resize': 'bicubic'})
+  assert (found == 255).all()
+
+
+def test_images_that_are_too_large_are_refused(made, visit_pixels):
+  path = made['folder'] / 'large.png'
+  Image.new('1', (8001, 8000)).save(path)
+  with pytest.raises(Exception, match='8001 x 8000 pixels, more than 64 million: shrink it'):
+    visit_pixels(path, {'crop': 1.0, 'resolution': 8, 'resize': 'bicubic'})
