@@ -126,7 +126,7 @@ def export_workdir(
   print(f'{table}\n\nWritten: {output}/ ({", ".join(sorted(files))})')
   if len(network) > 1:
     print(_early_exit(about))
-    if threshold == thresholds.NOBODY and about['chosen'] is None:
+    if threshold == predictor.threshold == thresholds.NOBODY:
       print(predict.NOBODY_EXITS)
   print(f'Try: python {output}/run.py photo.jpg')
 
@@ -236,15 +236,16 @@ def _readme(about, table):
       f'{about["rule"]}.)',
       width=100,
     )
-  needed = {'stablehlo': 'jax', 'tflite': 'ai-edge-litert', 'onnx': 'onnxruntime'}
-  needed |= {'triton': needed['onnx']}
+  # It reads no file of a newer one; of flatbuffers it does not say that it needs it.
+  needed = {'stablehlo': f"'jax>={jax.__version__}' flatbuffers", 'tflite': 'ai-edge-litert'}
+  needed |= {'onnx': 'onnxruntime', 'triton': 'onnxruntime'}
   examples = '\n'.join(
-    f'pip install numpy pillow {needed[name]:<16}# {name}\npython run.py photo.jpg {name}'
+    f'pip install numpy pillow {needed[name]}\npython run.py photo.jpg {name}'
     for name in about['formats']
   )
   return f"""{export_folder.TITLE}: {stages}
 
-`run.py` answers for a photo, and shows how; it needs Python 3.10 or newer and
+`run.py` answers for a photo, and shows how; it needs Python 3.10 (3.11 for jax) or newer and
 
 ```
 {examples}

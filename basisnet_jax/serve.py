@@ -79,7 +79,8 @@ def _listen(host, port):
 def _tell(listener, predictor, threshold):
   host, port = listener.getsockname()[:2]
   host = f'[{host}]' if ':' in host else host
-  if predictor.cost.lightweight_madds is not None and threshold == thresholds.NOBODY:
+  nobody = threshold == predictor.threshold == thresholds.NOBODY
+  if predictor.cost.lightweight_madds is not None and nobody:
     print(predict.NOBODY_EXITS)
   print(
     f'http://{host}:{port}: POST /predict, GET /, /health, /metrics. It compiles first.',

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 import contextlib
 import io
+import os
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ def flatbuffer(programs: Sequence[exporting.Program], weights: str = 'float32') 
   Raises:
     UserError: the converter is not installed.
   """
+  os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')  # Unused there; when on, it prints two lines.
   try:
     from litert_converter import converter_api_ext as converter
     from litert_converter.mlir import ir, passmanager

@@ -1,9 +1,11 @@
 """Answers for a photo: python run.py photo.jpg [stablehlo | tflite | onnx | triton]
 
-It is copied into exports; it needs numpy, Pillow, and jax, ai-edge-litert or onnxruntime.
+It is copied into exports; it needs numpy, Pillow, and onnxruntime, ai-edge-litert, or jax and
+flatbuffers.
 """
 
 import functools
+import io
 import json
 import pathlib
 import sys
@@ -19,8 +21,12 @@ def opened(file, read):
   data = (FOLDER / file).read_bytes()
   try:
     return read(data)
+  except ImportError:
+    raise
   except Exception as error:  # Each run time has its own.
-    raise ValueError(f'{FOLDER / file} is broken, or too new for what is installed.') from error
+    raise ValueError(
+      f'{FOLDER / file} is broken, or of a kind that what is installed cannot read.'
+    ) from error
 
 
 @functools.cache
@@ -65,7 +71,11 @@ def triton(name, inputs):
 
 def pixels(photo):
   """What the programs see of a photo: float32 [1, resolution, resolution, 3] in [-1, 1]."""
-  image = ImageOps.exif_transpose(Image.open(photo))
+
+  def upright(data):
+    return ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+
+  image = opened(pathlib.Path(photo).absolute(), upright)
   if image.mode.startswith('I'):  # 16 bits of gray as 8.
     image = image.point(lambda value: value / 256).convert('L')
   seen = image.convert('RGBA')
@@ -101,8 +111,8 @@ def start(photo=None, form=None, *more):
       sys.exit(f'Usage: python run.py photo.jpg [{" | ".join(forms)}]')
     main(photo, form or forms[0])
   except ImportError as error:
-    sys.exit(f'{error.name or error} is not installed: README.md has the pip install line.')
-  except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    sys.exit(f'{error} (README.md has the pip install line)')
+  except (OSError, ValueError) as error:
     sys.exit(str(error))
 
 
