@@ -194,6 +194,6 @@ def tell(asked: Predictor, total: folder.Total, threshold: float, output: str | 
     text += (
       f' ({most:.4g} without early termination); {share:.1f}% exited, threshold {threshold:.4g}'
     )
-    if threshold == predictor.threshold == thresholds.NOBODY:
+    if threshold == asked.threshold == thresholds.NOBODY:
       text += f'\n{NOBODY_EXITS}'
   say(text + (f'\nWritten: {output}' if output else ''))

@@ -178,7 +178,7 @@ def test_what_cannot_be_exported_is_a_sentence(workdir, exported, tmp_path):
   here = f'--workdir={workdir}'
   assert '--format=coreml: there are stablehlo, tflite' in refused(here, '--format=coreml')
   assert '--format names none; there are stablehlo' in refused(here, '--format=')
-  assert 'threshold=nan is no confidence' in refused(here, '--threshold=nan')
+  assert '--threshold=nan cannot be used' in refused(here, '--threshold=nan')
   (tmp_path / 'file').touch()
   sentence = refused(here, f'--output={tmp_path}/file/export')
   assert f'{tmp_path}/file is a file; name a folder' in sentence

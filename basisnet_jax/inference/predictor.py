@@ -174,8 +174,6 @@ class Predictor:
     if not self._two_stages:
       raise UserError('This network has one stage: no image can exit early, whatever the budget.')
     if threshold is not None:
-      if not math.isfinite(threshold):
-        raise UserError(f'threshold={threshold} is no confidence; those are from 0 to 1.')
       return threshold
     if average_madds is not None:
       least, most = self.cost.lightweight_madds / 1e6, self.cost.total_madds / 1e6
