@@ -1,6 +1,6 @@
 """A run's network at work: `basisnet_jax.load(workdir)`, and `--mode=predict`."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import functools
 import io
@@ -46,8 +46,8 @@ class Ready(NamedTuple):
     """Of `confidence.RULES`."""
     return self.chosen.rule if self.chosen else 'max_softmax'
 
-  def predictor(self, batch_size: int = 32) -> Predictor:
-    """It at work, on the device where it is; `batch_size` as of `load`."""
+  def predictor(self, **options: Any) -> Predictor:
+    """It at work, on the device where it is, if it is not told others."""
     return Predictor(
       self.model,
       self.variables,
@@ -55,8 +55,7 @@ class Ready(NamedTuple):
       preparation=self.preparation,
       cost=self.cost,
       chosen=self.chosen,
-      batch_size=batch_size,
-      device=self.device,
+      **{'devices': [self.device], **options},
     )
 
 
@@ -85,7 +84,11 @@ def ready(workdir: str, checkpoint: str, device: jax.Device, *, dtype: str = '')
 
 
 def load(
-  workdir: str, *, checkpoint: str = '', batch_size: int = 32, device: jax.Device | None = None
+  workdir: str,
+  *,
+  checkpoint: str = '',
+  batch_size: int = 32,
+  devices: Sequence[jax.Device] | None = None,
 ) -> Predictor:
   """The network that a run has trained, ready to predict.
 
@@ -93,12 +96,13 @@ def load(
     workdir: of the run.
     checkpoint: 'latest' or 'best'; '' is the one that the recipe evaluates.
     batch_size: the most images at once, a power of two.
-    device: where it runs; None: JAX's first.
+    devices: where it runs; None: all accelerators of this host, or its CPU.
 
   Raises:
     UserError: there is no such run or checkpoint, or its early termination cannot be read.
   """
-  return ready(workdir, checkpoint, device or jax.local_devices()[0]).predictor(batch_size)
+  first = devices[0] if devices else jax.local_devices()[0]
+  return ready(workdir, checkpoint, first).predictor(batch_size=batch_size, devices=devices)
 
 
 def predict_files(

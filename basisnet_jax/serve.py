@@ -48,7 +48,8 @@ def serve_workdir(
     from basisnet_jax.serving import engine, service
   except ImportError as error:
     raise UserError(f'--mode=serve needs {error.name}: pip install basisnet_jax[serve].') from error
-  predictor = predict.load(workdir, checkpoint=checkpoint, batch_size=batch_size)
+  device = jax.local_devices()[0]  # It answers batch after batch.
+  predictor = predict.load(workdir, checkpoint=checkpoint, batch_size=batch_size, devices=[device])
   threshold = predictor.threshold_for(**budget)
   limits = service.Limits(
     top_k,
@@ -59,7 +60,7 @@ def serve_workdir(
     queue,
     request_timeout,
   )
-  told = predictor.about(threshold) | {'device': str(jax.local_devices()[0])}
+  told = predictor.about(threshold) | {'device': str(device)}
   server = service.Service(predictor, threshold, limits, told)
   with _listen(host, port) as listener:
     _tell(listener, predictor, threshold)

@@ -30,7 +30,7 @@ def stream(
   """Yields (path, answer, or what is wrong with the file), in order.
 
   Args:
-    load: makes a worker's predictor, on its first device; it is pickled.
+    load: makes a worker's predictor, on the device that it sees; it is pickled.
     paths: of images that all workers can read there.
     threshold: confidence at which images exit.
     top_k: how many labels of each.

@@ -3,10 +3,13 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 import concurrent.futures
+import contextlib
+import functools
 import itertools
 import math
 import os
 import statistics
+import threading
 import time
 from typing import Any, NamedTuple
 
@@ -56,7 +59,10 @@ class Preparation(NamedTuple):
 class Predictor:
   """Answers for images, several at once; the specialist runs for undecided ones alone.
 
-  All methods may be called from several threads at the same time.
+  All methods may be called from several threads at the same time. The batches of a stream go to the
+  devices one each, to the least busy: how long it takes depends on how many of its images are
+  undecided, and if one program had all devices, they would wait for the slowest. Who asks for one
+  batch at a time has the first device, and no other one compiles.
 
   Attributes:
     labels: of the classes.
@@ -75,16 +81,16 @@ class Predictor:
     cost: Cost,
     chosen: Chosen | None = None,
     batch_size: int = 32,
-    device: jax.Device | None = None,
+    devices: Sequence[jax.Device] | None = None,
   ):
-    """Compiles when it first sees so many images.
+    """Compiles when a device first sees so many images.
 
     Args:
       model: of one stage or two.
       variables: its own.
       chosen: the early termination of the checkpoint.
       batch_size: the most images at once, a power of two; fewer are filled up to one.
-      device: None: JAX's first.
+      devices: None: all accelerators of this host, or its CPU.
     """
     if batch_size < 1 or batch_size & (batch_size - 1):
       raise UserError(f'batch_size={batch_size} is no power of two; use 1, 2, 4, 8, ...')
@@ -92,8 +98,9 @@ class Predictor:
     self.threshold = thresholds.NOBODY if chosen is None else chosen.threshold
     self._chosen, self._batch_size = chosen, batch_size
     self._two_stages = isinstance(model, BasisNet)
-    device = device or jax.local_devices()[0]
-    self._run = fixed.fix(_answer(model, chosen), variables, device)
+    answer = _answer(model, chosen)
+    self._runs = [fixed.fix(answer, variables, device) for device in devices or _devices()]
+    self._busy, self._lock = [0] * len(self._runs), threading.Lock()
 
   def predict(self, images: Iterable[Any], *, top_k: int = 5, **budget: float) -> list[Prediction]:
     """The answers, in order.
@@ -128,17 +135,28 @@ class Predictor:
     if top_k < 1:
       raise UserError(f'top_k={top_k}: at least one label.')
     threshold = self.threshold if threshold is None else threshold
-    waiting: deque = deque()
-    with concurrent.futures.ThreadPoolExecutor(decoders()) as pool:
+    count = len(self._runs)
+    batch: list = []  # (image, future of what it is prepared to).
+    working: deque = deque()  # (batch, function that returns its answers).
+    with (
+      concurrent.futures.ThreadPoolExecutor(decoders()) as pool,
+      concurrent.futures.ThreadPoolExecutor(count) as networks,
+    ):
       try:
         for image in itertools.chain(images, [_END]):
-          if image is not _END:
-            waiting.append((image, pool.submit(self._prepared, image)))
-          while len(waiting) >= 2 * self._batch_size or (image is _END and waiting):
-            ready = [waiting.popleft() for _ in range(min(self._batch_size, len(waiting)))]
-            yield from self._answers(ready, threshold, top_k)
+          last = image is _END
+          if not last:
+            batch.append((image, pool.submit(self._prepared, image)))
+          if len(batch) == self._batch_size or (last and batch):
+            ask = functools.partial(self._answers, batch, threshold, top_k)
+            # One device needs no thread, between which and this one time would be lost.
+            working.append((batch, ask if count == 1 else networks.submit(ask).result))
+            batch = []
+          while len(working) > count or (last and working):
+            yield from working[0][1]()
+            working.popleft()
       finally:
-        for _, future in waiting:
+        for _, future in itertools.chain(batch, *(ready for ready, _ in working)):
           future.cancel()
 
   def threshold_for(
@@ -225,7 +243,7 @@ class Predictor:
       times = []
       for _ in range(_TIMED + 1):
         began = time.perf_counter()
-        jax.block_until_ready(self._run(image, real, threshold))
+        jax.block_until_ready(self._runs[0](image, real, threshold))
         times.append(1e3 * (time.perf_counter() - began))
       found.append(statistics.median(times[1:]))  # The first compiles.
     return found[0], found[1]
@@ -245,7 +263,8 @@ class Predictor:
     count = len(pixels)
     size = 1 << (count - 1).bit_length()  # Few sizes, and so few programs.
     padded = np.concatenate([pixels, np.zeros((size - count, *pixels.shape[1:]), np.uint8)])
-    answer = jax.device_get(self._run(padded, np.arange(size) < count, threshold))
+    with self._least_busy() as run:
+      answer = jax.device_get(run(padded, np.arange(size) < count, threshold))
     for probabilities, confidence, exited in zip(*(part[:count] for part in answer), strict=True):
       if self._two_stages:
         stage = 'lightweight' if exited else 'specialist'
@@ -260,13 +279,24 @@ class Predictor:
     except UserError as error:
       return error
 
-  def _answers(self, ready, threshold, top_k):
-    """`ready` are (image, future of what it is prepared to), at most a batch."""
-    prepared = [(image, future.result()) for image, future in ready]
+  def _answers(self, batch, threshold, top_k):
+    prepared = [(image, future.result()) for image, future in batch]
     pixels = [array for _, array in prepared if not isinstance(array, UserError)]
     answers = iter(self.answers(np.stack(pixels), threshold, top_k=top_k) if pixels else ())
-    for image, array in prepared:
-      yield image, array if isinstance(array, UserError) else next(answers)
+    return [
+      (image, array if isinstance(array, UserError) else next(answers)) for image, array in prepared
+    ]
+
+  @contextlib.contextmanager
+  def _least_busy(self):
+    with self._lock:
+      index = self._busy.index(min(self._busy))
+      self._busy[index] += 1
+    try:
+      yield self._runs[index]
+    finally:
+      with self._lock:
+        self._busy[index] -= 1
 
 
 def likeliest(
@@ -280,6 +310,11 @@ def likeliest(
 
 
 _END = object()
+
+
+def _devices() -> list[jax.Device]:
+  devices = jax.local_devices()
+  return devices[:1] if devices[0].platform == 'cpu' else devices  # It has one for all cores.
 
 
 def decoders() -> int:

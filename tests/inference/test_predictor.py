@@ -1,7 +1,11 @@
 """The predictor, against the network itself."""
 
 import concurrent.futures
+import functools
 import pathlib
+import random
+import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +52,7 @@ HELDOUT = {'data': 'pets', 'split': 'train[98%:]', 'images': 20, 'exit_rate': 0.
 
 
 @pytest.fixture(scope='module')
-def predictor(network, said):
+def make(network, said):
   model, variables = network
   chosen = Chosen(
     rule='margin',
@@ -60,7 +64,8 @@ def predictor(network, said):
     checkpoint='checkpoints',
     step=1,
   )
-  return Predictor(
+  return functools.partial(
+    Predictor,
     model,
     variables,
     labels=LABELS,
@@ -69,6 +74,11 @@ def predictor(network, said):
     chosen=chosen,
     batch_size=4,
   )
+
+
+@pytest.fixture(scope='module')
+def predictor(make):
+  return make()
 
 
 def assert_answers(answers, said, threshold, indices=range(11)):
@@ -120,6 +130,64 @@ def test_threads_get_their_own_answers(predictor, said):
 
   with concurrent.futures.ThreadPoolExecutor(8) as pool:
     assert all(pool.map(ask, range(48)))
+
+
+def test_all_devices_answer_as_one_does(make, predictor, monkeypatch):
+  devices, images = jax.devices(), photos(8 * 4 * 3 + 5)
+  assert len(devices) == 8
+  predictors = predictor, make(devices=devices)
+  found = [each.predict(images, top_k=CLASSES) for each in predictors]
+  assert {answer.stage for answer in found[0]} == {'lightweight', 'specialist'}
+  assert found[1] == found[0]  # To the last bit: the programs are the same.
+
+  all_at_work, used = threading.Barrier(8, timeout=60), []
+
+  def at_once(run):
+    def call(*arguments):
+      all_at_work.wait()
+      answer = run(*arguments)
+      used.extend(answer[0].devices())
+      time.sleep(random.uniform(0, 0.02))  # They end in any order.
+      return answer
+
+    return call
+
+  several = predictors[1]
+  monkeypatch.setattr(several, '_runs', [at_once(run) for run in several._runs])
+  assert several.predict(images[: 8 * 4 * 3], top_k=CLASSES) == found[0][: 8 * 4 * 3]
+  assert {used.count(device) for device in devices} == {3}
+
+
+def test_who_asks_for_one_batch_at_a_time_has_the_first_device(make, monkeypatch):
+  predictor, used = make(devices=jax.devices()), []
+  monkeypatch.setattr(
+    predictor, '_runs', [lambda *a, run=run: used.append(run) or run(*a) for run in predictor._runs]
+  )
+  for _ in range(5):
+    predictor.predict(photos(3))
+  predictor.latencies()
+  assert len(set(used)) == 1
+
+
+def test_a_failing_device_is_told_where_its_answers_would_be(make, monkeypatch):
+  predictor, failed = make(devices=jax.devices()[:2]), threading.Event()
+  whole = predictor.predict(photos(20))
+  first, _ = predictor._runs
+
+  def fail(*arguments):
+    failed.set()
+    raise RuntimeError('out of memory')
+
+  def wait(*arguments):
+    assert failed.wait(60)
+    return first(*arguments)
+
+  monkeypatch.setattr(predictor, '_runs', [wait, fail])
+  answers, found = predictor.stream(photos(20)), []
+  with pytest.raises(RuntimeError, match='out of memory'):
+    for _, answer in answers:
+      found.append(answer)
+  assert len(found) % 4 == 0 and found == whole[: len(found)]
 
 
 def test_a_bad_image_is_named_and_the_others_are_answered(predictor, said):

@@ -165,6 +165,12 @@ def test_sure_frames_pass_the_specialist_by_in_their_turn(reuse):
     np.testing.assert_allclose(answer.confidence.min(), least, rtol=1e-5)
 
 
+@pytest.mark.parametrize('reuse', [None, 0.0])
+def test_a_frame_that_is_no_number_is_never_sure(reuse):
+  (answer,) = predictor(threshold=0.0, reuse=reuse)([np.full((1, 8, 8, 3), np.nan, np.float32)])
+  assert not answer.exited
+
+
 @pytest.mark.parametrize('error', [OSError, SystemExit, KeyboardInterrupt])
 def test_the_frames_before_an_error_are_answered_first(error):
   def camera(bad):
