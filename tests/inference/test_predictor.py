@@ -6,6 +6,7 @@ import pathlib
 import random
 import threading
 import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ import tiny
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import confidence
 from basisnet_jax.evaluation.chosen import Chosen
+from basisnet_jax.inference import fixed
 from basisnet_jax.inference.predictor import Predictor, Preparation
 from basisnet_jax.models import cost
 
@@ -156,6 +158,15 @@ def test_all_devices_answer_as_one_does(make, predictor, monkeypatch):
   monkeypatch.setattr(several, '_runs', [at_once(run) for run in several._runs])
   assert several.predict(images[: 8 * 4 * 3], top_k=CLASSES) == found[0][: 8 * 4 * 3]
   assert {used.count(device) for device in devices} == {3}
+
+
+@pytest.mark.parametrize('platform, count', [('cpu', 1), ('gpu', 3), ('tpu', 3)])
+def test_all_accelerators_of_a_host_answer_or_its_cpu(make, monkeypatch, platform, count):
+  there = [types.SimpleNamespace(platform=platform) for _ in range(3)]
+  monkeypatch.setattr(jax, 'local_devices', lambda: there)
+  monkeypatch.setattr(fixed, 'fix', lambda answer, variables, device: device)
+  assert make()._runs == there[:count]
+  assert make(devices=there[1:])._runs == there[1:]
 
 
 def test_who_asks_for_one_batch_at_a_time_has_the_first_device(make, monkeypatch):
