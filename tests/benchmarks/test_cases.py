@@ -63,12 +63,14 @@ def test_network(monkeypatch):
 
 
 def test_early_exit(monkeypatch):
-  monkeypatch.setattr(early_exit, '_BATCHES', (10,))
+  monkeypatch.setattr(early_exit, '_CASES', {1: early_exit._CASES[1], 10: early_exit._RATES})
   rows = list(early_exit.cases(SECONDS))
-  assert [row.case for row in rows[::3]] == [f'batch 10, {n} exit' for n in (0, 4, 6, 9)]
+  cases = [(1, 0), (1, 1), (10, 0), (10, 4), (10, 6), (10, 9)]
+  assert [row.case for row in rows[::3]] == [f'batch {b}, {n} exit' for b, n in cases]
   for ideal, own, masking in zip(rows[::3], rows[1::3], rows[2::3], strict=True):
     assert (ideal.name, own.name, masking.name) == ('ideal', 'early termination', 'masking')
-    assert own.bar and own.ratio.median > 0 and not masking.bar
+    assert bool(own.bar) == ('batch 10' in own.case)
+    assert own.ratio.median > 0 and not masking.bar
 
 
 def test_two_devices(monkeypatch):
