@@ -11,10 +11,25 @@ export interface About {
   resize: Method;
   /** A first prediction that is less confident than this waits for the specialist. */
   threshold: number;
+  /** What the threshold did on images that were held out; null where nobody looked. */
+  chosen: Chosen | null;
   /** Multiply-adds of the first stage and of all: the same where it is alone. */
   madds: { first: number; all: number };
   /** The names of the stages, in order: one or two. */
   stages: string[];
+}
+
+export interface Chosen {
+  data: string;
+  images: number;
+  /** The share that ended early. */
+  exit_rate: number;
+  average_madds: number;
+}
+
+function isChosen({ data, images, exit_rate, average_madds }: Record<string, unknown>): boolean {
+  return typeof data === 'string'
+    && [images, exit_rate, average_madds].every((value) => typeof value === 'number');
 }
 
 /**
@@ -22,7 +37,7 @@ export interface About {
  */
 export function parseAbout(text: string): About {
   try {
-    const { labels, resolution, crop, resize, threshold, madds, programs } = JSON.parse(text);
+    const { labels, resolution, crop, resize, threshold, madds, programs, chosen } = JSON.parse(text);
     const stages = Object.keys(programs);
     const right =
       Array.isArray(labels) && labels.length > 0
@@ -30,10 +45,13 @@ export function parseAbout(text: string): About {
       && Number.isInteger(resolution) && resolution > 0 && crop > 0 && crop <= 1
       && Object.hasOwn(METHODS, resize) && typeof threshold === 'number'
       && typeof madds.all === 'number'
+      && (chosen == null || isChosen(chosen))
       && (stages.length === 1 || (stages.length === 2 && typeof madds.first === 'number'));
     if (right) {
       const cost = { first: madds.first ?? madds.all, all: madds.all };
-      return { labels, resolution, crop, resize, threshold, madds: cost, stages };
+      return {
+        labels, resolution, crop, resize, threshold, chosen: chosen ?? null, madds: cost, stages,
+      };
     }
   } catch {
     // No JSON, or a part of it is missing: the same to whoever reads the sentence.

@@ -11,6 +11,8 @@ const REASONS: Record<string, string> = {
 
 export class Camera {
   private stream: MediaStream | null = null;
+  /** How often it was stopped: it may be while the visitor is still asked. */
+  private stops = 0;
   private readonly video = byId<HTMLVideoElement>('video');
 
   get on(): boolean {
@@ -19,25 +21,40 @@ export class Camera {
 
   /**
    * @param look is awaited before the next frame is taken.
+   * @param gone is called where it ends by itself, as when it is unplugged.
+   * @returns whether it runs: it was stopped where it does not.
    * @throws Sentence: there is none, or it is not allowed.
    */
-  async start(look: (frame: ImageBitmap) => Promise<void>): Promise<void> {
+  async start(look: (frame: ImageBitmap) => Promise<void>, gone: () => void): Promise<boolean> {
     if (!navigator.mediaDevices) {
       throw new Sentence('The camera needs a page from https or from this computer (localhost).');
     }
+    const { stops } = this;
     let stream: MediaStream;
     try {
       stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: 'environment' } });
     } catch (error) {
       throw new Sentence(REASONS[(error as Error).name] ?? 'The camera did not start.');
     }
+    if (stops !== this.stops) {
+      stream.getTracks().forEach((track) => track.stop());
+      return false;
+    }
     this.stream = stream;
+    stream.getTracks().forEach((track) => track.addEventListener('ended', gone));
     this.video.srcObject = stream;
-    await this.video.play();
+    try {
+      await this.video.play();
+    } catch (error) {
+      if (stops !== this.stops) return false;
+      throw error;
+    }
     void this.run(stream, look);
+    return true;
   }
 
   stop(): void {
+    this.stops++;
     this.stream?.getTracks().forEach((track) => track.stop());
     this.stream = this.video.srcObject = null;
   }

@@ -25,6 +25,13 @@ export class Dial {
       changed();
     });
     tell(byId('reset'), `Back to ${named(about.threshold)}, as exported`);
+    const { chosen } = about;
+    if (chosen && chosen.exit_rate > 0) {
+      byId('heldout').hidden = false;
+      tell(byId('heldout'), `At ${named(about.threshold)}, as exported, ${percent(chosen.exit_rate)} `
+        + `of ${chosen.images.toLocaleString('en')} held-out images of ${chosen.data} ended early, `
+        + `for ${madds(chosen.average_madds)} MAdds on average.`);
+    }
     tell(byId('least'), `preview alone ${madds(about.madds.first)}`);
     tell(byId('most'), `both ${madds(about.madds.all)}`);
     this.reset();
@@ -38,9 +45,7 @@ export class Dial {
   }
 
   private show(): void {
-    const text = named(this.threshold);
-    tell(byId('threshold-value'), text);
-    this.slider.setAttribute('aria-valuetext', text);
+    tell(byId('threshold-value'), named(this.threshold));
     byId<HTMLButtonElement>('reset').disabled = this.threshold === this.about.threshold;
   }
 }
@@ -58,6 +63,8 @@ export function showCost(tally: Tally, threshold: number, about: About): void {
   tell(byId('average'), images ? madds(average) : '–');
   tell(byId('saved'), images ? percent(1 - average / all) : '–');
   byId<HTMLButtonElement>('clear').disabled = images === 0;
+  byId('threshold').setAttribute('aria-valuetext', named(threshold)
+    + (images ? `, ${madds(average)} MAdds on average` : ''));
 
   const scale = byId('scale');
   const share = average / all;
@@ -72,18 +79,23 @@ export function showCost(tally: Tally, threshold: number, about: About): void {
     ? `Average cost ${madds(average)} MAdds, ${percent(1 - share)} less than always waiting for `
       + `the specialist; from ${madds(about.madds.first)} to ${madds(all)}.`
     : `From ${madds(about.madds.first)} MAdds for the preview alone to ${madds(all)} for both.`;
-  showHistogram(tally.histogram(BARS), threshold);
+  showHistogram(tally.histogram(BARS, threshold));
 }
 
-function showHistogram(counts: number[], threshold: number): void {
-  const most = Math.max(...counts, 1);
-  const total = counts.reduce((a, b) => a + b, 0);
+function showHistogram(counts: [number, number][]): void {
+  const sums = counts.map(([late, early]) => late + early);
+  const most = Math.max(...sums, 1);
   byId('histogram').replaceChildren(...counts.map((count, i) => {
-    const bar = make('span', (i + 0.5) / BARS < threshold ? 'second' : 'first');
-    bar.style.height = `${(count / most) * 100}%`;
+    const bar = make('span', '', ...['second', 'first'].map((name, who) => {
+      const part = make('span', name);
+      part.style.flexGrow = String(count[who]);
+      return part;
+    }));
+    bar.style.height = `${(sums[i] / most) * 100}%`;
     return bar;
   }));
-  byId('histogram').ariaLabel = `How confident the first predictions were: of ${total} images, `
-    + `${counts.slice(Math.floor(BARS * 0.9)).reduce((a, b) => a + b, 0)} above 0.9, `
-    + `${counts.slice(0, BARS / 2).reduce((a, b) => a + b, 0)} below 0.5.`;
+  const total = (some: number[]) => some.reduce((a, b) => a + b, 0);
+  byId('histogram').ariaLabel = `How confident the first predictions were: of ${total(sums)} `
+    + `images, ${total(sums.slice(Math.floor(BARS * 0.9)))} above 0.9, `
+    + `${total(sums.slice(0, BARS / 2))} below 0.5.`;
 }

@@ -10,15 +10,16 @@ import { Sentence } from './sentence';
 export async function download(
   file: string, progress: (share: number) => void = () => {},
 ): Promise<Uint8Array<ArrayBuffer>> {
+  const name = decodeURIComponent(file);
   let response;
   try {
     // A page that was built anew from another export shows that one.
     response = await fetch(file, { cache: 'no-cache' });
   } catch {
-    throw new Sentence(`${file} did not arrive: is the server still there?`);
+    throw new Sentence(`${name} did not arrive: is the server still there?`);
   }
   if (!response.ok) {
-    throw new Sentence(`${file} is missing beside this page: build it again by make web.`);
+    throw new Sentence(`${name} is missing beside this page: build it again by make web.`);
   }
   // Of compressed answers the length is not that of the content.
   const whole = response.headers.get('content-encoding')
@@ -33,7 +34,7 @@ export async function download(
       if (whole) progress(Math.min(arrived / whole, 1));
     }
   } catch {
-    throw new Sentence(`${file} did not arrive in full: load this page again.`);
+    throw new Sentence(`${name} did not arrive in full: load this page again.`);
   }
   return new Uint8Array(await new Blob(chunks).arrayBuffer());
 }

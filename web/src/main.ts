@@ -33,6 +33,7 @@ async function start(): Promise<void> {
   await network.open(about, model.buffer);  // The worker has the bytes now, and they are none here.
   await run(about, network);
   byId('loading').hidden = true;
+  tell(byId('said'), 'Ready for photos.');
 }
 
 async function run(about: About, network: Network): Promise<void> {
@@ -70,11 +71,26 @@ async function run(about: About, network: Network): Promise<void> {
     if (about.stages.length > 1) showCost(tally, dial.threshold, about);
   }
 
-  function take(photo: Blob, name: string): void {
+  function take(photos: File[], name?: string): void {
     stopCamera();
+    const unseen: unknown[] = [];
+    for (const photo of photos) {
+      void queue(async () => {
+        try {
+          await look(photo);
+          showPhoto(photo, name ?? photo.name);
+        } catch (error) {
+          unseen.push(error);
+        }
+      });
+    }
+    // After all: the next photo would take the place of what was said of this one.
     void queue(async () => {
-      await look(photo);
-      showPhoto(photo, name);
+      if (unseen.length > 1) {
+        throw new Sentence(`${unseen.length} of ${photos.length} files were not seen. `
+          + sentenceOf(unseen[0]));
+      }
+      if (unseen.length) throw unseen[0];
     });
   }
 
@@ -92,19 +108,26 @@ async function run(about: About, network: Network): Promise<void> {
     const button = byId<HTMLButtonElement>('camera');
     button.disabled = true;  // Until the visitor has allowed it, or not.
     try {
-      await camera.start((frame) => queue(() => look(frame)));
-      showCamera(true);
-      showVideo();
+      const started = await camera.start((frame) => queue(() => look(frame)), () => {
+        stopCamera();
+        // After its last frame, which would take the sentence away.
+        void queue(async () => { throw new Sentence('The camera is gone.'); });
+      });
+      if (started) {
+        showCamera(true);
+        showVideo();
+      }
     } catch (error) {
       stopCamera();
       fail(error);
     } finally {
       button.disabled = false;
     }
-    button.focus();  // Which it lost while it was off.
+    // Which it lost while it was off.
+    if (document.activeElement === document.body) button.focus();
   }
 
-  listen(take);
+  listen(take, fail);
   byId('camera').addEventListener('click', () => void toggleCamera());
   byId('clear').addEventListener('click', () => {
     tally.clear();
@@ -113,7 +136,7 @@ async function run(about: About, network: Network): Promise<void> {
   });
   prepareCoefficients();
   byId('cost').hidden = about.stages.length === 1;
-  await listSamples(take, fail);
+  await listSamples(take, fail).catch(fail);  // Photos of one's own will do.
   await queue(update);
   for (const id of ['file', 'camera']) byId<HTMLInputElement>(id).disabled = false;
 }

@@ -2,13 +2,16 @@
 
 import { download } from './download';
 import { byId, make } from './page';
+import { Sentence } from './sentence';
 
-export type Take = (photo: Blob, name: string) => void;
+/** Looks at photos, one after another; `name` is what they are called where they have none. */
+export type Take = (photos: File[], name?: string) => void;
+export type Fail = (error: unknown) => void;
 
-export function listen(take: Take): void {
+export function listen(take: Take, fail: Fail): void {
   const file = byId<HTMLInputElement>('file');
   file.addEventListener('change', () => {
-    if (file.files?.length) take(file.files[0], file.files[0].name);
+    take(Array.from(file.files ?? []));
     file.value = '';  // The same file again is a change, too.
   });
 
@@ -24,19 +27,21 @@ export function listen(take: Take): void {
   document.addEventListener('drop', (event) => {
     event.preventDefault();
     drop.classList.remove('over');
-    const dropped = event.dataTransfer?.files[0];
-    if (dropped && !file.disabled) take(dropped, dropped.name);
+    if (file.disabled) return;
+    const dropped = Array.from(event.dataTransfer?.files ?? []);
+    if (dropped.length) take(dropped);
+    else fail(new Sentence('That was no file: drop photos that are on this device.'));
   });
 
   document.addEventListener('paste', (event) => {
-    const pasted = event.clipboardData?.files[0];
-    if (pasted && !file.disabled) take(pasted, 'from the clipboard');
+    const pasted = Array.from(event.clipboardData?.files ?? []);
+    if (pasted.length && !file.disabled) take(pasted, 'from the clipboard');
   });
 }
 
 /** The build writes the samples' names; without any there is nothing to see. */
-export async function listSamples(take: Take, fail: (error: unknown) => void): Promise<void> {
-  const names: string[] = JSON.parse(new TextDecoder().decode(await download('samples.json')));
+export async function listSamples(take: Take, fail: Fail): Promise<void> {
+  const names = parseNames(new TextDecoder().decode(await download('samples.json')));
   byId('samples').querySelector('ul')!.append(...names.map((name, i) => {
     const image = document.createElement('img');
     image.src = `samples/${encodeURIComponent(name)}`;
@@ -47,7 +52,7 @@ export async function listSamples(take: Take, fail: (error: unknown) => void): P
     button.addEventListener('click', async () => {
       try {
         const bytes = await download(`samples/${encodeURIComponent(name)}`);
-        take(new File([bytes], name), name);
+        take([new File([bytes], name)]);
       } catch (error) {
         fail(error);
       }
@@ -55,4 +60,14 @@ export async function listSamples(take: Take, fail: (error: unknown) => void): P
     return make('li', '', button);
   }));
   byId('samples').hidden = names.length === 0;
+}
+
+function parseNames(text: string): string[] {
+  try {
+    const names = JSON.parse(text);
+    if (Array.isArray(names)) return names;
+  } catch {
+    // No JSON: the same to whoever reads the sentence.
+  }
+  throw new Sentence('samples.json is broken: build this page again by make web.');
 }

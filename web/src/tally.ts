@@ -30,10 +30,12 @@ export class Tally {
     return { images, early, average: first * early + all * (1 - early) };
   }
 
-  /** How many images have a confidence in each of so many equal parts of [0, 1]. */
-  histogram(parts: number): number[] {
-    const counts = new Array<number>(parts).fill(0);
-    for (const c of this.confidences) counts[Math.min(Math.floor(c * parts), parts - 1)]++;
+  /** How many images have a confidence in each of so many equal parts of [0, 1]: [late, early]. */
+  histogram(parts: number, threshold: number): [number, number][] {
+    const counts = Array.from({ length: parts }, (): [number, number] => [0, 0]);
+    for (const c of this.confidences) {
+      counts[Math.min(Math.floor(c * parts), parts - 1)][Number(endsEarly(c, threshold))]++;
+    }
     return counts;
   }
 }

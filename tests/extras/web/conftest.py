@@ -15,17 +15,21 @@ import pytest
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
+  def __init__(self, *arguments, kinds, **options):
+    self.extensions_map = http.server.SimpleHTTPRequestHandler.extensions_map | kinds
+    super().__init__(*arguments, **options)
+
   def log_message(self, *_):
     pass
 
 
 @pytest.fixture(scope='session')
 def served():
-  """Serves folders as `python -m http.server` does: folder to address."""
+  """Serves folders as `python -m http.server` does: folder to address; with other MIME types."""
   servers = []
 
-  def serve(folder):
-    handler = functools.partial(Handler, directory=folder)
+  def serve(folder, kinds=()):
+    handler = functools.partial(Handler, directory=folder, kinds=dict(kinds))
     servers.append(http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler))
     threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
     return f'http://127.0.0.1:{servers[-1].server_port}/'
@@ -96,6 +100,9 @@ def visit(chromium):
     contexts.append(chromium.new_context(**options))
     page = contexts[-1].new_page()
     page.on('pageerror', lambda error: troubles.append(f'{error}'))
+    # Of what does not arrive the browser itself tells.
+    page.on('console', lambda said: said.type != 'error' or said.text.startswith('Failed to load')
+            or troubles.append(said.text))  # fmt: skip
     page.on('request', lambda request: request.url.startswith((address, 'blob:'))
             or troubles.append(request.url))  # fmt: skip
     page.goto(address)

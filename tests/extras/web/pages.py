@@ -1,5 +1,6 @@
 """Pages of exports: made, and driven as visitors do."""
 
+import base64
 import fcntl
 import os
 import pathlib
@@ -79,6 +80,24 @@ def choose(page, path):
     page.locator('#drop').click()
   chooser.value.set_files(path)
   expect(shown).to_have_attribute('src', re.compile(f'^(?!{re.escape(before)}$)blob:'))
+
+
+def drop(page, *files, text=''):
+  """Drops files (name, content) and text somewhere on the page."""
+  data = [(name, base64.b64encode(content).decode()) for name, content in files]
+  page.evaluate(
+    """([files, text]) => {
+      const dataTransfer = new DataTransfer();
+      for (const [name, data] of files) {
+        const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+        dataTransfer.items.add(new File([bytes], name));
+      }
+      if (text) dataTransfer.setData('text/plain', text);
+      const drop = new DragEvent('drop', {bubbles: true, cancelable: true, dataTransfer});
+      document.querySelector('footer').dispatchEvent(drop);
+    }""",
+    [data, text],
+  )
 
 
 def pairs(page, names, values):

@@ -1,5 +1,7 @@
 """The page by keyboard, for screen readers, on small screens."""
 
+import re
+
 from pages import WEB, choose
 from playwright.sync_api import expect
 import pytest
@@ -14,7 +16,7 @@ def test_all_can_be_done_by_keyboard(made, address, visit):
   page.keyboard.press('Tab')
   assert page.evaluate(focused) == 'file' and page.evaluate(outlined)
   with page.expect_file_chooser() as chooser:
-    page.keyboard.press('Enter')
+    page.keyboard.press('Space')  # Of Enter headless Chromium loses some, of any such input.
   chooser.value.set_files(made['certain'])
   expect(page.locator('#badge')).to_have_text('Preview: ended early')
   stops = []
@@ -33,7 +35,22 @@ def test_all_can_be_done_by_keyboard(made, address, visit):
   assert {'camera', 'sample', 'threshold', 'reset', 'clear'} <= set(stops)
 
 
-@pytest.mark.parametrize('width', [360, 1200])
+def test_all_that_can_be_used_has_a_name(made, address, visit):
+  page = visit(address)
+  expect(page.locator('#said')).to_have_text('Ready for photos.')
+  choose(page, made['unsure'])
+  told = page.locator('body').aria_snapshot()
+  controls = re.findall(
+    r"- '?(button|slider)(?: (.*?))?'?(?: \[.*\])?:?(?: \"[0-9.]+\")?$", told, re.M
+  )
+  assert [name.strip('"') for _, name in controls] == [
+    'Choose photos', 'Start the camera', 'Sample 1: b.png', 'Sample 2: blue things 1 & 2.png',
+    'Confidence that ends it early', f'Back to {made["about"]["threshold"]:.3f}, as exported',
+    'Count anew',
+  ]  # fmt: skip
+
+
+@pytest.mark.parametrize('width', [320, 1200])
 @pytest.mark.parametrize('scheme', ['light', 'dark'])
 def test_axe_finds_nothing(made, address, visit, scheme, width):
   # Its script is not of the page, whose policy would refuse it.
@@ -56,14 +73,48 @@ def test_axe_finds_nothing(made, address, visit, scheme, width):
   assert page.evaluate(run) == []
 
 
-def test_a_screen_of_360_pixels_needs_no_scrolling_sideways(made, address, visit):
-  page = visit(address, viewport={'width': 360, 'height': 740}, is_mobile=True, has_touch=True)
+@pytest.mark.parametrize(
+  'width,font',
+  [(320, '100%'), (360, '100%'), (768, '100%'), (1440, '100%'), (640, '200%'), (1280, '200%')],
+)
+def test_screens_need_no_scrolling_sideways_and_cards_hold_what_is_theirs(
+  made, address, visit, width, font
+):
+  screen = {'width': width, 'height': 740}
+  page = visit(
+    address, viewport=screen, is_mobile=width < 700, has_touch=width < 700, bypass_csp=True
+  )
+  page.add_style_tag(content=f':root {{ font-size: {font} }}')  # As browsers' settings do.
+  # What scrolls by itself, and what is there for screen readers alone, may be wider.
+  outside = """() => Array.from(document.querySelectorAll('.card')).flatMap((card) => {
+    const { left, right } = card.getBoundingClientRect();
+    return Array.from(card.querySelectorAll('*'))
+      .filter((e) => !e.closest('.unseen, #samples, .scroll'))
+      .map((e) => [e.outerHTML.slice(0, 60), e.getBoundingClientRect()])
+      .filter(([, box]) => box.width && (box.left < left || box.right > right))
+      .map(([name]) => name);
+  })"""
   across = 'document.documentElement.scrollWidth'
-  assert page.evaluate(across) == 360
+  assert page.evaluate(across) == width and page.evaluate(outside) == []
   choose(page, made['unsure'])
   page.get_by_text('The coefficients as numbers').click()
   page.get_by_text('About this network').click()
-  assert page.evaluate(across) == 360
+  assert page.evaluate(across) == width and page.evaluate(outside) == []
+  # A part of what the browser's settings say.
+  own = """() => Array.from(document.styleSheets[0].cssRules)
+    .find((rule) => rule.selectorText === ':root').style.fontSize"""
+  assert page.evaluate(own) == '100%'
+  larger = page.locator('#why').evaluate('(e) => parseFloat(getComputedStyle(e).fontSize)')
+  assert larger == pytest.approx({'100%': 14.72, '200%': 29.44}[font])
+
+
+def test_bars_and_maps_are_seen_in_forced_colours(made, address, visit):
+  page = visit(address, forced_colors='active')
+  choose(page, made['unsure'])
+  colour = '(e) => getComputedStyle(e).backgroundColor'
+  ground = page.locator('#answer').evaluate(colour)
+  for bar in ('#likeliest .fill', '#heat span', '#histogram .second'):
+    assert page.locator(bar).first.evaluate(colour) != ground
 
 
 def test_who_wants_less_motion_gets_none(made, address, visit):

@@ -39,13 +39,23 @@ def test_answers_are_those_of_the_exports_run_py(made, address, visit, which):
     ('turned.jpg', {'size': (640, 427), 'quality': 92, 'exif': 6}),
     ('tall.webp', {'size': (300, 511), 'lossless': True}),
     ('small.png', {'size': (9, 7)}),
+    ('gray.png', {'mode': 'L'}),
+    ('palette.png', {'mode': 'P'}),
+    ('clear.png', {'mode': 'RGBA'}),
+    ('print.jpg', {'mode': 'CMYK', 'quality': 95}),
   ],
 )
 def test_photos_of_all_kinds_are_prepared_as_by_run_py(made, address, visit, name, options):
   if orientation := options.pop('exif', None):
     options['exif'] = Image.Exif()
     options['exif'][0x0112] = orientation
+  mode = options.pop('mode', 'RGB')
   path = photo(made['folder'] / name, 77, **options)
+  if mode != 'RGB':
+    image = Image.open(path).convert(mode)
+    if mode == 'RGBA':
+      image.putalpha(Image.linear_gradient('L').resize(image.size))
+    image.save(path)
   page = visit(address)
   choose(page, path)
   wanted, _, _ = asked(made['export'], path)
@@ -71,7 +81,8 @@ def test_the_threshold_decides_who_answers_and_what_it_costs(made, address, visi
   assert likeliest(page) != specialist
   slider.press('End')
   expect(page.locator('#badge')).to_have_text('Specialist')
-  assert slider.get_attribute('aria-valuetext') == 'always wait'
+  told = f'always wait, {both:.2f} M MAdds on average'
+  expect(slider).to_have_attribute('aria-valuetext', told)
   assert facts() == ['2', '0.0%', f'{both:.2f} M']
   assert likeliest(page) == specialist
   slider.press('ArrowLeft')
@@ -81,6 +92,67 @@ def test_the_threshold_decides_who_answers_and_what_it_costs(made, address, visi
   page.get_by_role('button', name='Count anew').click()
   expect(page.locator('#images')).to_have_text('0')
   assert facts() == ['0', '–', '–']
+
+
+def test_the_average_cost_is_that_of_the_confidences_at_any_threshold(made, address, visit):
+  page = visit(address)
+  sure = sorted(made['sure'].values())
+  page.locator('#file').set_input_files(list(made['sure']))
+  expect(page.locator('#images')).to_have_text(str(len(sure)))
+  first, both = (made['about']['madds'][key] / 1e6 for key in ('first', 'all'))
+  seen = set()
+  for threshold in (0, 0.005, *(np.arange(1, 40) / 40), 1, 1.005, 1.01):
+    if min(abs(threshold - c) for c in sure) < 1e-3:  # Two builds of LiteRT need not agree.
+      continue
+    page.locator('#threshold').fill(f'{threshold:.3f}')
+    early = sum(c >= threshold for c in sure) / len(sure)
+    average = f'{first * early + both * (1 - early):.2f} M'
+    expect(page.locator('#average')).to_have_text(average)
+    assert page.locator('#early').inner_text() == f'{early:.1%}'
+    assert page.locator('#saved').inner_text() == f'{early * (1 - first / both):.1%}'
+    # Each bar has as much of each colour as it has images of each kind.
+    shares = page.locator('#histogram .first').evaluate_all(
+      '(a) => a.map((e) => +e.style.flexGrow)'
+    )
+    assert sum(shares) == round(early * len(sure))
+    seen.add(early)
+  assert len(seen) > 5
+
+
+def test_answers_are_those_of_predict(made, address, visit):
+  table = made['folder'] / 'table.jsonl'
+  photos = made['folder'] / 'predicted'
+  photos.mkdir()
+  for path in made['sure']:
+    shutil.copy(path, photos)
+  pages.program(
+    '--mode=predict', f'--workdir={made["folder"]}/run', f'--images={photos}', '--top_k=5',
+    f'--output={table}', f'--threshold={made["about"]["threshold"]!r}',
+  )  # fmt: skip
+  page, stages = visit(address), set()
+  for answer in map(json.loads, table.read_text().splitlines()):
+    choose(page, answer['file'])
+    wanted = zip(
+      answer['labels'], (f'{100 * p:.1f}%' for p in answer['probabilities']), strict=True
+    )
+    assert_same(likeliest(page), list(wanted))
+    stage = {'lightweight': 'Preview: ended early', 'specialist': 'Specialist'}[answer['stage']]
+    assert badge(page) == stage
+    stages.add(stage)
+  assert len(stages) == 2
+
+
+def test_what_the_threshold_did_on_held_out_images_is_told(made, served, visit, tmp_path):
+  page = visit(served(made['site']))
+  expect(page.locator('#heldout')).to_be_hidden()
+  site = shutil.copytree(made['site'], tmp_path / 'site')
+  chosen = {'data': 'pets', 'images': 1234, 'exit_rate': 0.875, 'average_madds': 7.5e6}
+  (site / 'model.json').write_text(json.dumps(made['about'] | {'chosen': chosen}))
+  page = visit(served(site))
+  assert page.locator('#heldout').inner_text() == (
+    f'At {made["about"]["threshold"]:.3f}, as exported, 87.5% of 1,234 held-out images of pets '
+    'ended early, for 7.50 M MAdds on average.'
+  )
 
 
 def test_the_specialist_runs_late_for_a_photo_that_ended_early(made, address, visit):

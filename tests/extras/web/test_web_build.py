@@ -1,5 +1,6 @@
 """`make web`: what it lacks is a sentence; types and packages."""
 
+import json
 import subprocess
 
 import pages
@@ -15,6 +16,15 @@ def test_what_make_web_lacks_is_a_sentence(made, tmp_path):
   code, said = pages.build(made['export'], made['folder'])
   assert code != 0 and 'has other files in it: name a new folder.' in said
   assert (made['export'] / 'model.json').exists()
+
+
+def test_an_export_of_other_formats_is_told_how_to_become_a_page(made, tmp_path):
+  about = made['about'] | {'formats': ['stablehlo', 'onnx']}
+  (tmp_path / 'model.json').write_text(json.dumps(about))
+  code, said = pages.build(tmp_path, tmp_path / 'site')
+  assert code != 0
+  assert f'{tmp_path}/model.tflite does not exist; export a run first' in said
+  assert f'--format=stablehlo,onnx,tflite --output={tmp_path})' in said
 
 
 def test_types_are_right():

@@ -75,7 +75,7 @@ def test_photos_are_turned_as_their_exif_tag_says(made, visit_pixels, orientatio
 
 @pytest.mark.parametrize('mode', ['L', 'P', '1'])
 def test_gray_and_palette_images_are_rgb(made, visit_pixels, mode):
-  path = made['folder'] / f'{mode}.png'
+  path = made['folder'] / f'mode {mode}.png'
   Image.open(made['unsure']).convert(mode).save(path)
   found, wanted = visit_pixels(path, {'crop': 1.0, 'resolution': 24, 'resize': 'bicubic'})
   np.testing.assert_array_equal(found, wanted)
