@@ -1,5 +1,7 @@
 """From a recipe to its parts."""
 
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,6 +41,16 @@ def test_model_is_the_recipes(config):
     assert (network.num_classes, network.style.dtype) == (10, jnp.bfloat16)
   assert model.layers == ('dense', 'depthwise', 'pointwise')
   assert model.basis_dropout == 0.125 and model.refine == 0.5
+
+
+def test_the_demo_holds_images_out_for_its_threshold(digits_folder):
+  recipe = pathlib.Path(__file__).parents[2] / 'configs' / 'digits.py'
+  demo = command_line.load_recipe(str(recipe))
+  demo.data.data_dir = digits_folder
+  dataset = experiment.open_dataset(demo)
+  experiment.check_heldout(demo, dataset, demo.data.heldout_split)
+  splits = demo.data.train_split, demo.data.heldout_split, demo.data.eval_split
+  assert [experiment.num_images(dataset, split) for split in splits] == [1150, 287, 360]
 
 
 def test_any_other_name_is_that_network_alone(config):
