@@ -186,9 +186,7 @@ def tell(asked: Predictor, total: folder.Total, threshold: float, output: str | 
 
   if total.unreadable:
     say(f'{len(total.unreadable)} files could not be read and are left out:')
-    say('\n'.join(total.unreadable[:10]))
-    if len(total.unreadable) > 10:
-      say('...')
+    say('\n'.join(total.unreadable))
   if not total.predicted:
     raise UserError('None of the files could be read.')
   average, most = total.madds / total.predicted / 1e6, asked.cost.total_madds / 1e6
