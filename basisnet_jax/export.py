@@ -108,7 +108,7 @@ def export_workdir(
     tables = _compared(config, network, runs, threshold)
   table = '\n'.join([f'{"file":<32}{"MB":>8}{"difference from the network":>28}', *rows, *tables])
   about = {
-    'formats': list(formats),
+    'formats': formats,
     'weights': weights,
     **predictor.about(threshold),
     'rule': ready.rule,
@@ -126,8 +126,8 @@ def export_workdir(
   print(f'{table}\n\nWritten: {output}/ ({", ".join(sorted(files))})')
   if len(network) > 1:
     print(_early_exit(about))
-    if threshold == predictor.threshold == thresholds.NOBODY:
-      print(predict.NOBODY_EXITS)
+    if mending := predict.how_to_exit(predictor, threshold):
+      print(mending)
   print(f'Try: python {output}/run.py photo.jpg')
 
 
@@ -193,9 +193,13 @@ def _compared(config, network, runs, threshold) -> list[str]:
 
   own = {part.name: jax.jit(part.call) for part in network}
   with Progress(count, name='comparing', first='starting...') as progress:
-    found = agreement.measure(network, own, runs, some(progress), threshold)
+    # Triton's files are those of ONNX: they are asked once.
+    same = {name: next(first for first in runs if runs[first] == runs[name]) for name in runs}
+    asked = {name: runs[name] for name in same.values()}
+    found = agreement.measure(network, own, asked, some(progress), threshold)
   lines = []
-  for name, by_stage in found.items():
+  for name, first in same.items():
+    by_stage = found[first]
     title = f'{name}, {count:,} images of {config.data.name}, {split}'
     lines.append(f'\n{title:<44}{"network":>9}{"exported":>10}{"same answer":>13}')
     for stage, shares in by_stage.items():

@@ -22,8 +22,6 @@ from basisnet_jax.models import cost
 from basisnet_jax.training import evaluator, trained
 from basisnet_jax.training.progress import Progress
 
-NOBODY_EXITS = 'Nobody exits: give --threshold, or have one chosen on held-out images (README).'
-
 
 class Ready(NamedTuple):
   """A trained network and all that it takes to ask it: see `Predictor`."""
@@ -196,6 +194,15 @@ def tell(asked: Predictor, total: folder.Total, threshold: float, output: str | 
     text += (
       f' ({most:.4g} without early termination); {share:.1f}% exited, threshold {threshold:.4g}'
     )
-    if threshold == asked.threshold == thresholds.NOBODY:
-      text += f'\n{NOBODY_EXITS}'
-  say(text + (f'\nWritten: {output}' if output else ''))
+  say(text)
+  if mending := how_to_exit(asked, threshold):
+    say(mending)
+  if output:
+    say(f'Written: {output}')
+
+
+def how_to_exit(asked: Predictor, threshold: float) -> str:
+  """What to do where nobody has chosen a threshold for two stages; else ''."""
+  if asked.cost.lightweight_madds is None or not threshold == asked.threshold == thresholds.NOBODY:
+    return ''
+  return 'Nobody exits: give --threshold, or have one chosen on held-out images (README).'

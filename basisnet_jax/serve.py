@@ -6,7 +6,6 @@ import jax
 
 from basisnet_jax import predict
 from basisnet_jax.errors import UserError
-from basisnet_jax.evaluation import thresholds
 
 
 def serve_workdir(
@@ -80,9 +79,8 @@ def _listen(host, port):
 def _tell(listener, predictor, threshold):
   host, port = listener.getsockname()[:2]
   host = f'[{host}]' if ':' in host else host
-  nobody = threshold == predictor.threshold == thresholds.NOBODY
-  if predictor.cost.lightweight_madds is not None and nobody:
-    print(predict.NOBODY_EXITS)
+  if mending := predict.how_to_exit(predictor, threshold):
+    print(mending)
   print(
     f'http://{host}:{port}: POST /predict, GET /, /health, /metrics. It compiles first.',
     flush=True,

@@ -12,7 +12,7 @@ from basisnet_jax.errors import UserError
 from basisnet_jax.inference import clips, folder
 from basisnet_jax.inference.predictor import likeliest
 from basisnet_jax.inference.streaming import StreamingPredictor
-from basisnet_jax.models import BasisNet
+from basisnet_jax.models import BasisNet, preprocessing
 from basisnet_jax.training.progress import Progress
 
 
@@ -71,7 +71,7 @@ def stream_clip(
         continue
       names.append(name)
       pixels = photos.central_square(image, *ready.preparation)
-      yield np.float32(pixels)[None] / 127.5 - 1
+      yield preprocessing.normalize(pixels[None])
 
   temperatures = ready.temperatures
   top_k = min(top_k, len(ready.labels))

@@ -13,18 +13,13 @@ import numpy as np
 from PIL import Image
 import pytest
 from sklearn.datasets import load_digits
+import tiny
 
 ROOT = pathlib.Path(__file__).parents[1]
 RUN = [
-  '--config=tests/tiny.py',
-  '--config.model.specialist=resnet_18',  # Known without the recipe's file.
-  '--config.model.lightweight.name=resnet_18',
-  '--config.model.width=0.125',
-  '--config.model.lightweight.width=0.125',
+  *tiny.RUN,
   '--config.data.train_split=train[:80%]',
   '--config.data.heldout_split=train[80%:]',
-  '--config.training.steps=12',
-  '--config.training.batch_size=32',
 ]
 
 

@@ -16,19 +16,11 @@ import forks
 import numpy as np
 from PIL import Image
 import pytest
+import tiny
 
 import basisnet_jax
 
 ROOT = pathlib.Path(__file__).parents[1]
-RUN = [
-  '--config=tests/tiny.py',
-  '--config.model.specialist=resnet_18',  # Known without the recipe's file.
-  '--config.model.lightweight.name=resnet_18',
-  '--config.model.width=0.125',
-  '--config.model.lightweight.width=0.125',
-  '--config.training.steps=12',
-  '--config.training.batch_size=32',
-]
 PNG = {'Content-Type': 'image/png'}
 LONG = '--batch_wait=600000'  # Milliseconds: until the batch is full, or the server ends.
 # Forward passes of so many images at once differ in the last digits.
@@ -101,7 +93,7 @@ class Server:
 @pytest.fixture(scope='module')
 def workdir(tmp_path_factory, data_flag):
   folder = tmp_path_factory.mktemp('runs') / 'served'
-  process = start(*RUN, data_flag, f'--workdir={folder}')
+  process = start(*tiny.RUN, data_flag, f'--workdir={folder}')
   _, err = process.communicate(timeout=600)
   assert process.returncode == 0, err
   return folder

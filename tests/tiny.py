@@ -9,6 +9,16 @@ from basisnet_jax.models import layers
 
 RESOLUTION = 8
 NUM_BASES = 2
+# Flags of a run of a few seconds that programs can read again.
+RUN = [
+  '--config=tests/tiny.py',
+  '--config.model.specialist=resnet_18',  # Known without the recipe's file.
+  '--config.model.lightweight.name=resnet_18',
+  '--config.model.width=0.125',
+  '--config.model.lightweight.width=0.125',
+  '--config.training.steps=12',
+  '--config.training.batch_size=32',
+]
 
 
 class TinyNetwork(nn.Module):
