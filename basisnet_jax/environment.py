@@ -2,6 +2,9 @@
 
 import os
 import sys
+import time
+
+STARTED = time.time()  # Sources that changed after it are not what runs.
 
 # glibc's malloc: XLA takes a few GB for each step on CPU and frees them after it. By default they
 # go back to the system, which clears them anew, in small pages: up to as long as the step itself.

@@ -155,7 +155,7 @@ def main(config) -> None:
 def _train(config, workdir):
   from basisnet_jax.training import loop  # Imported here: the others start without it.
 
-  loop.train_and_evaluate(config, workdir)
+  loop.train_and_evaluate(config, workdir, keep_step=True)
   _say(
     f'\nNext: tensorboard --logdir={workdir}   (curves, histograms, the recipe)\n'
     f'      python -m basisnet_jax.main --mode=evaluate --workdir={workdir}'

@@ -139,9 +139,10 @@ def train_batches(
 
   d = config.data
   _check_batch_size(config, mesh)
+  total_steps = Schedule(config, num_images(dataset, d.train_split)).total_steps
   return data.train_batches(
     dataset,
-    resolution=_train_resolution(config, dataset),
+    resolution=train_resolution(config, total_steps),
     crop=d.crop,
     crop_min_area=d.crop_min_area,
     crop_padding=d.crop_padding,
@@ -158,12 +159,13 @@ def train_batches(
   )
 
 
-def _train_resolution(config, dataset):
-  """The images' size, or (number of a batch, size from it on)."""
+def train_resolution(
+  config: ml_collections.ConfigDict, total_steps: int
+) -> int | tuple[tuple[int, int], ...]:
+  """The training images' size, pixels, or (number of a batch, size from it on)."""
   if not config.training.resolutions:
     return config.model.resolution
-  total = Schedule(config, num_images(dataset, config.data.train_split)).total_steps
-  return tuple((round(share * total), size) for share, size in config.training.resolutions)
+  return tuple((round(share * total_steps), size) for share, size in config.training.resolutions)
 
 
 def _order(config):

@@ -2,17 +2,19 @@
 
 from collections.abc import Callable
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
+from etils import epath
 from flax import linen as nn
 import jax
 import ml_collections
+import numpy as np
 import optax
 
 from basisnet_jax import models, sharding
 from basisnet_jax.errors import UserError
 from basisnet_jax.models import coefficients
-from basisnet_jax.training import distillation, experiment, losses, mixing
+from basisnet_jax.training import distillation, experiment, kept_step, losses, mixing
 from basisnet_jax.training import objective as objective_lib
 from basisnet_jax.training import state as train_state
 from basisnet_jax.training import step as step_lib
@@ -139,8 +141,25 @@ class Training:
     state = train_state.initialize(self._create_state, self.shardings)
     return experiment.with_trained_weights(self._config, self.model, state)
 
-  def step(self, *, skip_nonfinite: bool = False) -> 'Step':
+  def abstract_batch(self, index: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes, dtypes and shardings of the training batch of that number; the first is 0."""
+    side = experiment.train_resolution(self._config, self.schedule.total_steps)
+    if not isinstance(side, int):
+      side = [size for first, size in side if first <= index][-1]
+    kinds = {'image': ((side, side, 3), np.uint8), 'label': ((), np.int32)}
+    kinds['mask'] = (), np.float32
+    rows, split = self._config.training.batch_size, sharding.over_data(self._mesh)
+    return {
+      name: jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=split)
+      for name, (shape, dtype) in kinds.items()
+    }
+
+  def step(self, *, skip_nonfinite: bool = False, keep: bool = False) -> 'Step':
     """The step of the recipe; see `step.make_train_step`.
+
+    With `keep` later processes that ask for it start with this one's compiled step, if JAX has a
+    folder for its compilation cache (`kept_step`). Code of the caller's that is in no file, and
+    what it puts in place of ours while it runs, is not seen: it is for programs.
 
     Raises:
       UserError: what the recipe asks for does not fit, or the teacher cannot be read.
@@ -158,27 +177,50 @@ class Training:
       mix=mixer(config, mesh),
       gather=sharding.gather(mesh),
     )
-    if teacher is None:
-      return Step(step_lib.jit_train_step(step, mesh, self.shardings))
-    held = jax.tree.map(lambda leaf: leaf.sharding, teacher.variables)
-    jitted = step_lib.jit_train_step(step, mesh, self.shardings, held)
-    return Step(jitted, (teacher.variables,))
+    held = () if teacher is None else (teacher.variables,)
+    shardings = (jax.tree.map(lambda leaf: leaf.sharding, variables) for variables in held)
+    jitted = step_lib.jit_train_step(step, mesh, self.shardings, *shardings)
+    if not keep:
+      return Step(jitted, held)
+    s, t = self.schedule, teacher
+    recipe = config.to_dict(), s.total_steps, s.steps_per_epoch, t and (t.model, t.resolution)
+    return Step(jitted, held, functools.partial(kept_step.path_of, *recipe, mesh, skip_nonfinite))
 
 
-class Step(NamedTuple):
+class Step:
   """A training step, `step(state, batch)`, that is compiled when it first sees such a batch.
 
   Attributes:
     jitted: the function for `jax.jit`'s own methods.
-    held: what it takes after state and batch: the teacher's variables, which no checkpoint holds.
   """
 
-  jitted: Any
-  held: tuple = ()
+  def __init__(
+    self, jitted: Any, held: tuple = (), path_of: Callable[..., epath.Path | None] | None = None
+  ):
+    """Of the recipe's step.
+
+    Args:
+      jitted: takes state, batch and `held`.
+      held: what no checkpoint holds, the teacher's variables.
+      path_of: of the arguments, where their compiled step is kept. None: nowhere.
+    """
+    self.jitted, self._held, self._path_of = jitted, held, path_of
+    self._kept = {}  # By the shapes of a batch.
 
   def __call__(self, state, batch):
-    return self.jitted(state, batch, *self.held)
+    step = self._kept.get(_shapes(batch), self.jitted)
+    return step(state, batch, *self._held)
 
   def compile(self, state, batch) -> jax.stages.Compiled:
     """For a state and a batch or their shapes; calls find it afterwards."""
-    return self.jitted.lower(state, batch, *self.held).compile()
+    arguments = state, batch, *self._held
+    path = self._path_of and self._path_of(arguments)
+    if path and (kept := kept_step.load(path, *arguments)):
+      self._kept[_shapes(batch)] = kept
+      return kept
+    lowered = self.jitted.lower(*arguments)
+    return kept_step.compile_and_keep(lowered, path) if path else lowered.compile()
+
+
+def _shapes(batch):
+  return tuple(sorted((name, array.shape) for name, array in batch.items()))

@@ -24,7 +24,9 @@ from basisnet_jax.training.watchdog import Watchdog
 from basisnet_jax.training.window import Window
 
 
-def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
+def train_and_evaluate(
+  config: ml_collections.ConfigDict, workdir: str, *, keep_step: bool = False
+) -> dict[str, Any]:
   """Trains by the recipe, from the workdir's newest checkpoint if it has one.
 
   Each step: batch, train, log, evaluate, save; the last two where they are due, in this
@@ -34,6 +36,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
   Args:
     config: a resolved recipe.
     workdir: made if missing; holds all that the run leaves.
+    keep_step: as of `learning.Training.step`.
 
   Returns:
     The last evaluation (`evaluation.evaluate.summarize`).
@@ -80,7 +83,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
     telemetry = stack.enter_context(Telemetry(workdir, enabled=first_host))
     state = latest.restore(training.state)
     fresh, start = state is None, 0 if state is None else int(state.step)
-    train_step = training.step(skip_nonfinite=config.training.nonfinite == 'skip')
+    train_step = training.step(skip_nonfinite=config.training.nonfinite == 'skip', keep=keep_step)
     batches = sharding.to_device(experiment.train_batches(config, dataset, mesh, start), mesh)
     total = training.schedule.total_steps
     evaluate_every = max(1, training.schedule.steps(config.evaluation.every_epochs))
@@ -91,17 +94,14 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
     watchdog = stack.enter_context(Watchdog(config.training.stall_timeout))
     watchdog.beat(f'the images of step {start + 1}, or its program')
 
-    def first_batch():
-      first = list(itertools.islice(batches, int(start < total)))
-      for batch in first:
-        train_step.compile(training.state, batch)
-      return first
-
     # Python does one thing at a time, but the compiler, the disk and the devices do not wait.
-    with futures.ThreadPoolExecutor(1) as beside:
-      first = beside.submit(first_batch)
+    with futures.ThreadPoolExecutor(2) as beside:
+      first = beside.submit(lambda: list(itertools.islice(batches, int(start < total))))
+      like = training.abstract_batch(start)
+      compiled = beside.submit(lambda: start < total and train_step.compile(training.state, like))
       state = training.fresh_state() if fresh else state
     batches = itertools.chain(first.result(), batches)
+    compiled.result()
     if fresh:
       telemetry.text(0, {'config': json.dumps(config.to_dict(), indent=2)})
       telemetry.hparams(config)
