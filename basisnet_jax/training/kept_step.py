@@ -52,7 +52,7 @@ def path_of(*recipe: Any) -> epath.Path | None:
     [os.environ.get(name) for name in ('XLA_FLAGS', 'LIBTPU_INIT_ARGS')],
     [(device.id, device.device_kind) for device in jax.devices()],
     jax.devices()[0].client.platform_version,
-    _instructions(),
+    _processor(),
   )
   digest = hashlib.sha256(repr(made_of).encode())
   for path in sources:
@@ -73,13 +73,13 @@ def _is_what_runs(source):
   return source.exists() and source.stat().st_mtime < environment.STARTED
 
 
-def _instructions():
-  """What this CPU can execute; a program with others would end the process."""
+def _processor():
+  """Its cores, which the work was shared among, and what it can execute: else it is the end."""
   try:
-    cpus = pathlib.Path('/proc/cpuinfo').read_text()
+    text = pathlib.Path('/proc/cpuinfo').read_text()
   except OSError:  # Not Linux, where a cache folder is hardly shared by machines.
-    return None
-  return re.findall('^(?:flags|Features).*', cpus, re.MULTILINE)[:1]
+    text = ''
+  return os.cpu_count(), re.findall('^(?:flags|Features).*', text, re.MULTILINE)[:1]
 
 
 def compile_and_keep(step: jax.stages.Lowered, path: epath.Path) -> jax.stages.Compiled:
