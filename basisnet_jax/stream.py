@@ -1,6 +1,7 @@
 """`--mode=stream`: a video goes through both stages, on two devices where there are two."""
 
 import collections
+import functools
 import sys
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from basisnet_jax import photos, predict
 from basisnet_jax.errors import UserError
 from basisnet_jax.inference import clips, folder
-from basisnet_jax.inference.predictor import likeliest
+from basisnet_jax.inference.prediction import prediction, stage
 from basisnet_jax.inference.streaming import StreamingPredictor
 from basisnet_jax.models import BasisNet, preprocessing
 from basisnet_jax.training.progress import Progress
@@ -75,6 +76,7 @@ def stream_clip(
 
   temperatures = ready.temperatures
   top_k = min(top_k, len(ready.labels))
+  told = functools.partial(prediction, labels=ready.labels, cost=ready.cost, top_k=top_k)
 
   def answers():
     passed = 0
@@ -82,12 +84,11 @@ def stream_clip(
       for _ in range(answer.number - passed):  # Of those that were dropped.
         names.popleft()
       passed = answer.number + 1
-      stage = 'lightweight' if answer.exited else 'specialist'
-      madds = ready.cost.lightweight_madds if answer.exited else ready.cost.total_madds
-      probabilities = np.asarray(jax.nn.softmax(answer.final[0] / temperatures.get(stage, 1)))
-      stage += ', reused' if answer.reused else ''
-      about = stage, float(answer.confidence[0]), madds
-      yield names.popleft(), likeliest(ready.labels, probabilities, top_k, *about)
+      temperature = temperatures.get(stage(ready.cost, answer.exited), 1)
+      probabilities = np.asarray(jax.nn.softmax(answer.final[0] / temperature))
+      found = told(probabilities, answer.confidence[0], answer.exited)
+      reused = ', reused' if answer.reused else ''
+      yield names.popleft(), found._replace(stage=found.stage + reused)
     yield from unreadable
 
   with (

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TextIO
 
 from basisnet_jax import photos
 from basisnet_jax.errors import UserError
-from basisnet_jax.inference.predictor import Prediction
+from basisnet_jax.inference.prediction import Prediction
 
 FORMATS = ('.csv', '.jsonl')
 

@@ -13,7 +13,8 @@ import socket
 import warnings
 
 from basisnet_jax.errors import UserError
-from basisnet_jax.inference.predictor import Prediction, Predictor
+from basisnet_jax.inference.prediction import Prediction
+from basisnet_jax.inference.predictor import Predictor
 
 _FILES = 256  # At once to a worker: as many as keep a batch of photos ahead of the network.
 _ANSWERS_IN = 10  # Seconds.

@@ -24,28 +24,11 @@ from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import thresholds
 from basisnet_jax.evaluation.chosen import Chosen
 from basisnet_jax.inference import early_exit, fixed
+from basisnet_jax.inference.prediction import Prediction, prediction
 from basisnet_jax.models import BasisNet, preprocessing
 from basisnet_jax.models.cost import Cost
 
 _TIMED = 11  # Calls of which the median counts.
-
-
-class Prediction(NamedTuple):
-  """The answer for one image.
-
-  Attributes:
-    labels: the most likely first.
-    probabilities: theirs.
-    stage: who answered: 'lightweight', 'specialist' or, where there is one only, 'network'.
-    confidence: of the first prediction, by the rule; of a single network its largest probability.
-    madds: multiply-adds that it cost.
-  """
-
-  labels: tuple[str, ...]
-  probabilities: tuple[float, ...]
-  stage: str
-  confidence: float
-  madds: int
 
 
 class Preparation(NamedTuple):
@@ -97,7 +80,7 @@ class Predictor:
     self.labels, self.preparation, self.cost = tuple(labels), preparation, cost
     self.threshold = thresholds.NOBODY if chosen is None else chosen.threshold
     self._chosen, self._batch_size = chosen, batch_size
-    self._two_stages = isinstance(model, BasisNet)
+    self._two_stages = cost.lightweight_madds is not None
     answer = _answer(model, chosen)
     self._runs = [fixed.fix(answer, variables, device) for device in devices or _devices()]
     self._busy, self._lock = [0] * len(self._runs), threading.Lock()
@@ -265,13 +248,8 @@ class Predictor:
     padded = np.concatenate([pixels, np.zeros((size - count, *pixels.shape[1:]), np.uint8)])
     with self._least_busy() as run:
       answer = jax.device_get(run(padded, np.arange(size) < count, threshold))
-    for probabilities, confidence, exited in zip(*(part[:count] for part in answer), strict=True):
-      if self._two_stages:
-        stage = 'lightweight' if exited else 'specialist'
-      else:
-        stage = 'network'
-      madds = self.cost.lightweight_madds if exited else self.cost.total_madds
-      yield likeliest(self.labels, probabilities, top_k, stage, float(confidence), madds)
+    told = functools.partial(prediction, labels=self.labels, cost=self.cost, top_k=top_k)
+    yield from map(told, *(part[:count] for part in answer))
 
   def _prepared(self, image):
     try:
@@ -297,16 +275,6 @@ class Predictor:
     finally:
       with self._lock:
         self._busy[index] -= 1
-
-
-def likeliest(
-  labels: Sequence[str], probabilities: np.ndarray, top_k: int, *about: Any
-) -> Prediction:
-  """Of probabilities `[classes]`; `about` is what else a `Prediction` has, in order."""
-  best = np.argsort(-probabilities, kind='stable')[:top_k]
-  return Prediction(
-    tuple(labels[i] for i in best), tuple(float(probabilities[i]) for i in best), *about
-  )
 
 
 _END = object()

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import prometheus_client as prometheus
 
-from basisnet_jax.inference.predictor import Prediction
+from basisnet_jax.inference.prediction import Prediction
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 KIND = prometheus.CONTENT_TYPE_LATEST

@@ -17,7 +17,7 @@ import ray.cloudpickle
 
 from basisnet_jax.errors import UserError
 from basisnet_jax.inference import on_ray
-from basisnet_jax.inference.predictor import Prediction
+from basisnet_jax.inference.prediction import Prediction
 
 # Ray warns of itself.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Workers cannot import tests.

@@ -9,7 +9,7 @@ import pytest
 
 from basisnet_jax.errors import UserError
 from basisnet_jax.inference import folder
-from basisnet_jax.inference.predictor import Prediction
+from basisnet_jax.inference.prediction import Prediction
 
 ANSWERS = [
   ('a, b.jpg', Prediction(('köter', 'cat "x"'), (0.75, 0.2), 'lightweight', 0.75, 10)),

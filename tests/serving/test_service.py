@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from basisnet_jax.errors import UserError
-from basisnet_jax.inference.predictor import Prediction
+from basisnet_jax.inference.prediction import Prediction
 from basisnet_jax.serving.service import Limits, Service
 
 

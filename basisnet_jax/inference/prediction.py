@@ -1,0 +1,53 @@
+"""The answer for one image: what, who gave it, and for what cost."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from basisnet_jax.models.cost import Cost
+
+
+class Prediction(NamedTuple):
+  """The answer for one image.
+
+  Attributes:
+    labels: the most likely first.
+    probabilities: theirs.
+    stage: who answered: 'lightweight', 'specialist' or, where there is one only, 'network'.
+    confidence: of the first prediction, by the rule; of a single network its largest probability.
+    madds: multiply-adds that it cost.
+  """
+
+  labels: tuple[str, ...]
+  probabilities: tuple[float, ...]
+  stage: str
+  confidence: float
+  madds: int
+
+
+def stage(cost: Cost, exited: bool) -> str:
+  """Who answers an image that has exited, or has not; the names of temperatures, too."""
+  if cost.lightweight_madds is None:
+    return 'network'
+  return 'lightweight' if exited else 'specialist'
+
+
+def prediction(
+  probabilities: np.ndarray,
+  confidence: float,
+  exited: bool,
+  *,
+  labels: Sequence[str],
+  cost: Cost,
+  top_k: int,
+) -> Prediction:
+  """Of probabilities `[classes]` of who answered, and the first prediction's confidence."""
+  best = np.argsort(-probabilities, kind='stable')[:top_k]
+  return Prediction(
+    tuple(labels[i] for i in best),
+    tuple(float(probabilities[i]) for i in best),
+    stage(cost, exited),
+    float(confidence),
+    cost.lightweight_madds if exited else cost.total_madds,
+  )
