@@ -17,7 +17,7 @@ from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import chosen as chosen_lib
 from basisnet_jax.evaluation import thresholds
 from basisnet_jax.inference import folder, on_ray
-from basisnet_jax.inference.predictor import Predictor, Preparation
+from basisnet_jax.inference.predictor import BATCH_SIZE, Predictor, Preparation
 from basisnet_jax.models import cost
 from basisnet_jax.training import evaluator, trained
 from basisnet_jax.training.progress import Progress
@@ -85,7 +85,7 @@ def load(
   workdir: str,
   *,
   checkpoint: str = '',
-  batch_size: int = 32,
+  batch_size: int = BATCH_SIZE,
   devices: Sequence[jax.Device] | None = None,
 ) -> Predictor:
   """The network that a run has trained, ready to predict.

@@ -52,7 +52,6 @@ def serve_workdir(
   threshold = predictor.threshold_for(**budget)
   limits = service.Limits(
     top_k,
-    batch_size,
     batch_wait / 1e3,
     int(max_body * 1e6),
     int(max_pixels * 1e6),

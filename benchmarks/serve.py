@@ -32,7 +32,7 @@ _FILES = 128
 _BATCH = 32
 _FLOOR, _ALONE = f'predictor, batches of {_BATCH}', 'predictor, one image alone'
 _BARS = {64: 'at least 0.8'}  # Of images/s: enough clients fill the batches.
-_LIMITS = service.Limits(batch_size=_BATCH)
+_LIMITS = service.Limits()
 
 
 def cases(seconds: float) -> Iterator[table.Row]:

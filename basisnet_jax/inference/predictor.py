@@ -28,6 +28,7 @@ from basisnet_jax.inference.prediction import Prediction, prediction
 from basisnet_jax.models import BasisNet, preprocessing
 from basisnet_jax.models.cost import Cost
 
+BATCH_SIZE = 32
 _TIMED = 11  # Calls of which the median counts.
 
 
@@ -52,6 +53,7 @@ class Predictor:
     preparation: see there.
     cost: of the network.
     threshold: the one that was chosen for the checkpoint; nobody exits where none was.
+    sizes: of batches that programs are compiled for, rising; fewer images are filled up to one.
   """
 
   def __init__(
@@ -63,7 +65,7 @@ class Predictor:
     preparation: Preparation,
     cost: Cost,
     chosen: Chosen | None = None,
-    batch_size: int = 32,
+    batch_size: int = BATCH_SIZE,
     devices: Sequence[jax.Device] | None = None,
   ):
     """Compiles when a device first sees so many images.
@@ -72,14 +74,15 @@ class Predictor:
       model: of one stage or two.
       variables: its own.
       chosen: the early termination of the checkpoint.
-      batch_size: the most images at once, a power of two; fewer are filled up to one.
+      batch_size: the most images at once, a power of two.
       devices: None: all accelerators of this host, or its CPU.
     """
     if batch_size < 1 or batch_size & (batch_size - 1):
       raise UserError(f'batch_size={batch_size} is no power of two; use 1, 2, 4, 8, ...')
     self.labels, self.preparation, self.cost = tuple(labels), preparation, cost
     self.threshold = thresholds.NOBODY if chosen is None else chosen.threshold
-    self._chosen, self._batch_size = chosen, batch_size
+    self.sizes = [1 << i for i in range(batch_size.bit_length())]  # Few, as each is a program.
+    self._chosen = chosen
     self._two_stages = cost.lightweight_madds is not None
     answer = _answer(model, chosen)
     self._runs = [fixed.fix(answer, variables, device) for device in devices or _devices()]
@@ -130,7 +133,7 @@ class Predictor:
           last = image is _END
           if not last:
             batch.append((image, pool.submit(self._prepared, image)))
-          if len(batch) == self._batch_size or (last and batch):
+          if len(batch) == self.sizes[-1] or (last and batch):
             ask = functools.partial(self._answers, batch, threshold, top_k)
             # One device needs no thread, between which and this one time would be lost.
             working.append((batch, ask if count == 1 else networks.submit(ask).result))
@@ -244,7 +247,7 @@ class Predictor:
   ) -> Iterator[Prediction]:
     """Of prepared images, uint8 `[b, r, r, 3]`, at most a batch."""
     count = len(pixels)
-    size = 1 << (count - 1).bit_length()  # Few sizes, and so few programs.
+    size = next(size for size in self.sizes if size >= count)
     padded = np.concatenate([pixels, np.zeros((size - count, *pixels.shape[1:]), np.uint8)])
     with self._least_busy() as run:
       answer = jax.device_get(run(padded, np.arange(size) < count, threshold))

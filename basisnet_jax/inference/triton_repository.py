@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 
 from basisnet_jax.inference import exporting
+from basisnet_jax.inference.predictor import BATCH_SIZE
 
 _TWO_STAGE = pathlib.Path(__file__).with_name('triton_two_stage.py')
-_MOST_IMAGES = 32  # At once, as of `Predictor`.
 _CONTAINER = 'tritonserver:25.12-py3'
 
 
@@ -118,7 +118,7 @@ answer = client.infer('{entry}', [images], outputs=wanted)
 print({shown})
 ```
 
-A request has up to {_MOST_IMAGES} images, as pixels that are prepared as above; several requests
+A request has up to {BATCH_SIZE} images, as pixels that are prepared as above; several requests
 are answered together. With `class_count` the likeliest come as 'probability:index:label', without
 it all probabilities.{early}
 """
@@ -143,7 +143,7 @@ def _config(name, backend, inputs, outputs, *more):
   return '\n'.join([
     f'name: "{name}"',
     f'backend: "{backend}"',
-    f'max_batch_size: {_MOST_IMAGES}',
+    f'max_batch_size: {BATCH_SIZE}',
     'input [',
     ',\n'.join(f'  {tensor}' for tensor in inputs),
     ']',

@@ -33,7 +33,7 @@ class Batches:
     self,
     answer: Callable[[np.ndarray, int], Sequence[Any]],
     *,
-    size: int,
+    sizes: Sequence[int],
     wait: float,
     on_batch: Callable[[int], None],
   ):
@@ -41,12 +41,12 @@ class Batches:
 
     Args:
       answer: of images `[b, ...]` and the most labels, to b answers; it is called in a thread.
-      size: the most images at once.
+      sizes: of batches that the network is compiled for, rising: the last is the most at once.
       wait: seconds that the first of a batch waits for others.
       on_batch: is told the size of each batch that was answered.
     """
     self.failing = False
-    self._answer, self._size, self._wait, self._on_batch = answer, size, wait, on_batch
+    self._answer, self._sizes, self._wait, self._on_batch = answer, sizes, wait, on_batch
     self._waiting: deque[_Waiting] = deque()
     self._changed = asyncio.Event()
     self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix='network')
@@ -76,14 +76,14 @@ class Batches:
 
   async def warm_up(self, shape: Sequence[int]) -> None:
     """Answers for batches of each size, of images of this shape, so that all is compiled."""
-    for size in sorted({min(1 << i, self._size) for i in range(self._size.bit_length())}):
+    for size in self._sizes:
       await self._run(np.zeros((size, *shape), np.uint8), 1)
 
   async def run(self) -> None:
     """Answers until it is cancelled."""
     while True:
       await self._until_due()
-      batch = [self._waiting.popleft() for _ in range(min(self._size, len(self._waiting)))]
+      batch = [self._waiting.popleft() for _ in range(min(self._sizes[-1], len(self._waiting)))]
       pixels, top_k = np.stack([one.pixels for one in batch]), max(one.top_k for one in batch)
       try:
         answers = await self._run(pixels, top_k)
@@ -101,7 +101,7 @@ class Batches:
 
   async def _until_due(self):
     while True:
-      if len(self._waiting) >= self._size:
+      if len(self._waiting) >= self._sizes[-1]:
         return
       left = self._waiting[0].since + self._wait - time.monotonic() if self._waiting else None
       if left is not None and left <= 0:

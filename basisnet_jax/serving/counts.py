@@ -1,6 +1,6 @@
 """What a server counts, for Prometheus."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import prometheus_client as prometheus
 
@@ -13,8 +13,10 @@ KIND = prometheus.CONTENT_TYPE_LATEST
 class Counts:
   """All since the start."""
 
-  def __init__(self, batch_size: int, waiting: Callable[[], int], unanswered: Callable[[], int]):
-    """Both functions tell how many there are now: images, requests."""
+  def __init__(
+    self, sizes: Sequence[int], waiting: Callable[[], int], unanswered: Callable[[], int]
+  ):
+    """The sizes of batches; both functions tell how many there are now: images, requests."""
     self._registry = registry = prometheus.CollectorRegistry()
     prometheus.ProcessCollector(registry=registry)
     self._requests = prometheus.Counter(
@@ -25,7 +27,6 @@ class Counts:
       'basisnet_answer_seconds', 'From the head of a request to the answer for its image.',
       buckets=_SECONDS, registry=registry,
     )  # fmt: skip
-    sizes = [1 << i for i in range(batch_size.bit_length())]
     self._batches = prometheus.Histogram(
       'basisnet_batch_images', 'Images that were answered together.', buckets=sizes,
       registry=registry,

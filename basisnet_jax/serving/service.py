@@ -26,7 +26,6 @@ class Limits(NamedTuple):
 
   Attributes:
     top_k: labels of an answer, where a request does not say.
-    batch_size: the most images that are answered at once, a power of two.
     batch_wait: seconds that an image waits for others while the network is idle.
     body: bytes.
     pixels: of an image.
@@ -35,7 +34,6 @@ class Limits(NamedTuple):
   """
 
   top_k: int = 5
-  batch_size: int = 32
   batch_wait: float = 0.002
   body: int = 10_000_000
   pixels: int = photos.MOST_PIXELS
@@ -56,7 +54,7 @@ class Service:
     """Starts nothing: `run` does.
 
     Args:
-      predictor: whose batches are at least those of the limits.
+      predictor: its largest batch is the most images that are answered at once.
       threshold: of `Predictor.threshold_for`.
       limits: see there.
       about: what `GET /` tells.
@@ -68,12 +66,12 @@ class Service:
     self._shape = side, side, 3
     self._batches = Batches(
       lambda pixels, top_k: predictor.answers(pixels, threshold, top_k=top_k),
-      size=limits.batch_size,
+      sizes=predictor.sizes,
       wait=limits.batch_wait,
       on_batch=lambda size: self._counts.batch(size),
     )
     self._counts = counts.Counts(
-      limits.batch_size, lambda: len(self._batches), lambda: self._unanswered
+      predictor.sizes, lambda: len(self._batches), lambda: self._unanswered
     )
     self._routes = {
       '/predict': {'POST': self._predict},

@@ -30,9 +30,9 @@ def image(number):
   return np.full(3, number, np.uint8)
 
 
-def batches_of(network, sizes=None, **options):
-  on_batch = (lambda size: None) if sizes is None else sizes.append
-  return Batches(network, **{'size': 4, 'wait': 0.0, 'on_batch': on_batch, **options})
+def batches_of(network, answered=None, **options):
+  on_batch = (lambda size: None) if answered is None else answered.append
+  return Batches(network, **{'sizes': [1, 2, 4], 'wait': 0.0, 'on_batch': on_batch, **options})
 
 
 def within(batches, scenario):
@@ -144,8 +144,8 @@ def test_an_error_is_theirs_who_asked_and_the_next_are_answered():
   within(batches, scenario)
 
 
-@pytest.mark.parametrize('size, sizes', [(1, [1]), (8, [1, 2, 4, 8])])
-def test_every_size_is_compiled_first(size, sizes):
+@pytest.mark.parametrize('sizes', [[1], [1, 2, 4, 8]])
+def test_every_size_is_compiled_first(sizes):
   network = Network()
-  asyncio.run(batches_of(network, size=size).warm_up((3,)))
+  asyncio.run(batches_of(network, sizes=sizes).warm_up((3,)))
   assert [len(numbers) for numbers, _ in network.seen] == sizes

@@ -18,6 +18,7 @@ class FakePredictor:
 
   labels = tuple('abcdef')
   preparation = types.SimpleNamespace(resolution=2)
+  sizes = (1, 2, 4)
 
   def __init__(self):
     self.go, self.error = threading.Event(), None
@@ -84,7 +85,7 @@ def within(scenario, predictor=None, *, ready=True, **limits):
     service = Service(
       predictor,
       0.5,
-      Limits(**{'top_k': 2, 'batch_size': 4, 'batch_wait': 0.0} | limits),
+      Limits(**{'top_k': 2, 'batch_wait': 0.0} | limits),
       {'labels': list(predictor.labels)},
     )
     client = Client(service)
