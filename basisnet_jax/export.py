@@ -1,6 +1,6 @@
 """`--mode=export`: a run's network as a folder that needs neither the run nor this package."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 import functools
 import json
 import pathlib
@@ -72,7 +72,8 @@ def export_workdir(
   resolution = ready.preparation.resolution
 
   def programs(variables):
-    return exporting.programs(ready.model, variables, resolution, ready.temperatures, ready.rule)
+    chosen = ready.chosen
+    return exporting.programs(ready.model, variables, resolution, chosen.temperatures, chosen.rule)
 
   network = programs(ready.variables)
   export_folder.check(
@@ -84,22 +85,34 @@ def export_workdir(
   threshold = predictor.threshold_for(**budget)
   stored = exporting.stored(ready.model, ready.variables, resolution, weights)
   in_float32 = jax.tree.map(np.float32, stored)
-  in_onnx = functools.cache(lambda: list(onnx(programs(in_float32))))
-  make = {
-    'stablehlo': lambda: stablehlo(programs(stored)),
-    # These store the same numbers in as few bytes by themselves.
-    'onnx': in_onnx,
-    'triton': lambda: triton(in_onnx()),
-    'tflite': lambda: tflite(programs(in_float32), weights),
-  }
-  files, rows, runs = {}, [], {name: {} for name in formats}
-  for name in formats:
-    for file, data, read in make[name]():
-      difference = max(
+
+  def checked(converted):
+    """Adds how far the programs of each file are from the network's."""
+    for data, read in converted:
+      differences = (
         exporting.check(part, read[part.name], (1, 5), exporting.WEIGHTS[weights])
         for part in network
         if part.name in read
       )
+      yield data, read, max(differences)
+
+  # Triton's are the same files.
+  in_onnx = functools.cache(
+    lambda: list(checked(_one_each(programs(in_float32), onnx_file.model, onnx_file.reader)))
+  )
+  make = {
+    'stablehlo': lambda: checked(
+      _one_each(programs(stored), exporting.stablehlo, exporting.read_stablehlo)
+    ),
+    # These store the same numbers in as few bytes by themselves.
+    'onnx': in_onnx,
+    'triton': in_onnx,
+    'tflite': lambda: checked(tflite(programs(in_float32), weights)),
+  }
+  files, rows, runs = {}, [], {name: {} for name in formats}
+  for name in formats:
+    for data, read, difference in make[name]():
+      file = _FILES[name].format(*read)
       files[file] = data
       runs[name] |= read
       rows.append(f'{file:<32}{len(data) / 1e6:>8.1f}{difference:>28.2g}')
@@ -111,7 +124,7 @@ def export_workdir(
     'formats': formats,
     'weights': weights,
     **predictor.about(threshold),
-    'rule': ready.rule,
+    'rule': ready.chosen.rule,
     'programs': {
       part.name: {'inputs': part.inputs, 'outputs': list(part.outputs)} for part in network
     },
@@ -131,33 +144,19 @@ def export_workdir(
   print(f'Try: python {output}/run.py photo.jpg')
 
 
-def stablehlo(parts: list[exporting.Program]) -> Iterator[tuple[str, bytes, agreement.Runs]]:
-  """(name, content, {program: calls what was read again}) of each file."""
+def _one_each(
+  parts: list[exporting.Program],
+  convert: Callable[[exporting.Program], bytes],
+  read: Callable[[bytes], Callable[..., Any]],
+) -> Iterator[tuple[bytes, agreement.Runs]]:
+  """(content, {program: calls what was read again}) of each file, one for a program."""
   for part in parts:
-    data = exporting.stablehlo(part)
-    yield _FILES['stablehlo'].format(part.name), data, {part.name: exporting.read_stablehlo(data)}
+    data = convert(part)
+    yield data, {part.name: read(data)}
 
 
-def onnx(parts: list[exporting.Program]) -> Iterator[tuple[str, bytes, agreement.Runs]]:
-  """(name, content, {program: calls what was read again}) of each file."""
-  for part in parts:
-    data = onnx_file.model(part)
-    yield _FILES['onnx'].format(part.name), data, {part.name: onnx_file.reader(data)}
-
-
-def triton(
-  in_onnx: Iterable[tuple[str, bytes, agreement.Runs]],
-) -> Iterator[tuple[str, bytes, agreement.Runs]]:
-  """The files of `onnx` where Triton looks for them."""
-  for _, data, read in in_onnx:
-    (program,) = read
-    yield _FILES['triton'].format(program), data, read
-
-
-def tflite(
-  parts: list[exporting.Program], weights: str
-) -> Iterator[tuple[str, bytes, agreement.Runs]]:
-  """(name, content, {program: calls what was read again}) of the file."""
+def tflite(parts: list[exporting.Program], weights: str) -> Iterator[tuple[bytes, agreement.Runs]]:
+  """(content, {program: calls what was read again}) of the file."""
   data = litert.flatbuffer(parts, weights)
   read = litert.Reader(data)
 
@@ -167,7 +166,7 @@ def tflite(
     found = [read(part.name, {k: v[None] for k, v in one.items()}) for one in inputs]
     return [np.concatenate([one[name] for one in found]) for name in part.outputs]
 
-  yield _FILES['tflite'], data, {part.name: functools.partial(run, part) for part in parts}
+  yield data, {part.name: functools.partial(run, part) for part in parts}
 
 
 def _compared(config, network, runs, threshold) -> list[str]:

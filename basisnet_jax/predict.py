@@ -1,6 +1,6 @@
 """A run's network at work: `basisnet_jax.load(workdir)`, and `--mode=predict`."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 import contextlib
 import functools
 import io
@@ -17,6 +17,7 @@ from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import chosen as chosen_lib
 from basisnet_jax.evaluation import thresholds
 from basisnet_jax.inference import folder, on_ray
+from basisnet_jax.inference.prediction import Prediction
 from basisnet_jax.inference.predictor import BATCH_SIZE, Predictor, Preparation
 from basisnet_jax.models import cost
 from basisnet_jax.training import evaluator, trained
@@ -31,18 +32,8 @@ class Ready(NamedTuple):
   labels: tuple[str, ...]
   preparation: Preparation
   cost: cost.Cost
-  chosen: chosen_lib.Chosen | None
+  chosen: chosen_lib.Chosen
   device: jax.Device
-
-  @property
-  def temperatures(self) -> Mapping[str, float]:
-    """Of the stages, where they are known."""
-    return self.chosen.temperatures if self.chosen else {}
-
-  @property
-  def rule(self) -> str:
-    """Of `confidence.RULES`."""
-    return self.chosen.rule if self.chosen else 'max_softmax'
 
   def predictor(self, **options: Any) -> Predictor:
     """It at work, on the device where it is, if it is not told others."""
@@ -76,7 +67,7 @@ def ready(workdir: str, checkpoint: str, device: jax.Device, *, dtype: str = '')
     trained.labels(workdir) or tuple(str(i) for i in range(config.model.num_classes)),
     Preparation(resolution, config.data.eval_crop, config.data.eval_resize),
     cost.count(found.model, resolution, found.variables),
-    chosen_lib.load(workdir, found.step),
+    chosen_lib.load(workdir, found.step) or chosen_lib.NOTHING,
     device,
   )
 
@@ -132,14 +123,24 @@ def predict_files(
     answers = on_ray.stream(again, paths, threshold, top_k=top_k, address=ray)
   else:
     answers = asked.stream(paths, threshold, top_k=top_k)
-  with Progress(len(paths), name='predicting') as progress, opened(output) as file:
-    total = folder.write(answers, file, suffix(output), top_k, progress.update)
+  total = write(answers, output, top_k, Progress(len(paths), name='predicting'))
   tell(asked, total, threshold, output)
 
 
-def suffix(output: str | None) -> str:
-  """Of `folder.FORMATS`."""
-  return os.path.splitext(output)[1] if output else '.csv'
+def write(
+  answers: Iterable[tuple[str, Prediction | UserError]],
+  output: str | None,
+  top_k: int,
+  progress: Progress,
+) -> folder.Total:
+  """Writes a table of answers as they come; None: to stdout, as CSV.
+
+  Raises:
+    UserError: it cannot be written.
+  """
+  suffix = os.path.splitext(output)[1] if output else '.csv'
+  with progress, opened(output) as file:
+    return folder.write(answers, file, suffix, top_k, progress.update)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from basisnet_jax import photos, predict
+from basisnet_jax import predict
 from basisnet_jax.errors import UserError
 from basisnet_jax.inference import clips, folder
 from basisnet_jax.inference.prediction import prediction, stage
@@ -60,8 +60,8 @@ def stream_clip(
     when_full='drop_oldest' if realtime else 'wait',
     reuse=reuse,
     threshold=threshold,
-    rule=ready.rule,
-    temperature=ready.temperatures.get('lightweight', 1),
+    rule=ready.chosen.rule,
+    temperature=ready.chosen.temperatures.get('lightweight', 1),
   )
   names, unreadable = collections.deque(), []
 
@@ -71,34 +71,29 @@ def stream_clip(
         unreadable.append((name, image))
         continue
       names.append(name)
-      pixels = photos.central_square(image, *ready.preparation)
-      yield preprocessing.normalize(pixels[None])
+      yield preprocessing.normalize(asked.prepare(image)[None])
 
-  temperatures = ready.temperatures
   top_k = min(top_k, len(ready.labels))
   told = functools.partial(prediction, labels=ready.labels, cost=ready.cost, top_k=top_k)
 
   def answers():
+    side = ready.preparation.resolution
+    # Both stages compile before frames come: what is not a number never exits.
+    list(predictor([np.full((1, side, side, 3), np.nan, np.float32)]))
     passed = 0
     for answer in predictor(frames()):
       for _ in range(answer.number - passed):  # Of those that were dropped.
         names.popleft()
       passed = answer.number + 1
-      temperature = temperatures.get(stage(ready.cost, answer.exited), 1)
+      temperature = ready.chosen.temperatures.get(stage(ready.cost, answer.exited), 1)
       probabilities = np.asarray(jax.nn.softmax(answer.final[0] / temperature))
       found = told(probabilities, answer.confidence[0], answer.exited)
       reused = ', reused' if answer.reused else ''
       yield names.popleft(), found._replace(stage=found.stage + reused)
     yield from unreadable
 
-  with (
-    Progress(clip.count or 0, enabled=clip.count is not None, name='streaming') as progress,
-    predict.opened(output) as file,
-  ):
-    side = ready.preparation.resolution
-    # Both stages compile before frames come: what is not a number never exits.
-    list(predictor([np.full((1, side, side, 3), np.nan, np.float32)]))
-    total = folder.write(answers(), file, predict.suffix(output), top_k, progress.update)
+  progress = Progress(clip.count or 0, enabled=clip.count is not None, name='streaming')
+  total = predict.write(answers(), output, top_k, progress)
   _tell(predictor.metrics, light, special)
   predict.tell(asked, total, threshold, output)
 

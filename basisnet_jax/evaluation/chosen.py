@@ -9,7 +9,7 @@ from typing import Any
 from etils import epath
 
 from basisnet_jax.errors import UserError
-from basisnet_jax.evaluation import confidence, report
+from basisnet_jax.evaluation import confidence, report, thresholds
 
 NAME = 'early_exit.json'
 FORMAT_VERSION = 1
@@ -41,6 +41,19 @@ class Chosen:
   heldout: Mapping[str, Any]
   checkpoint: str
   step: int
+
+
+# Where nothing was.
+NOTHING = Chosen(
+  rule='max_softmax',
+  temperatures={},
+  threshold=thresholds.NOBODY,
+  goal={},
+  reason='no threshold was chosen',
+  heldout={},
+  checkpoint='',
+  step=0,
+)
 
 
 def save(workdir: str, chosen: Chosen) -> None:

@@ -22,7 +22,7 @@ from PIL import Image
 from basisnet_jax import photos
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import thresholds
-from basisnet_jax.evaluation.chosen import Chosen
+from basisnet_jax.evaluation.chosen import NOTHING, Chosen
 from basisnet_jax.inference import early_exit, fixed
 from basisnet_jax.inference.prediction import Prediction, prediction
 from basisnet_jax.models import BasisNet, preprocessing
@@ -64,7 +64,7 @@ class Predictor:
     labels: Sequence[str],
     preparation: Preparation,
     cost: Cost,
-    chosen: Chosen | None = None,
+    chosen: Chosen = NOTHING,
     batch_size: int = BATCH_SIZE,
     devices: Sequence[jax.Device] | None = None,
   ):
@@ -80,7 +80,7 @@ class Predictor:
     if batch_size < 1 or batch_size & (batch_size - 1):
       raise UserError(f'batch_size={batch_size} is no power of two; use 1, 2, 4, 8, ...')
     self.labels, self.preparation, self.cost = tuple(labels), preparation, cost
-    self.threshold = thresholds.NOBODY if chosen is None else chosen.threshold
+    self.threshold = chosen.threshold
     self.sizes = [1 << i for i in range(batch_size.bit_length())]  # Few, as each is a program.
     self._chosen = chosen
     self._two_stages = cost.lightweight_madds is not None
@@ -190,7 +190,7 @@ class Predictor:
       )
     if budget >= most:
       return thresholds.NOBODY
-    quantiles = self._chosen and self._chosen.heldout.get('confidence_quantiles')
+    quantiles = self._chosen.heldout.get('confidence_quantiles')
     if not quantiles:
       raise UserError(
         f'{name} needs the confidences of held-out images, which were not kept with this '
@@ -206,7 +206,7 @@ class Predictor:
     None where it is another one, or none was.
     """
     chosen = None
-    if self._chosen and self._two_stages and threshold == self._chosen.threshold:
+    if self._chosen.heldout and self._two_stages and threshold == self.threshold:
       names = 'data', 'split', 'images', 'exit_rate', 'average_madds', 'top1', 'specialist_top1'
       chosen = {'reason': self._chosen.reason} | {n: self._chosen.heldout[n] for n in names}
     return {
@@ -293,15 +293,13 @@ def decoders() -> int:
   return max(1, (os.cpu_count() or 2) - 1)
 
 
-def _answer(model: nn.Module, chosen: Chosen | None) -> Callable[..., tuple[jax.Array, ...]]:
+def _answer(model: nn.Module, chosen: Chosen) -> Callable[..., tuple[jax.Array, ...]]:
   """Of variables, uint8 images, which are real, and the threshold.
 
   To probabilities `[b, classes]`, the first prediction's confidence `[b]`, and who exited `[b]`.
   """
-  temperatures = dict(chosen.temperatures) if chosen else {}
   if isinstance(model, BasisNet):
-    options = {'rule': chosen.rule} if chosen else {}
-    predict = early_exit.make_predict(model, temperatures=temperatures, **options)
+    predict = early_exit.make_predict(model, rule=chosen.rule, temperatures=chosen.temperatures)
 
     def answer(variables, pixels, real, threshold):
       images = preprocessing.normalize(pixels)
@@ -313,7 +311,7 @@ def _answer(model: nn.Module, chosen: Chosen | None) -> Callable[..., tuple[jax.
   def answer(variables, pixels, real, threshold):
     del threshold
     logits = model.apply(variables, preprocessing.normalize(pixels)).astype(jnp.float32)
-    probabilities = jax.nn.softmax(logits / temperatures.get('network', 1.0))
+    probabilities = jax.nn.softmax(logits / chosen.temperatures.get('network', 1.0))
     return probabilities, probabilities.max(-1), jnp.zeros_like(real)
 
   return answer

@@ -117,7 +117,7 @@ def test_published_weights_as_bases_in_int8_give_the_same_answers():
   of = lambda v: exporting.programs(model, v, 224, {}, 'margin')  # noqa: E731
   own = {part.name: jax.jit(part.call) for part in of(variables)}
   kept = exporting.stored(model, variables, 224, 'int8')
-  ((_, _, read),) = export.tflite(of(jax.tree.map(np.float32, kept)), 'int8')
+  ((_, read),) = export.tflite(of(jax.tree.map(np.float32, kept)), 'int8')
   dataset = data.open_dataset('imagenet2012', f'{DATA}/tfds')
   batches = data.eval_batches(
     dataset, split='validation[:100]', batch_size=20, resolution=224, eval_crop=0.875
