@@ -1,41 +1,25 @@
-"""Exports for Triton: their configurations by its own schema, and a real server of them.
+"""Exports that a real Triton serves: what clients get."""
 
-PyTriton's server has no ONNX Runtime: `triton_stand_in` runs the files in its place. All else, the
-model of both stages, its batches and its calls of the others, is as exported.
-"""
-
-import http.client
-import io
 import json
-import os
 import pathlib
 import re
 import runpy
 import shutil
-import subprocess
-import sys
 import time
 
 import forks
 import jax
-import jax.numpy as jnp
 import numpy as np
 import onnxruntime
 from PIL import Image
 import pytest
-import tiny
+from triton_server import ABOUT, NEEDED, SIDE, Server, parsed, programs, python, write
 
 import basisnet_jax
-from basisnet_jax.inference import exporting, onnx_file, triton_repository
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[1]
-TRITON = pathlib.Path(os.environ.get('TRITON', pathlib.Path(sys.prefix, 'triton')))
-pytestmark = pytest.mark.skipif(
-  not list(TRITON.glob('lib/*/site-packages/pytriton')),
-  reason=f'no Triton in {TRITON}: make test-extras installs it on Linux, x86-64',
-)
-SIDE = tiny.RESOLUTION
+pytestmark = NEEDED
 # Forward passes of so many images at once differ in the last digits.
 SAME = {'rtol': 2e-4, 'atol': 1e-5}
 RUN = [
@@ -48,179 +32,6 @@ RUN = [
   '--config.data.train_split=train[:90%]',
   '--config.data.heldout_split=train[90%:]',
 ]
-
-
-def python(*arguments, **options):
-  """A program in Triton's environment to its end: what it printed."""
-  done = subprocess.run(
-    [TRITON / 'bin' / 'python', *arguments], capture_output=True, text=True, timeout=300, **options
-  )
-  assert done.returncode == 0, done.stderr
-  return done.stdout
-
-
-def parsed(repository):
-  """{model: its configuration by Triton's schema, as JSON}."""
-  code = """if True:
-    import json, pathlib, sys
-    from google.protobuf import json_format, text_format
-    from tritonclient.grpc import model_config_pb2
-    found = {}
-    for path in pathlib.Path(sys.argv[1]).glob('*/config.pbtxt'):
-      config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
-      found[path.parent.name] = json_format.MessageToDict(config, preserving_proto_field_name=True)
-    print(json.dumps(found))
-  """
-  return json.loads(python('-c', code, repository))
-
-
-def write(repository, parts, about):
-  """What an export has, of programs."""
-  files = triton_repository.files(parts, about)
-  files |= {triton_repository.program_file(part.name): onnx_file.model(part) for part in parts}
-  for name, content in files.items():
-    path = repository / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-
-
-def programs(kind):
-  model = {
-    'two stages': tiny.basisnet(),
-    'cascade': tiny.basisnet().clone(layers=()),
-    'one stage': tiny.TinyNetwork(10),
-  }[kind]
-  variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, SIDE, SIDE, 3)))
-  return exporting.programs(model, variables, SIDE, {'network': 0.1}, 'margin')
-
-
-ABOUT = {
-  'labels': [f'number\n{i}' for i in range(10)],
-  'threshold': 2.0,
-  'madds': {'first': 5, 'all': 10**12},
-}
-
-
-@pytest.mark.parametrize('kind', ['two stages', 'cascade', 'one stage'])
-def test_configurations_are_of_tritons_schema_and_say_what_onnx_runtime_says(tmp_path, kind):
-  parts = programs(kind)
-  write(tmp_path, parts, ABOUT)
-  configs = parsed(tmp_path)
-  entry = 'network' if kind == 'one stage' else 'two_stage'
-  assert configs.keys() == {entry, *(part.name for part in parts)}
-  sessions = {
-    part.name: onnxruntime.InferenceSession(tmp_path / part.name / '1' / 'model.onnx')
-    for part in parts
-  }
-  types = {'tensor(float)': 'TYPE_FP32'}
-  for name, session in sessions.items():
-    config = configs[name]
-    assert (config['name'], config['backend']) == (name, 'onnxruntime')
-    for told, known in (('input', session.get_inputs()), ('output', session.get_outputs())):
-      assert [one['name'] for one in config[told]] == [own.name for own in known]
-      for one, own in zip(config[told], known, strict=True):
-        assert one['data_type'] == types[own.type]
-        scalar = 'reshape' in one  # To no axes.
-        assert not scalar or (one['dims'], one['reshape']) == (['1'], {})
-        assert ['batch', *([] if scalar else map(int, one['dims']))] == own.shape
-  for config in configs.values():
-    assert config['max_batch_size'] == 32 and config['dynamic_batching'] == {}
-  labels = {
-    (name, one['name']): one['label_filename']
-    for name, config in configs.items()
-    for one in config['output']
-    if 'label_filename' in one
-  }
-  assert labels == {(entry, 'probabilities'): 'labels.txt'}
-  assert (tmp_path / entry / 'labels.txt').read_text().splitlines() == [
-    f'number {i}' for i in range(10)
-  ]
-  if kind != 'one stage':
-    both = configs[entry]
-    assert both['input'] == configs['preview']['input']
-    assert [(one['name'], one['data_type'], one['dims']) for one in both['output']] == [
-      ('probabilities', 'TYPE_FP32', ['10']), ('confidence', 'TYPE_FP32', ['1']),
-      ('stage', 'TYPE_STRING', ['1']), ('madds', 'TYPE_INT64', ['1']),
-    ]  # fmt: skip
-    assert {name: value['string_value'] for name, value in both['parameters'].items()} == {
-      'threshold': '2.0',
-      'madds_first': '5',
-      'madds_all': '1000000000000',
-      'handed_on': 'logits' if kind == 'cascade' else 'coefficients,logits',
-    }
-
-
-class Server:
-  """Triton with a repository whose ONNX stand-ins run, ready."""
-
-  def __init__(self, repository, folder):
-    (package,) = TRITON.glob('lib/*/site-packages/pytriton')
-    libraries = python('-c', 'import sysconfig; print(sysconfig.get_config_var("LIBDIR"))').strip()
-    version = python('-c', 'import sys; print("%d.%d" % sys.version_info[:2])').strip()
-    own = package / 'tritonserver'
-    shutil.copytree(own / 'backends', folder / 'backends')
-    stub = own / 'python_backend_stubs' / version / 'triton_python_backend_stub'
-    shutil.copy(stub, folder / 'backends' / 'python')
-    self.port = forks.free_port()
-    ports = {'http': self.port, 'grpc': forks.free_port(), 'metrics': forks.free_port()}
-    environment = {
-      'PATH': f'{TRITON / "bin"}:{os.environ["PATH"]}',  # There Python looks for its libraries.
-      'LD_LIBRARY_PATH': f'{package.parent / "nvidia_pytriton.libs"}:{libraries}',
-    }
-    self.log = folder / 'log.txt'
-    with self.log.open('w') as log:
-      self.process = subprocess.Popen(
-        [
-          own / 'bin' / 'tritonserver',
-          f'--model-repository={repository}',
-          f'--backend-directory={folder / "backends"}',
-          f'--backend-config=python,shm-region-prefix-name=test{self.port}',
-          '--model-control-mode=explicit', '--load-model=*',
-          *(f'--{name}-port={port}' for name, port in ports.items()),
-          *(f'--{name}-address=127.0.0.1' for name in ports),
-        ],
-        stdout=log, stderr=subprocess.STDOUT, env=environment,
-      )  # fmt: skip
-    until = time.monotonic() + 120
-    while not self._ready():
-      assert self.process.poll() is None, self.log.read_text()
-      assert time.monotonic() < until, self.log.read_text()
-      time.sleep(0.05)
-
-  def _ready(self):
-    try:
-      return self.ask('GET', '/v2/health/ready')[0] == 200
-    except ConnectionError:
-      return False
-
-  def ask(self, method, path, body=None):
-    """(status, what JSON says)."""
-    connection = http.client.HTTPConnection('127.0.0.1', self.port, timeout=120)
-    try:
-      connection.request(method, path, body if body is None else json.dumps(body))
-      answer = connection.getresponse()
-      content = answer.read()
-      return answer.status, json.loads(content) if content else None
-    finally:
-      connection.close()
-
-  def infer(self, model, images, kind='FP32', **outputs):
-    """(status, {output: array}, or what is wrong), with parameters of outputs."""
-    one = {'name': 'images', 'shape': images.shape, 'datatype': kind, 'data': images.tolist()}
-    body = {'inputs': [one]}
-    if outputs:
-      body['outputs'] = [{'name': name, 'parameters': own} for name, own in outputs.items()]
-    status, found = self.ask('POST', f'/v2/models/{model}/infer', body)
-    if status != 200:
-      return status, found['error']
-    return status, {
-      own['name']: np.array(own['data']).reshape(own['shape']) for own in found['outputs']
-    }
-
-  def seen(self, model):
-    """(images, batches) that a model has answered."""
-    (own,) = self.ask('GET', f'/v2/models/{model}/stats')[1]['model_stats']
-    return own['inference_count'], own['execution_count']
 
 
 def threshold_of(path, value):
@@ -250,10 +61,9 @@ def made(tmp_path_factory, data_flag):
   assert float(told['threshold']['string_value']) == chosen['threshold']
   random, photos = np.random.default_rng(0), []
   for i in range(160):
-    file = io.BytesIO()
     small = random.integers(0, 256, (2 + i % 5, 3 + i % 7, 3), np.uint8)
-    Image.fromarray(small).resize((40 + i, 30)).save(file, 'PNG')
-    photos.append(file.getvalue())
+    photos.append(folder / f'{i}.png')
+    Image.fromarray(small).resize((40 + i, 30)).save(photos[-1])
   predictor = basisnet_jax.load(str(workdir))
   sure = sorted(answer.confidence for answer in predictor.predict(photos, threshold=0.0))
   middle = sure[len(sure) // 4 : -len(sure) // 4]
@@ -263,7 +73,7 @@ def made(tmp_path_factory, data_flag):
   return {
     'exported': exported,
     'photos': photos,
-    'images': np.concatenate([pixels(io.BytesIO(photo)) for photo in photos]),
+    'images': np.concatenate([pixels(photo) for photo in photos]),
     'threshold': threshold,
     'answers': predictor.predict(photos, threshold=threshold, top_k=10),
   }
@@ -363,7 +173,7 @@ def test_a_network_of_one_stage_is_asked_by_its_own_name(server):
     assert [float(one.split(':')[0]) for one in row] == pytest.approx(values[best], abs=1e-5)
 
 
-def test_the_client_of_the_readme_shows_labels_and_who_answered(made, server, tmp_path):
+def test_the_client_of_the_readme_shows_labels_and_who_answered(made, server):
   exported = made['exported']
   text = (exported / 'README.md').read_text()
   assert 'docker run' in text and 'tritonserver --model-repository=/models' in text
@@ -371,13 +181,12 @@ def test_the_client_of_the_readme_shows_labels_and_who_answered(made, server, tm
   assert "'localhost:8000'" in client
   page = (ROOT / 'docs' / 'fine_tune_and_ship.md').read_text()
   assert client.replace('16, 16', '224, 224') in page
-  stages = {right.stage: i for i, right in enumerate(made['answers'])}
-  for stage, i in stages.items():
-    photo = tmp_path / f'{stage}.png'
-    photo.write_bytes(made['photos'][i])
-    code = client.replace('localhost:8000', f'localhost:{server.port}')
-    said = python('-c', code.replace("'photo.jpg'", f'{str(photo)!r}'), cwd=exported)
-    right = made['answers'][i]
+  client = client.replace('localhost:8000', f'localhost:{server.port}')
+  answered = zip(made['photos'], made['answers'], strict=True)
+  by_stage = {right.stage: (photo, right) for photo, right in answered}
+  assert by_stage.keys() == {'lightweight', 'specialist'}
+  for photo, right in by_stage.values():
+    said = python('-c', client.replace("'photo.jpg'", f"'{photo}'"), cwd=exported)
     labels = re.findall(r"b'([0-9.]+):(\d+):(\d+)'", said)
     assert [label for *_, label in labels] == list(right.labels[:5])
     assert [float(p) for p, *_ in labels] == pytest.approx(right.probabilities[:5], abs=1e-4)
