@@ -44,6 +44,15 @@ class Program(NamedTuple):
   inputs: dict[str, tuple[int, ...]]
   outputs: tuple[str, ...]
 
+  def takes(self, batch: Any) -> list[jax.ShapeDtypeStruct]:
+    """Of so many images."""
+    return [jax.ShapeDtypeStruct((batch, *shape), jnp.float32) for shape in self.inputs.values()]
+
+  def gives(self) -> dict[str, tuple[int, ...]]:
+    """{what the results are: its shape for one image}."""
+    results = jax.eval_shape(self.call, *self.takes(1))
+    return {name: x.shape[1:] for name, x in zip(self.outputs, results, strict=True)}
+
 
 def programs(
   model: nn.Module, variables: Any, resolution: int, temperatures: Mapping[str, float], rule: str
@@ -104,11 +113,10 @@ def lowered(
   program: Program, batch: Any, *, form: str, platforms: Sequence[str]
 ) -> jax.export.Exported:
   """The program for so many images, its layers in a form of `convolution.form`."""
-  inputs = [jax.ShapeDtypeStruct((batch, *shape), jnp.float32) for shape in program.inputs.values()]
   # JAX traces a function once for the same shapes, whatever form that was in: a new one.
   run = jax.jit(lambda *arrays: program.call(*arrays))
   with convolution.form(form):
-    return jax.export.export(run, platforms=platforms)(*inputs)
+    return jax.export.export(run, platforms=platforms)(*program.takes(batch))
 
 
 def stablehlo(program: Program) -> bytes:

@@ -5,6 +5,7 @@ normalisation is: it goes into their kernel and bias. Where a kernel is blended,
 that ONNX wants of kernels goes into the bases.
 """
 
+from collections.abc import Sequence
 import math
 
 import numpy as np
@@ -23,14 +24,13 @@ def convolution(graph: Graph, call: Call, x: Stored, kernel: Stored | np.ndarray
     graph.has_own_kernels = True
     if kernel.order == tuple(range(len(shape))):
       moved = _blended(graph, kernel.name, shape, numbers.rhs_spec) or moved
-  pads = [low for low, _ in p['padding']] + [high for _, high in p['padding']]
   name = graph.write(
     'Conv',
     graph.ordered(x, numbers.lhs_spec),
     moved,
     strides=p['window_strides'],
     dilations=p['rhs_dilation'],
-    pads=pads,
+    pads=pads(p['padding']),
     group=p['feature_group_count'],
     kernel_shape=[shape[axis] for axis in numbers.rhs_spec[2:]],
   )
@@ -47,12 +47,16 @@ def max_pool(graph: Graph, call: Call, x: Stored) -> Stored:
   unless(usual, call, 'such windows')
   order = (*others, *axes)
   x = graph.whole(x, call.operands[0].shape)
-  sizes, strides, pads = zip(*(windows[axis] for axis in axes), strict=True)
-  pads = [low for low, _ in pads] + [high for _, high in pads]
+  sizes, strides, padding = zip(*(windows[axis] for axis in axes), strict=True)
   name = graph.write(
-    'MaxPool', graph.ordered(x, order), kernel_shape=sizes, strides=strides, pads=pads
+    'MaxPool', graph.ordered(x, order), kernel_shape=sizes, strides=strides, pads=pads(padding)
   )
   return Stored(name, tuple(call.result.shape), order)
+
+
+def pads(padding: Sequence[tuple[int, int]]) -> list[int]:
+  """What is added before and after each axis, as ONNX has it."""
+  return [low for low, _ in padding] + [high for _, high in padding]
 
 
 def taken_in(graph: Graph, operator: str, x: Stored, y: np.ndarray) -> Stored | None:

@@ -16,12 +16,11 @@ from typing import Any, NamedTuple
 
 import jax
 from jax.extend import core
-import jax.numpy as jnp
 import numpy as np
 
 from basisnet_jax.errors import UserError
 from basisnet_jax.inference import exporting, onnx_operators
-from basisnet_jax.inference.onnx_graph import Call, Graph, Stored
+from basisnet_jax.inference.onnx_graph import Call, Graph, Stored, are_numbers, stored
 from basisnet_jax.models import convolution
 
 _OPSET = 21
@@ -112,18 +111,14 @@ class _Operation(NamedTuple):
 
 def _written(program, batch, names):
   """The graph of so many images, and the names of its outputs."""
-  shapes = [jax.ShapeDtypeStruct((batch, *s), jnp.float32) for s in program.inputs.values()]
   with convolution.form('onnx'):
     # JAX traces a function once for the same shapes, whatever form that was in: a new one.
-    traced = jax.make_jaxpr(lambda *arrays: program.call(*arrays))(*shapes)
+    traced = jax.make_jaxpr(lambda *arrays: program.call(*arrays))(*program.takes(batch))
   inputs = [_Value(aval) for aval in traced.in_avals]
   operations, results = _flat(traced, inputs)
   uses = collections.Counter(v for o in operations for v in o.inputs if _varies(v))
   graph = Graph(names[0])
-  known = {}
-  for name, value in zip(names, inputs, strict=True):
-    rank = len(value.aval.shape)
-    known[value] = Stored(name, value.aval.shape, tuple(range(rank)))
+  known = {v: stored(name, v.aval.shape) for name, v in zip(names, inputs, strict=True)}
 
   def read(value):
     return known[value] if _varies(value) else value
@@ -149,7 +144,7 @@ def _shape(value):
 def _computed(graph, operation, values):
   """The results: constants of constants, else of operators."""
   shapes = [own.shape for own in operation.call.operands]
-  if all(isinstance(v, np.ndarray) for v in values) and _is_known(operation.call.result.shape):
+  if all(isinstance(v, np.ndarray) for v in values) and are_numbers(operation.call.result.shape):
     whole = [np.broadcast_to(v, shape) for v, shape in zip(values, shapes, strict=True)]
     results = operation.bind(*whole)
     results = results if isinstance(results, list | tuple) else [results]
@@ -157,10 +152,6 @@ def _computed(graph, operation, values):
   if operation.call.name in ('stop_gradient', 'optimization_barrier'):
     return values
   return [onnx_operators.operator(graph, operation.call, *values)]
-
-
-def _is_known(shape):
-  return all(isinstance(size, int) for size in shape)
 
 
 def _flat(traced: core.ClosedJaxpr, inputs):
@@ -207,15 +198,8 @@ def _operation(equation, values, results):
 def _signature(onnx, program):
   """What the file takes and gives."""
   kind, make = onnx.TensorProto.FLOAT, onnx.helper.make_tensor_value_info
-  results = jax.eval_shape(
-    program.call,
-    *(jax.ShapeDtypeStruct((1, *shape), jnp.float32) for shape in program.inputs.values()),
-  )
   takes = [make(name, kind, ['batch', *shape]) for name, shape in program.inputs.items()]
-  gives = [
-    make(name, kind, ['batch', *result.shape[1:]])
-    for name, result in zip(program.outputs, results, strict=True)
-  ]
+  gives = [make(name, kind, ['batch', *shape]) for name, shape in program.gives().items()]
   return takes, gives
 
 

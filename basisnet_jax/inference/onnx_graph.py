@@ -30,6 +30,11 @@ class Stored(NamedTuple):
   order: tuple[int, ...]
 
 
+def stored(name: str, shape: Sequence[Any]) -> Stored:
+  """An array as JAX has it."""
+  return Stored(name, tuple(shape), tuple(range(len(shape))))
+
+
 class Call(NamedTuple):
   """What is known of an operation but its operands.
 
@@ -108,7 +113,7 @@ class Graph:
     """The array with nothing left to be repeated: of that shape, JAX's."""
     if tuple(value.shape) == tuple(shape):
       return value
-    if isinstance(value, np.ndarray) and _are_numbers(shape):
+    if isinstance(value, np.ndarray) and are_numbers(shape):
       return np.broadcast_to(value, shape)
     order = value.order if isinstance(value, Stored) else tuple(range(len(shape)))
     sizes = self._sizes([shape[axis] for axis in order])
@@ -120,7 +125,7 @@ class Graph:
     Raises:
       UserError: two sizes of the shape are not known.
     """
-    if isinstance(value, np.ndarray) and _are_numbers(shape):
+    if isinstance(value, np.ndarray) and are_numbers(shape):
       return value.reshape(shape)
     sizes = [size if isinstance(size, int) else -1 for size in shape]
     if sizes.count(-1) > 1:
@@ -129,7 +134,7 @@ class Graph:
 
   def _sizes(self, shape):
     """A shape as an array, the batch read from the first input."""
-    if _are_numbers(shape):
+    if are_numbers(shape):
       return np.array(shape, np.int64)
     batch = self.write('Shape', self.first, start=0, end=1)
     parts = [np.array([size], np.int64) if isinstance(size, int) else batch for size in shape]
@@ -154,5 +159,6 @@ def unless(supported: bool, call: Call, what: str) -> None:
     raise UserError(f'--format=onnx: no way to write the primitive {call.name!r} with {what}.')
 
 
-def _are_numbers(shape):
+def are_numbers(shape: Sequence[Any]) -> bool:
+  """Whether nothing of a shape is a symbol."""
   return all(isinstance(size, int | np.integer) for size in shape)

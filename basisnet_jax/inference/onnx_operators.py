@@ -10,7 +10,7 @@ import numpy as np
 
 from basisnet_jax.errors import UserError
 from basisnet_jax.inference import onnx_convolutions
-from basisnet_jax.inference.onnx_graph import Call, Graph, Stored, unless
+from basisnet_jax.inference.onnx_graph import Call, Graph, Stored, stored, unless
 
 
 def operator(graph: Graph, call: Call, *values):
@@ -149,11 +149,7 @@ def _arg_max(graph, call, x):
   x = graph.whole(x, call.operands[0].shape)
   (axis,) = call.params['axes']
   found = graph.write('ArgMax', graph.plain(x), axis=axis, keepdims=0)
-  return _stored(graph.write('Cast', found, to=np.dtype(call.result.dtype)), call.result.shape)
-
-
-def _stored(name, shape):
-  return Stored(name, tuple(shape), tuple(range(len(shape))))
+  return stored(graph.write('Cast', found, to=np.dtype(call.result.dtype)), call.result.shape)
 
 
 def _broadcast(graph, call, x):
@@ -163,17 +159,17 @@ def _broadcast(graph, call, x):
   for axis, size in zip(kept, x.shape, strict=True):
     shape[axis] = size
   if isinstance(x, np.ndarray):  # As many times as there are images.
-    return _stored(graph.write('Identity', x.reshape(shape)), shape)
+    return stored(graph.write('Identity', x.reshape(shape)), shape)
   if len(kept) == rank:
     return x
   added = np.array([axis for axis in range(rank) if axis not in kept], np.int64)
-  return _stored(graph.write('Unsqueeze', graph.plain(x), added), shape)
+  return stored(graph.write('Unsqueeze', graph.plain(x), added), shape)
 
 
 def _reshape(graph, call, x):
   unless(call.params['dimensions'] is None, call, 'dimensions')
   x, shape = graph.whole(x, call.operands[0].shape), call.result.shape
-  return _stored(graph.reshaped(graph.plain(x), shape), shape)
+  return stored(graph.reshaped(graph.plain(x), shape), shape)
 
 
 def _squeeze(graph, call, x):
@@ -222,8 +218,7 @@ def _pad(graph, call, x, value):
   regular = all(low >= 0 and high >= 0 and not between for low, high, between in config)
   unless(regular and isinstance(value, np.ndarray), call, 'less than nothing or between')
   x = graph.whole(x, call.operands[0].shape)
-  config = [config[axis] for axis in x.order]
-  pads = np.array([low for low, *_ in config] + [high for _, high, _ in config], np.int64)
+  pads = np.array(onnx_convolutions.pads([config[axis][:2] for axis in x.order]), np.int64)
   return Stored(graph.write('Pad', x.name, pads, value), tuple(call.result.shape), x.order)
 
 
@@ -231,7 +226,7 @@ def _concatenate(graph, call, *values):
   values = [graph.whole(x, own.shape) for x, own in zip(values, call.operands, strict=True)]
   axis = call.params['dimension']
   name = graph.write('Concat', *(graph.plain(x) for x in values), axis=axis)
-  return _stored(name, call.result.shape)
+  return stored(name, call.result.shape)
 
 
 def _gather(graph, call, x, indices):
@@ -278,7 +273,7 @@ def _product(graph, call, x, y):
   name, shape = graph.write('MatMul', left, right), call.result.shape
   if [*batch, *rows, columns] != list(shape):
     name = graph.reshaped(name, shape)
-  return _stored(name, shape)
+  return stored(name, shape)
 
 
 _SIMPLE = {

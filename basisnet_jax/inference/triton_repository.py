@@ -11,9 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 import pathlib
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from basisnet_jax.inference import exporting
 from basisnet_jax.inference.predictor import BATCH_SIZE
 
@@ -46,7 +43,7 @@ def files(programs: Sequence[exporting.Program], about: Mapping[str, Any]) -> di
       part.name,
       'onnxruntime',
       [_tensor(name, shape) for name, shape in part.inputs.items()],
-      [_tensor(*output, labelled=part.name == entry) for output in _outputs(part)],
+      [_tensor(*output, labelled=part.name == entry) for output in part.gives().items()],
     )
   if len(programs) > 1:
     first, last = programs
@@ -56,7 +53,7 @@ def files(programs: Sequence[exporting.Program], about: Mapping[str, Any]) -> di
       'python',
       [_tensor(name, shape) for name, shape in first.inputs.items()],
       [
-        *(_tensor(*output, labelled=True) for output in _outputs(last)),
+        *(_tensor(*output, labelled=True) for output in last.gives().items()),
         _tensor('confidence', (1,)),
         _tensor('stage', (1,), 'STRING'),
         _tensor('madds', (1,), 'INT64'),
@@ -122,13 +119,6 @@ A request has up to {BATCH_SIZE} images, as pixels that are prepared as above; s
 are answered together. With `class_count` the likeliest come as 'probability:index:label', without
 it all probabilities.{early}
 """
-
-
-def _outputs(part):
-  """(name, shape for one image) of what a program gives."""
-  images = (jax.ShapeDtypeStruct((1, *shape), jnp.float32) for shape in part.inputs.values())
-  results = jax.eval_shape(part.call, *images)
-  return [(name, x.shape[1:]) for name, x in zip(part.outputs, results, strict=True)]
 
 
 def _tensor(name, shape, kind='FP32', labelled=False):
