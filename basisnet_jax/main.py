@@ -79,6 +79,7 @@ _MAX_LATENCY = flags.DEFINE_float(
   'For --mode=predict, stream, serve and export: milliseconds that an image may take on average, '
   'alone, on this machine.',
 )
+_BUDGET = _THRESHOLD, _AVERAGE_MADDS, _MAX_LATENCY
 _HOST = flags.DEFINE_string(
   'host', '127.0.0.1', "For --mode=serve: the address to listen on; '0.0.0.0' is all."
 )
@@ -185,18 +186,12 @@ def _predict(config, workdir):
     _IMAGES.value,
     _OUTPUT.value,
     checkpoint=config.evaluation.checkpoint,
-    top_k=_TOP_K.value,
-    ray=_RAY.value,
-    **_budget(),
+    **_values(_TOP_K, _RAY, *_BUDGET),
   )
 
 
-def _budget():
-  return {
-    'threshold': _THRESHOLD.value,
-    'average_madds': _AVERAGE_MADDS.value,
-    'max_latency': _MAX_LATENCY.value,
-  }
+def _values(*holders):
+  return {holder.name: holder.value for holder in holders}
 
 
 def _stream(config, workdir):
@@ -209,29 +204,18 @@ def _stream(config, workdir):
     _VIDEO.value,
     _OUTPUT.value,
     checkpoint=config.evaluation.checkpoint,
-    top_k=_TOP_K.value,
-    reuse=_REUSE.value,
-    realtime=_REALTIME.value,
-    **_budget(),
+    **_values(_TOP_K, _REUSE, _REALTIME, *_BUDGET),
   )
 
 
 def _serve(config, workdir):
   from basisnet_jax import serve
 
+  limits = _BATCH_SIZE, _BATCH_WAIT, _MAX_BODY, _MAX_PIXELS, _QUEUE, _REQUEST_TIMEOUT
   serve.serve_workdir(
     workdir,
     checkpoint=config.evaluation.checkpoint,
-    host=_HOST.value,
-    port=_PORT.value,
-    top_k=_TOP_K.value,
-    batch_size=_BATCH_SIZE.value,
-    batch_wait=_BATCH_WAIT.value,
-    max_body=_MAX_BODY.value,
-    max_pixels=_MAX_PIXELS.value,
-    queue=_QUEUE.value,
-    request_timeout=_REQUEST_TIMEOUT.value,
-    **_budget(),
+    **_values(_HOST, _PORT, _TOP_K, *limits, *_BUDGET),
   )
 
 
@@ -239,7 +223,7 @@ def _export(config, workdir):
   from basisnet_jax import export
 
   output = _OUTPUT.value or os.path.join(workdir, 'export')
-  export.export_workdir(config, workdir, output, _FORMAT.value, _WEIGHTS.value, **_budget())
+  export.export_workdir(config, workdir, output, _FORMAT.value, _WEIGHTS.value, **_values(*_BUDGET))
 
 
 def _cost(config, workdir):

@@ -15,6 +15,10 @@ import pytest
 from sklearn.datasets import load_digits
 import tiny
 
+from basisnet_jax import export
+from basisnet_jax import main as program
+from basisnet_jax.inference import exporting
+
 ROOT = pathlib.Path(__file__).parents[1]
 RUN = [
   *tiny.RUN,
@@ -100,6 +104,13 @@ def test_an_export_says_without_this_package_what_the_run_says(workdir, exported
     stage = {'lightweight': 'preview', 'specialist': 'specialist'}[answer['stage']]
     assert said.startswith(f'({stage}; ') and f'{answer["confidence"]:.3f}' in said
     assert stage == {'0': 'preview', '2': 'specialist'}[threshold]
+
+
+def test_flags_offer_what_exports_can_be():
+  # They name it themselves: --help waits for nothing that exports import.
+  flags = program.flags.FLAGS
+  assert flags['weights'].parser.enum_values == list(exporting.WEIGHTS)
+  assert flags['format'].help == f'For --mode=export: {", ".join(export.FORMATS)}.'
 
 
 def test_what_is_printed_is_what_is_written(exported):
