@@ -111,8 +111,7 @@ def predict_files(
   Raises:
     UserError: there are no images, or no such run.
   """
-  if output is not None:
-    folder.check_output(output)
+  folder.check_output(output)
   paths = folder.files(images)
   asked = load(workdir, checkpoint=checkpoint)
   top_k = min(top_k, len(asked.labels))

@@ -43,8 +43,7 @@ def stream_clip(
   Raises:
     UserError: no such run, one stage, no such video.
   """
-  if output is not None:
-    folder.check_output(output)
+  folder.check_output(output)
   clip = clips.open_clip(video)
   light, special = _devices()
   ready = predict.ready(workdir, checkpoint, special)

@@ -58,9 +58,9 @@ def files(pattern: str, flag: str = '--images') -> list[str]:
   return sorted(found)
 
 
-def check_output(path: str) -> None:
-  """Raises a UserError for a file that `write` cannot write."""
-  if not path.endswith(FORMATS):
+def check_output(path: str | None) -> None:
+  """Raises a UserError for a file that `write` cannot write; None is stdout."""
+  if path is not None and not path.endswith(FORMATS):
     raise UserError(f'--output={path}: the name ends in {" or ".join(FORMATS)}.')
 
 

@@ -47,8 +47,7 @@ def model(program: exporting.Program) -> bytes:
     import onnx
   except ImportError as error:
     raise _missing() from error
-  inputs = {f'one_{name}': name for name in program.inputs}
-  graph, outputs = _written(program, 1, list(inputs))
+  graph, outputs = _written(program, 1, [f'one_{name}' for name in program.inputs])
   if graph.has_own_kernels:
     whole = _over_images(onnx, program, graph, outputs)
   else:
