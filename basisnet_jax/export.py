@@ -218,7 +218,7 @@ def _early_exit(about):
   if threshold == thresholds.NOBODY:
     said = f'Every image goes through both stages, for {most} million multiply-adds'
     return f'{said}: {chosen["reason"] if chosen else "no threshold was chosen"}.'
-  said = f'The preview answers where its confidence is at least {threshold:.4g}'
+  said = f'The lightweight model (preview) answers where its confidence is at least {threshold:.4g}'
   if chosen is None:
     return f'{said}, for {least} million multiply-adds; another image takes {most}.'
   return (

@@ -101,9 +101,9 @@ def test_an_export_says_without_this_package_what_the_run_says(workdir, exported
     assert [line.split()[0] for line in best] == answer['labels']
     for line, probability in zip(best, answer['probabilities'], strict=True):
       assert float(line.split()[1].rstrip('%')) == pytest.approx(100 * probability, abs=0.06)
-    stage = {'lightweight': 'preview', 'specialist': 'specialist'}[answer['stage']]
+    stage = {'0': 'lightweight', '2': 'specialist'}[threshold]
+    assert answer['stage'] == stage
     assert said.startswith(f'({stage}; ') and f'{answer["confidence"]:.3f}' in said
-    assert stage == {'0': 'preview', '2': 'specialist'}[threshold]
 
 
 def test_flags_offer_what_exports_can_be():
@@ -156,7 +156,8 @@ def test_a_threshold_can_be_given(workdir, tmp_path, by):
   else:  # About half of the held-out images exit.
     quantiles = json.loads((workdir / 'early_exit.json').read_text())
     assert found['threshold'] in quantiles['heldout']['confidence_quantiles'][48:52]
-  told = f'The preview answers where its confidence is at least {found["threshold"]:.4g}, for'
+  told = 'The lightweight model (preview) answers where its confidence is at least '
+  told += f'{found["threshold"]:.4g}, for'
   assert told in out and told in ' '.join((tmp_path / 'README.md').read_text().split())
   assert 'Nobody exits' not in out
 

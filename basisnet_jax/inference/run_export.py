@@ -76,6 +76,10 @@ def pixels(photo):
     return ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
 
   image = opened(pathlib.Path(photo).absolute(), upright)
+  if image.mode == 'F':
+    raise ValueError(
+      f'{photo}: its pixels are decimal numbers, of which nobody knows what is white.'
+    )
   if image.mode.startswith('I'):  # 16 bits of gray as 8.
     image = image.point(lambda value: value / 256).convert('L')
   seen = image.convert('RGBA')
@@ -91,11 +95,12 @@ def pixels(photo):
 def main(photo, form):
   """Prints the likeliest labels, and who answered."""
   run = {'stablehlo': stablehlo, 'tflite': tflite, 'onnx': onnx, 'triton': triton}[form]
-  stage, *later = about()['programs']
+  first, *later = about()['programs']
+  stage = 'lightweight' if later else first
   known = {'images': pixels(photo)}
-  known |= run(stage, known)
-  if later and known['confidence'][0] < about()['threshold']:
-    stage = later[0]
+  known |= run(first, known)
+  if later and not known['confidence'][0] >= about()['threshold']:  # NaN is not.
+    (stage,) = later
     known |= run(stage, known)
   probabilities = np.asarray(known['probabilities'][0])
   for i in np.argsort(-probabilities)[:5]:

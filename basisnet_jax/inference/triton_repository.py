@@ -60,7 +60,7 @@ def files(programs: Sequence[exporting.Program], about: Mapping[str, Any]) -> di
       ],
       # While one waits for the specialist, the other asks the preview.
       'instance_group [ { count: 2 kind: KIND_CPU } ]',
-      '# The preview answers where its confidence is at least the threshold.',
+      '# The lightweight model answers where its confidence is at least the threshold.',
       *(
         f'parameters {{ key: "{name}" value {{ string_value: "{value}" }} }}'
         for name, value in {

@@ -32,7 +32,7 @@ export function showAnswer({ first, second }: Looked, threshold: number, about: 
   const badge = byId('badge');
   badge.className = answer === first ? 'first' : 'second';
   badge.hidden = stages.length === 1;
-  tell(badge, answer === first ? 'Preview: ended early' : 'Specialist');
+  tell(badge, answer === first ? 'Lightweight: ended early' : 'Specialist');
   byId('why').hidden = stages.length === 1;
   tell(byId('why'), why(first, answer, threshold, labels));
 
@@ -40,7 +40,8 @@ export function showAnswer({ first, second }: Looked, threshold: number, about: 
     ...order.map((i) => bar(labels[i], answer.probabilities[i], answer === first)));
   byId('times').replaceChildren(...times(first, answer, about));
   announce(`${labels[best]}, ${percent(answer.probabilities[best])}.`
-    + (stages.length === 1 ? '' : ` The ${answer === first ? 'preview' : 'specialist'} answered.`));
+    + (stages.length === 1 ? ''
+      : ` The ${answer === first ? 'lightweight model' : 'specialist'} answered.`));
 }
 
 function likeliest(probabilities: Float32Array): number[] {
@@ -57,10 +58,10 @@ function why(first: First, answer: Stage, threshold: number, labels: string[]): 
       : `Its confidence of ${sure} is enough: the threshold is ${threshold.toFixed(3)}.`;
   }
   const [guess] = likeliest(first.probabilities);
-  const reason = threshold > 1
-    ? `everyone waits for the specialist`
-    : `less than the threshold of ${threshold.toFixed(3)}`;
-  return `The preview said ${labels[guess]}, with a confidence of ${sure}: ${reason}.`;
+  let reason = `less than the threshold of ${threshold.toFixed(3)}`;
+  if (Number.isNaN(first.confidence)) reason = 'that is no number';
+  else if (threshold > 1) reason = 'everyone waits for the specialist';
+  return `The lightweight model said ${labels[guess]}, with a confidence of ${sure}: ${reason}.`;
 }
 
 function bar(label: string, probability: number, first: boolean): HTMLElement {
@@ -79,7 +80,7 @@ function times(first: First, answer: Stage, { stages, madds: cost }: About): HTM
     return [fact('Time', milliseconds(first.milliseconds)), fact('MAdds', madds(cost.all))];
   }
   return [
-    fact('Preview', milliseconds(first.milliseconds)),
+    fact('Lightweight', milliseconds(first.milliseconds)),
     fact('Specialist', answer === first ? 'not run' : milliseconds(answer.milliseconds)),
     fact('MAdds', madds(answer === first ? cost.first : cost.all)),
   ];

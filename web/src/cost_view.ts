@@ -32,7 +32,7 @@ export class Dial {
         + `of ${chosen.images.toLocaleString('en')} held-out images of ${chosen.data} ended early, `
         + `for ${madds(chosen.average_madds)} MAdds on average.`);
     }
-    tell(byId('least'), `preview alone ${madds(about.madds.first)}`);
+    tell(byId('least'), `lightweight alone ${madds(about.madds.first)}`);
     tell(byId('most'), `both ${madds(about.madds.all)}`);
     this.reset();
   }
@@ -78,7 +78,7 @@ export function showCost(tally: Tally, threshold: number, about: About): void {
   scale.ariaLabel = images
     ? `Average cost ${madds(average)} MAdds, ${percent(1 - share)} less than always waiting for `
       + `the specialist; from ${madds(about.madds.first)} to ${madds(all)}.`
-    : `From ${madds(about.madds.first)} MAdds for the preview alone to ${madds(all)} for both.`;
+    : `From ${madds(about.madds.first)} MAdds for the lightweight model alone to ${madds(all)} for both.`;
   showHistogram(tally.histogram(BARS, threshold));
 }
 

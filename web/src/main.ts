@@ -151,8 +151,8 @@ function describe({ labels, resolution, stages, madds: cost }: About, bytes: num
   const some = labels.slice(0, 20).join(', ') + (labels.length > 20 ? ', …' : '');
   const price = stages.length === 1
     ? `${madds(cost.all)} multiply-adds (MAdds)`
-    : `${madds(cost.first)} multiply-adds (MAdds) for the preview, ${madds(cost.all)} with the `
-      + 'specialist';
+    : `${madds(cost.first)} multiply-adds (MAdds) for the lightweight model, ${madds(cost.all)} `
+      + 'with the specialist';
   tell(byId('about'), `It tells ${labels.length} labels apart: ${some}. It sees ${resolution} × `
     + `${resolution} pixels and takes ${price}. The file has ${(bytes / 1e6).toFixed(1)} MB and `
     + 'runs by LiteRT in WebAssembly.');

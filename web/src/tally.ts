@@ -34,13 +34,14 @@ export class Tally {
   histogram(parts: number, threshold: number): [number, number][] {
     const counts = Array.from({ length: parts }, (): [number, number] => [0, 0]);
     for (const c of this.confidences) {
-      counts[Math.min(Math.floor(c * parts), parts - 1)][Number(endsEarly(c, threshold))]++;
+      const part = Math.min(Math.floor(c * parts), parts - 1) || 0;  // NaN lies with the least.
+      counts[part][Number(endsEarly(c, threshold))]++;
     }
     return counts;
   }
 }
 
-/** NaN never does, as in run.py's comparison it never waits; it is no answer either. */
+/** NaN never does. */
 export function endsEarly(confidence: number, threshold: number): boolean {
-  return !(confidence < threshold);
+  return confidence >= threshold;
 }

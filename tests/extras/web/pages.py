@@ -117,7 +117,7 @@ def asked(folder, path):
     [sys.executable, folder / 'run.py', path], capture_output=True, text=True, check=True
   )
   *lines, last = done.stdout.splitlines()
-  stage, confidence = re.fullmatch(r'\((\w+); .* ([0-9.]+)\)', last).groups()
+  stage, confidence = re.fullmatch(r'\((\w+); .* ([0-9.]+|nan)\)', last).groups()
   return [tuple(line.rsplit('  ', 1)) for line in lines], stage, float(confidence)
 
 

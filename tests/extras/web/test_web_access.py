@@ -18,7 +18,7 @@ def test_all_can_be_done_by_keyboard(made, address, visit):
   with page.expect_file_chooser() as chooser:
     page.keyboard.press('Space')  # Of Enter headless Chromium loses some, of any such input.
   chooser.value.set_files(made['certain'])
-  expect(page.locator('#badge')).to_have_text('Preview: ended early')
+  expect(page.locator('#badge')).to_have_text('Lightweight: ended early')
   stops = []
   for _ in range(20):
     page.keyboard.press('Tab')
@@ -31,7 +31,7 @@ def test_all_can_be_done_by_keyboard(made, address, visit):
       expect(page.locator('#badge')).to_have_text('Specialist')
     if stops[-1] == 'threshold':
       page.keyboard.press('Home')
-      expect(page.locator('#badge')).to_have_text('Preview: ended early')
+      expect(page.locator('#badge')).to_have_text('Lightweight: ended early')
   assert {'camera', 'sample', 'threshold', 'reset', 'clear'} <= set(stops)
 
 

@@ -6,6 +6,8 @@ import runpy
 import shutil
 
 from ai_edge_litert.interpreter import Interpreter
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pages
 from pages import asked, assert_same, badge, choose, likeliest, pairs, photo
@@ -13,24 +15,29 @@ from PIL import Image
 from playwright.sync_api import expect
 import pytest
 
+from basisnet_jax.inference import exporting, litert
+
 
 @pytest.mark.parametrize('which', ['certain', 'unsure'])
 def test_answers_are_those_of_the_exports_run_py(made, address, visit, which):
   page = visit(address)
   choose(page, made[which])
   wanted, stage, confidence = asked(made['export'], made[which])
-  assert stage == {'certain': 'preview', 'unsure': 'specialist'}[which]
-  assert badge(page) == {'preview': 'Preview: ended early', 'specialist': 'Specialist'}[stage]
+  assert stage == {'certain': 'lightweight', 'unsure': 'specialist'}[which]
+  assert (
+    badge(page) == {'lightweight': 'Lightweight: ended early', 'specialist': 'Specialist'}[stage]
+  )
   assert_same(likeliest(page), wanted)
   assert page.locator('#label').inner_text() == wanted[0][0]
   assert f'confidence of {confidence:.3f}' in page.locator('#why').inner_text()
   madds = made['about']['madds']
-  cost = madds['first'] if stage == 'preview' else madds['all']
+  cost = madds['first'] if stage == 'lightweight' else madds['all']
   times = dict(pairs(page, '#times dt', '#times dd'))
   assert times['MAdds'] == f'{cost / 1e6:.2f} M'
-  assert re.fullmatch(r'(under )?[0-9.]+ ms', times['Preview'])
-  assert (times['Specialist'] == 'not run') == (stage == 'preview')
-  assert f'The {stage} answered.' in page.locator('[role=status]').inner_text()
+  assert re.fullmatch(r'(under )?[0-9.]+ ms', times['Lightweight'])
+  assert (times['Specialist'] == 'not run') == (stage == 'lightweight')
+  who = {'lightweight': 'lightweight model', 'specialist': 'specialist'}[stage]
+  assert f'The {who} answered.' in page.locator('[role=status]').inner_text()
 
 
 @pytest.mark.parametrize(
@@ -75,7 +82,7 @@ def test_the_threshold_decides_who_answers_and_what_it_costs(made, address, visi
   assert facts() == ['2', '50.0%', f'{(first + both) / 2:.2f} M']
   specialist = likeliest(page)
   slider.press('Home')
-  expect(page.locator('#badge')).to_have_text('Preview: ended early')
+  expect(page.locator('#badge')).to_have_text('Lightweight: ended early')
   assert page.locator('#threshold-value').inner_text() == 'never wait'
   assert facts() == ['2', '100.0%', f'{first:.2f} M']
   assert likeliest(page) != specialist
@@ -136,7 +143,7 @@ def test_answers_are_those_of_predict(made, address, visit):
       answer['labels'], (f'{100 * p:.1f}%' for p in answer['probabilities']), strict=True
     )
     assert_same(likeliest(page), list(wanted))
-    stage = {'lightweight': 'Preview: ended early', 'specialist': 'Specialist'}[answer['stage']]
+    stage = {'lightweight': 'Lightweight: ended early', 'specialist': 'Specialist'}[answer['stage']]
     assert badge(page) == stage
     stages.add(stage)
   assert len(stages) == 2
@@ -155,10 +162,48 @@ def test_what_the_threshold_did_on_held_out_images_is_told(made, served, visit, 
   )
 
 
+def test_a_confidence_that_is_no_number_asks_the_specialist(made, served, visit, tmp_path):
+  about = json.loads((made['export'] / 'model.json').read_text())
+  image = {'images': (about['resolution'],) * 2 + (3,)}
+
+  def likely(images, label):
+    # What no input has a part in, the converter would not take for an output.
+    return jax.nn.one_hot(jnp.full(1, label), len(about['labels'])) + 0 * images.mean()
+
+  def preview(images):
+    return likely(images, 3), jnp.sqrt(images.mean((1, 2, 3)) - 2)
+
+  programs = [
+    exporting.Program('preview', preview, image, ('probabilities', 'confidence')),
+    exporting.Program('specialist', lambda x: (likely(x, 7),), image, ('probabilities',)),
+  ]
+  site = shutil.copytree(made['site'], tmp_path / 'site')
+  (site / 'model.tflite').write_bytes(litert.flatbuffer(programs))
+  shutil.copy(made['export'] / 'run.py', site)
+  page = visit(served(site))
+  choose(page, made['certain'])
+  assert badge(page) == 'Specialist'
+  assert page.locator('#label').inner_text() == about['labels'][7]
+  told = (
+    f'The lightweight model said {about["labels"][3]}, with a confidence of NaN: that is no number.'
+  )
+  assert page.locator('#why').inner_text() == told
+  # Nor does it at any threshold; it is counted, with the least sure.
+  page.locator('#threshold').press('Home')
+  expect(page.locator('#threshold-value')).to_have_text('never wait')
+  assert badge(page) == 'Specialist'
+  assert [page.locator(f'#{i}').inner_text() for i in ('images', 'early')] == ['1', '0.0%']
+  grown = '(a) => a.map((e) => +e.style.flexGrow)'
+  shares = page.locator('#histogram .second').evaluate_all(grown)
+  assert shares[0] == sum(shares) == 1
+  best, stage, _ = asked(site, made['certain'])
+  assert (best[0][0], stage) == (about['labels'][7], 'specialist')
+
+
 def test_the_specialist_runs_late_for_a_photo_that_ended_early(made, address, visit):
   page = visit(address)
   choose(page, made['certain'])
-  assert badge(page) == 'Preview: ended early'
+  assert badge(page) == 'Lightweight: ended early'
   page.locator('#threshold').press('End')
   expect(page.locator('#badge')).to_have_text('Specialist')
   about = made['about'] | {'threshold': 2.0}

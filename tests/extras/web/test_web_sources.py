@@ -18,7 +18,7 @@ def test_photos_come_from_samples_drops_and_the_clipboard(made, address, visit):
   ]  # fmt: skip
   samples.nth(1).click()
   expect(page.locator('#images')).to_have_text('1')
-  assert badge(page) == 'Preview: ended early'
+  assert badge(page) == 'Lightweight: ended early'
   drop(page, ('mine.png', made['unsure'].read_bytes()))
   expect(page.locator('#images')).to_have_text('2')
   expect(page.locator('#shown')).to_have_attribute('alt', 'Your photo: mine.png')
@@ -42,7 +42,7 @@ def test_several_photos_are_looked_at_one_after_another(made, address, visit):
     '2 of 5 files were not seen. notes.txt is not an image that this browser can read.'
   )
   assert page.locator('#images').inner_text() == '3'
-  assert badge(page) == 'Preview: ended early'  # The last one.
+  assert badge(page) == 'Lightweight: ended early'  # The last one.
   page.locator('#file').set_input_files([made['unsure'], made['certain']])
   expect(page.locator('#images')).to_have_text('5')
   expect(page.get_by_role('alert')).to_be_hidden()
@@ -192,7 +192,7 @@ def test_without_samples_it_answers_for_photos_of_ones_own(made, served, visit, 
   page = visit(served(site), ready=False)
   expect(page.get_by_role('alert')).to_contain_text('samples.json is ', timeout=20_000)
   choose(page, made['certain'])
-  assert badge(page) == 'Preview: ended early'
+  assert badge(page) == 'Lightweight: ended early'
 
 
 def test_a_sample_that_does_not_arrive_is_a_sentence(address, visit):
@@ -208,7 +208,7 @@ def test_servers_may_not_know_the_kinds_of_files(made, served, visit):
   kinds = {'.wasm': 'text/plain', '.tflite': 'text/html', '.json': 'text/plain'}
   page = visit(served(made['site'], kinds))
   choose(page, made['certain'])
-  assert badge(page) == 'Preview: ended early'
+  assert badge(page) == 'Lightweight: ended early'
 
 
 def test_a_slow_network_shows_how_far_it_is(address, chromium):

@@ -1,0 +1,78 @@
+"""The runner of exports: what it sees of photos, against `photos`, and whom it asks."""
+
+import jax.numpy as jnp
+from kinds_of_photos import KINDS, encoded
+import numpy as np
+from PIL import Image
+import pytest
+
+from basisnet_jax import photos
+from basisnet_jax.errors import UserError
+from basisnet_jax.inference import exporting, run_export
+
+RESOLUTION = 24
+
+
+@pytest.fixture
+def about(monkeypatch):
+  """What model.json says of the images; tests change it."""
+  told = {'crop': 0.875, 'resolution': RESOLUTION, 'resize': 'bicubic'}
+  monkeypatch.setattr(run_export, 'about', lambda: told)
+  return told
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_it_sees_of_each_photo_what_predict_sees(tmp_path, about, kind):
+  path = tmp_path / 'photo'
+  path.write_bytes(encoded(kind))
+  for method in ('bilinear', 'bicubic'):
+    about['resize'] = method
+    wanted = photos.central_square(photos.read(path), RESOLUTION, about['crop'], method)
+    found = np.rint((run_export.pixels(path) + 1) * 127.5)
+    np.testing.assert_array_equal(found, wanted[None])
+
+
+def test_what_predict_refuses_it_refuses(tmp_path, about):
+  path = tmp_path / 'photo.tiff'
+  Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)).save(path)
+  with pytest.raises(UserError, match='decimal numbers'):
+    photos.read(path)
+  with pytest.raises(ValueError, match='decimal numbers'):
+    run_export.pixels(path)
+
+
+@pytest.mark.parametrize(
+  'confidence, stage, label',
+  [(0.75, 'lightweight', 'a'), (0.25, 'specialist', 'b'), (np.nan, 'specialist', 'b')],
+)
+def test_who_is_not_sure_enough_asks_the_specialist(
+  tmp_path, monkeypatch, capsys, confidence, stage, label
+):
+  image = (RESOLUTION, RESOLUTION, 3)
+
+  def answers(values):
+    return lambda images: jnp.broadcast_to(jnp.array(values), (images.shape[0], 2))
+
+  def preview(images):
+    return answers([0.9, 0.1])(images), jnp.full(images.shape[:1], confidence)
+
+  programs = [
+    exporting.Program('preview', preview, {'images': image}, ('probabilities', 'confidence')),
+    exporting.Program(
+      'specialist', lambda x: (answers([0.2, 0.8])(x),), {'images': image}, ('probabilities',)
+    ),
+  ]
+  told = {
+    'formats': ['stablehlo'], 'labels': ['a', 'b'], 'threshold': 0.5,
+    'crop': 1.0, 'resolution': RESOLUTION, 'resize': 'bilinear',
+    'programs': {p.name: {'inputs': p.inputs, 'outputs': p.outputs} for p in programs},
+  }  # fmt: skip
+  for program in programs:
+    (tmp_path / f'{program.name}.stablehlo').write_bytes(exporting.stablehlo(program))
+  (tmp_path / 'photo.png').write_bytes(encoded('RGB'))
+  monkeypatch.setattr(run_export, 'FOLDER', tmp_path)
+  monkeypatch.setattr(run_export, 'about', lambda: told)
+  run_export.start(tmp_path / 'photo.png')
+  best, _, last = capsys.readouterr().out.splitlines()
+  assert best.startswith(f'{label}  ')
+  assert last == f'({stage}; confidence of the first prediction {confidence:.3f})'
