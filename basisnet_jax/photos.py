@@ -1,4 +1,4 @@
-"""Photos as people have them, made upright RGB: with Pillow, which reads what phones write."""
+"""Photos as people have them, but HEIC, made upright RGB: with Pillow."""
 
 import io
 import os
@@ -10,7 +10,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from basisnet_jax.errors import UserError
 
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
+SUFFIXES = (
+  '.jpg', '.jpeg', '.jfif', '.png', '.apng', '.webp', '.avif', '.bmp', '.gif', '.tif', '.tiff',
+  '.jp2', '.j2k', '.ppm', '.pgm', '.pbm', '.pnm',
+)  # fmt: skip
+# What phones write, too: to be told of, where it lies among others.
+UNREAD = ('.heic', '.heif')
 MOST_PIXELS = 64_000_000
 ORIENTATION = 0x0112  # EXIF's tag; 1 is upright.
 # Of all that Pillow reads, as who sends a file picks the kind; for EPS it starts Ghostscript.
@@ -61,7 +66,7 @@ def read(source: Any, most_pixels: int = MOST_PIXELS) -> Image.Image:
       with Image.open(io.BytesIO(data), formats=KINDS) as image:
         return _checked(image, name, most_pixels)
     except UnidentifiedImageError as error:
-      raise UserError(f'{name}: not an image of a kind that is known.') from error
+      raise UserError(f'{name}: {unknown(data)}.') from error
     except ERRORS as error:
       raise UserError(f'{name}: not readable ({" ".join(str(error).split())}).') from error
   try:
@@ -77,6 +82,14 @@ def read(source: Any, most_pixels: int = MOST_PIXELS) -> Image.Image:
   if not array.size:
     raise UserError(f'The image has no pixels: {list(array.shape)}.')
   return Image.fromarray(array).convert('RGB')
+
+
+def unknown(data: bytes) -> str:
+  """What to say of a file that Pillow knows no kind for."""
+  # Its first box names kinds, HEIC's among them.
+  if data[4:8] == b'ftyp' and any(kind in data[8:64] for kind in (b'heic', b'heix', b'hevc')):
+    return 'HEIC is not read; convert it to JPEG'
+  return 'not an image of a kind that is known'
 
 
 def central_square(

@@ -55,6 +55,13 @@ def test_kinds_that_lose_nothing_are_read_as_they_were(tmp_path, kind, options):
     np.testing.assert_array_equal(photos.read(source), picture())
 
 
+@pytest.mark.parametrize('suffix', photos.SUFFIXES)
+def test_each_suffix_is_of_a_kind_that_is_read(tmp_path, suffix):
+  path = tmp_path / f'photo{suffix}'
+  picture().convert({'.pgm': 'L', '.pbm': '1'}.get(suffix, 'RGB')).save(path)
+  assert photos.read(path).size == (12, 8)
+
+
 def test_other_modes_become_rgb():
   gray = picture().convert('L')
   np.testing.assert_array_equal(np.asarray(photos.read(np.asarray(gray)))[..., 1], gray)
@@ -87,6 +94,9 @@ def test_a_pillow_image_stays_as_it_is():
   'source, sentence',
   [
     (b'no image', r'^8 bytes: not an image of a kind that is known\.$'),
+    (b'\0\0\0\x18ftypheic\0\0\0\0mif1heic', r'^24 bytes: HEIC is not read; convert it to JPEG\.$'),
+    (b'\0\0\0\x1cftypmif1\0\0\0\0mif1heicmiaf', 'HEIC is not read'),
+    (b'\0\0\0\x18ftypmp42\0\0\0\0mp42isom', 'not an image of a kind'),
     (encoded(picture(), 'EPS'), 'not an image of a kind'),  # A program.
     (encoded(picture(), 'PNG')[:80], r'^80 bytes: not readable \('),
     (damaged_avif(), r'^\d+ bytes: not readable \(Failed to decode'),

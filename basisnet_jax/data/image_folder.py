@@ -10,7 +10,7 @@ import io
 import itertools
 import pathlib
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from basisnet_jax import photos as photos_lib
 from basisnet_jax.data.quiet_tensorflow import tfds
@@ -90,7 +90,11 @@ def encode(path: pathlib.Path) -> bytes:
     OSError and all else in `photos.ERRORS`: it is not readable.
   """
   data = path.read_bytes()
-  with Image.open(io.BytesIO(data)) as image:
+  try:
+    opened = Image.open(io.BytesIO(data))
+  except UnidentifiedImageError as error:
+    raise ValueError(photos_lib.unknown(data)) from error
+  with opened as image:
     upright = image.getexif().get(photos_lib.ORIENTATION, 1) == 1
     usual = image.format in ('JPEG', 'PNG') and image.mode in ('RGB', 'L') and upright
     usual = usual and not image.has_transparency_data
@@ -119,7 +123,7 @@ def _photos(folder):
   return sorted(
     path
     for path in folder.glob('*/*')
-    if path.suffix.lower() in photos_lib.SUFFIXES and not path.name.startswith('.')
+    if path.suffix.lower() in photos_lib.SUFFIXES + photos_lib.UNREAD and path.name[0] != '.'
   )
 
 

@@ -1,11 +1,12 @@
 """Predictions for many files, as a table: CSV, or a JSON object a line."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 import csv
 import glob
 import json
 import os
 import pathlib
+import re
 import types
 from typing import Any, NamedTuple, TextIO
 
@@ -35,14 +36,18 @@ class Total(NamedTuple):
 def files(pattern: str, flag: str = '--images') -> list[str]:
   """Images of a folder and all in it, those that fit a pattern such as `photos/*.jpg`, or one.
 
+  Links to folders are followed. Those that are known to be of a kind that is not read are there,
+  too: who reads them tells.
+
   Raises:
     UserError: there are none; it names the flag.
   """
   if os.path.isdir(pattern):
     found = [
       str(path)
-      for path in pathlib.Path(pattern).rglob('*')
-      if path.suffix.lower() in photos.SUFFIXES
+      for folder in _folders(pattern)
+      for path in map(pathlib.Path(folder).joinpath, os.listdir(folder))
+      if path.suffix.lower() in photos.SUFFIXES + photos.UNREAD
       and not path.name.startswith('.')
       # A pipe would be waited for. What cannot be looked at is told later, as unreadable.
       and (os.path.isfile(path) or not os.path.exists(path))
@@ -50,12 +55,37 @@ def files(pattern: str, flag: str = '--images') -> list[str]:
     what = f'no images ({", ".join(photos.SUFFIXES)}) in the folder'
   else:
     # A file whose name has brackets is itself, and no pattern.
-    found = glob.glob(pattern, recursive=True) if not os.path.isfile(pattern) else [pattern]
-    found = [path for path in found if os.path.isfile(path)]
+    found = _fitting(pattern) if not os.path.isfile(pattern) else [pattern]
+    found = {path for path in found if os.path.isfile(path)}
     what = 'no such folder, and no files fit it'
   if not found:
     raise UserError(f'{flag}={pattern}: {what}.')
   return sorted(found)
+
+
+def _folders(top: str, hidden: bool = True, above: tuple = ()) -> Iterator[str]:
+  """It ('' is here) and all in it, links followed, but for those to a folder that they are in."""
+  about = os.stat(top or '.')
+  own = about.st_dev, about.st_ino
+  if own in above or not os.access(top or '.', os.R_OK | os.X_OK):
+    return
+  yield top
+  for name in os.listdir(top or '.'):
+    path = os.path.join(top, name)
+    if os.path.isdir(path) and (hidden or not name.startswith('.')):
+      yield from _folders(path, hidden, (*above, own))
+
+
+def _fitting(pattern: str) -> Iterator[str]:
+  """As `glob.glob`, which in ** goes some forty times through a link that leads back up."""
+  deep = re.fullmatch(r'((?:.*?/)??)\*\*(?:/+(.+))?', pattern, re.DOTALL)
+  if not deep:
+    yield from glob.glob(pattern)
+    return
+  start, rest = deep.groups()
+  for top in glob.glob(start) if start else ['']:
+    for folder in _folders(top, hidden=False):
+      yield from _fitting(os.path.join(glob.escape(folder), rest or '*'))
 
 
 def check_output(path: str | None) -> None:

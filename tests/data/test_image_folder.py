@@ -108,9 +108,13 @@ def test_unreadable_photos_are_left_out_and_named(root, capsys):
   whole = photo(root / 'train' / 'dog' / 'whole.jpg', (300, 300)).read_bytes()
   (root / 'train' / 'dog' / 'cut.jpg').write_bytes(whole[: len(whole) // 2])
   (root / 'train' / 'dog' / 'notes.txt').write_text('not a photo, and not taken for one')
-  assert open_folder(root).splits['train'] == 11
+  (root / 'train' / 'dog' / 'phone.HEIC').write_bytes(b'\0\0\0\x18ftypheic\0\0\0\0mif1heic')
+  photo(root / 'train' / 'dog' / 'new.avif')
+  assert open_folder(root).splits['train'] == 12
   said = capsys.readouterr().out
-  assert '2 photos could not be read' in said and 'empty.jpg' in said and 'cut.jpg' in said
+  assert '3 photos could not be read' in said and 'cut.jpg' in said
+  assert 'empty.jpg (not an image of a kind that is known)' in said
+  assert 'phone.HEIC (HEIC is not read; convert it to JPEG)' in said
 
 
 def test_one_class_is_refused(tmp_path):

@@ -1,6 +1,7 @@
 """Tables of predictions, and which files they are of."""
 
 import csv
+import glob
 import io
 import json
 import os
@@ -87,6 +88,46 @@ def test_what_is_no_file_is_left_out_and_a_link_to_nothing_is_not(tmp_path):
   (tmp_path / 'nowhere.png').symlink_to('nothing')
   found = [path.removeprefix(f'{tmp_path}/') for path in folder.files(str(tmp_path))]
   assert found == ['folder.png/a.png', 'nowhere.png', 'round.png']
+
+
+def test_links_to_folders_are_followed_but_not_in_circles(tmp_path, monkeypatch):
+  for name in ('elsewhere/1.png', 'photos/cat/2.png', 'photos/.hidden/3.png', 'photos/[x]/4.png'):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).touch()
+  photos = tmp_path / 'photos'
+  (photos / 'dog').symlink_to('../elsewhere')
+  for name in ('up', 'again'):
+    (photos / 'cat' / name).symlink_to('..')
+    (photos / name).symlink_to('.')
+  (photos / 'cat' / 'here').symlink_to('../cat')
+  monkeypatch.chdir(tmp_path)
+  shown = ['photos/[x]/4.png', 'photos/cat/2.png', 'photos/dog/1.png']
+  assert folder.files('photos') == sorted(['photos/.hidden/3.png', *shown])
+  for pattern in ('photos/**/*.png', '**/*.png', 'ph*s/**', '**/photos/**/*.png'):
+    assert [path for path in folder.files(pattern) if path.startswith('photos/')] == shown
+  assert folder.files('**/*.png') == ['elsewhere/1.png', *shown]
+  monkeypatch.chdir(photos)
+  assert folder.files('.') == ['.hidden/3.png', '[x]/4.png', 'cat/2.png', 'dog/1.png']
+  assert folder.files('**/*.png') == ['[x]/4.png', 'cat/2.png', 'dog/1.png']
+
+
+@pytest.mark.parametrize('pattern', ['**', '**/*', 'a/**/*.png', '**/b/**', 'a*/**/?.*', '**/x**'])
+def test_patterns_are_those_of_glob(tmp_path, monkeypatch, pattern):
+  for name in ('1.png', 'a/2.png', 'a/b/3.png', 'a/b/c/b/4.jpg', 'a/.c/5.png', 'a/.6', 'x**/x'):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).touch()
+  monkeypatch.chdir(tmp_path)
+  wanted = {path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path)}
+  assert wanted and folder.files(pattern) == sorted(wanted)
+  there = str(tmp_path / pattern)
+  assert folder.files(there) == sorted(str(tmp_path / path) for path in wanted)
+
+
+def test_kinds_that_are_not_read_are_not_passed_over(tmp_path):
+  for name in ('a.heic', 'b.HEIF', 'c.avif', 'd.jp2', 'e.ppm', 'f.doc'):
+    (tmp_path / name).touch()
+  found = [path.removeprefix(f'{tmp_path}/') for path in folder.files(str(tmp_path))]
+  assert found == ['a.heic', 'b.HEIF', 'c.avif', 'd.jp2', 'e.ppm']
 
 
 def test_nothing_to_predict_and_nowhere_to_write(tmp_path):
