@@ -12,6 +12,7 @@ import ml_collections
 import numpy as np
 
 from basisnet_jax import predict, sharding
+from basisnet_jax.counting import counted
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import thresholds
 from basisnet_jax.inference import (
@@ -199,7 +200,7 @@ def _compared(config, network, runs, threshold) -> list[str]:
   lines = []
   for name, first in same.items():
     by_stage = found[first]
-    title = f'{name}, {count:,} images of {config.data.name}, {split}'
+    title = f'{name}, {counted(count, "image")} of {config.data.name}, {split}'
     lines.append(f'\n{title:<44}{"network":>9}{"exported":>10}{"same answer":>13}')
     for stage, shares in by_stage.items():
       percent = f'{shares.right:>9.1%}{shares.exported_right:>10.1%}{shares.same:>13.1%}'
@@ -222,9 +223,10 @@ def _early_exit(about):
   if chosen is None:
     return f'{said}, for {least} million multiply-adds; another image takes {most}.'
   return (
-    f'{said}: {chosen["reason"]}. So do {chosen["exit_rate"]:.1%} of the {chosen["images"]:,} '
-    f'held-out images of {chosen["data"]} ({chosen["split"]}) that this was chosen on; an image '
-    f'takes {chosen["average_madds"] / 1e6:.4g} million multiply-adds on average instead of '
+    f'{said}: {chosen["reason"]}. So do {chosen["exit_rate"]:.1%} of the '
+    f'{counted(chosen["images"], "held-out image")} of {chosen["data"]} ({chosen["split"]}) that '
+    f'this was chosen on; an image takes {chosen["average_madds"] / 1e6:.4g} million '
+    'multiply-adds on average instead of '
     f'{most}, and {chosen["top1"]:.1%} of the answers are right (of the specialist alone '
     f'{chosen["specialist_top1"]:.1%}).'
   )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from basisnet_jax.counting import counted
 from basisnet_jax.errors import UserError
 
 SUFFIXES = (
@@ -61,7 +62,7 @@ def read(source: Any, most_pixels: int = MOST_PIXELS) -> Image.Image:
       if isinstance(source, Image.Image):
         name = 'the image'
         return _checked(source, name, most_pixels)
-      name = f'{len(source)} bytes' if isinstance(source, bytes) else str(source)
+      name = counted(len(source), 'byte') if isinstance(source, bytes) else str(source)
       data = source if isinstance(source, bytes) else pathlib.Path(source).read_bytes()
       with Image.open(io.BytesIO(data), formats=KINDS) as image:
         return _checked(image, name, most_pixels)

@@ -13,6 +13,7 @@ from flax import linen as nn
 import jax
 
 from basisnet_jax import sharding
+from basisnet_jax.counting import counted
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import chosen as chosen_lib
 from basisnet_jax.evaluation import thresholds
@@ -183,12 +184,12 @@ def tell(asked: Predictor, total: folder.Total, threshold: float, output: str | 
     print(text, file=sys.stderr)
 
   if total.unreadable:
-    say(f'{len(total.unreadable)} files could not be read and are left out:')
+    say(f'Left out {counted(len(total.unreadable), "file")} that could not be read:')
     say('\n'.join(total.unreadable))
   if not total.predicted:
     raise UserError('None of the files could be read.')
   average, most = total.madds / total.predicted / 1e6, asked.cost.total_madds / 1e6
-  text = f'{total.predicted:,} images, {average:.4g} million multiply-adds each'
+  text = f'{counted(total.predicted, "image")}, {average:.4g} million multiply-adds each'
   if asked.cost.lightweight_madds is not None:
     share = 100 * total.exited / total.predicted
     text += (

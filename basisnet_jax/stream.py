@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from basisnet_jax import predict
+from basisnet_jax.counting import counted
 from basisnet_jax.errors import UserError
 from basisnet_jax.inference import clips, folder
 from basisnet_jax.inference.prediction import prediction, stage
@@ -110,7 +111,7 @@ def _devices():
 
 def _tell(metrics, light, special):
   print(
-    f'{metrics["frames"]:,} frames came, {metrics["dropped"]:,} were dropped, '
+    f'{counted(metrics["frames"], "frame")} came; {metrics["dropped"]:,} dropped, '
     f'{metrics["reused"]:,} answered by the specialist of an earlier one.\n'
     f'Milliseconds of a frame: lightweight {metrics["lightweight_ms"]:.3g} on {light}, specialist '
     f'{metrics["specialist_ms"]:.3g} on {special}.',

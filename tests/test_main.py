@@ -197,7 +197,7 @@ def test_prediction_needs_nothing_but_the_workdir(short, tmp_path):
   for row in rows:
     assert len(row['labels']) == 3 and sorted(row['probabilities'])[::-1] == row['probabilities']
     assert row['stage'] == ('lightweight' if row['confidence'] >= 0.15 else 'specialist')
-  assert '1 files could not be read' in err and 'no.jpg: not an image of a kind' in err
+  assert 'Left out 1 file that could not be read' in err and 'no.jpg: not an image of a kind' in err
   exited = 100 * sum(row['stage'] == 'lightweight' for row in rows) / 5
   assert '5 images, ' in err and f'{exited:.1f}% exited, threshold 0.15' in err
   out, _ = run_well(*asked)
@@ -216,7 +216,7 @@ def test_a_stream_of_frames_has_two_devices(short, tmp_path):
   assert [line.split(',')[:2] for line in output.read_text().splitlines()[1:]] == [
     [str(i), 'specialist'] for i in range(4)
   ]
-  assert '4 frames came, 0 were dropped, 0 answered by the specialist of an earlier one' in err
+  assert '4 frames came; 0 dropped, 0 answered by the specialist of an earlier one' in err
   assert '0.0% exited, threshold 2' in err
   assert re.search(r'lightweight [0-9.]+ on \S+0\S*, specialist [0-9.]+ on \S+1', err)
   _, err = run_well('--mode=stream', *asked, '--reuse=2')
@@ -227,7 +227,7 @@ def test_a_stream_of_frames_has_two_devices(short, tmp_path):
     frames[i].save(folder / f'{i}.png')
   (folder / '1.png').write_text('no image')
   _, err = run_well('--mode=stream', *asked, f'--video={folder}', '--threshold=0')
-  assert '1 files could not be read' in err and '1.png: not an image of a kind' in err
+  assert 'Left out 1 file that could not be read' in err and '1.png: not an image of a kind' in err
   assert '2 images, ' in err and '100.0% exited, threshold 0' in err
   rows = [line.split(',')[:2] for line in output.read_text().splitlines()[1:]]
   assert rows == [[str(folder / f'{i}.png'), 'lightweight'] for i in (0, 2)]

@@ -285,7 +285,7 @@ def test_a_full_queue_and_a_long_wait_are_told(workdir, images):
     server.until_unanswered(3)
     status, headers, content = server.ask('POST', '/predict', images[0], PNG)
     assert status == 503 and headers['Retry-After'] == '1'
-    assert content['error'].startswith('3 requests wait for answers already')
+    assert content['error'].startswith('The queue is full, with 3 requests, the limit')
     for answer in waiting:
       status, _, content = answer.result()
       assert status == 504 and 'within 5 seconds' in content['error']

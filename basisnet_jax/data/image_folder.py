@@ -13,6 +13,7 @@ import pathlib
 from PIL import Image, UnidentifiedImageError
 
 from basisnet_jax import photos as photos_lib
+from basisnet_jax.counting import counted
 from basisnet_jax.data.quiet_tensorflow import tfds
 from basisnet_jax.errors import UserError
 
@@ -78,7 +79,7 @@ def prepare(root: pathlib.Path, data_dir: str) -> ImageFolder:
       download_config=tfds.download.DownloadConfig(try_download_gcs=False)
     )
   if builder.unreadable:
-    print(f'{len(builder.unreadable)} photos could not be read and are left out:')
+    print(f'Left out {counted(len(builder.unreadable), "photo")} that could not be read:')
     print('\n'.join(builder.unreadable[:10]))
   return builder
 
@@ -132,7 +133,7 @@ def _classes(root, photos):
   classes = found['train']
   if len(classes) < 2:
     raise UserError(
-      f'{root / "train"} has photos of {len(classes)} classes ({", ".join(classes) or "none"}); '
+      f'{root / "train"} has photos of less than two classes ({", ".join(classes) or "none"}); '
       'put those of each class into a folder of its own: train/cat/1.jpg, train/dog/2.jpg.'
     )
   for split, names in found.items():

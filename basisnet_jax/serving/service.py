@@ -11,6 +11,7 @@ from absl import logging
 import numpy as np
 
 from basisnet_jax import photos
+from basisnet_jax.counting import counted
 from basisnet_jax.errors import UserError
 from basisnet_jax.inference import folder
 from basisnet_jax.inference import predictor as predictor_lib
@@ -143,7 +144,7 @@ class Service:
     if self._unanswered >= self._limits.requests:
       raise Refusal(
         503,
-        f'{self._unanswered} requests wait for answers already, the limit of this server '
+        f'The queue is full, with {counted(self._unanswered, "request")}, the limit of this server '
         '(--queue); try again in a second.',
         {'retry-after': '1'},
       )

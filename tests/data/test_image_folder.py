@@ -112,14 +112,16 @@ def test_unreadable_photos_are_left_out_and_named(root, capsys):
   photo(root / 'train' / 'dog' / 'new.avif')
   assert open_folder(root).splits['train'] == 12
   said = capsys.readouterr().out
-  assert '3 photos could not be read' in said and 'cut.jpg' in said
+  assert 'Left out 3 photos that could not be read' in said and 'cut.jpg' in said
   assert 'empty.jpg (not an image of a kind that is known)' in said
   assert 'phone.HEIC (HEIC is not read; convert it to JPEG)' in said
 
 
 def test_one_class_is_refused(tmp_path):
   photo(tmp_path / 'a' / 'train' / 'cat' / '1.png')
-  with pytest.raises(UserError, match=r'photos of 1 classes \(cat\); put those of each class'):
+  with pytest.raises(
+    UserError, match=r'photos of less than two classes \(cat\); put those of each class'
+  ):
     open_folder(tmp_path / 'a')
 
 

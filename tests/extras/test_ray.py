@@ -113,7 +113,7 @@ def test_a_trained_run_predicts_the_same_with_ray_and_without(tmp_path):
     output = tmp_path / f'{len(flags)}.jsonl'
     asked = [workdir, f'--images={photos}', f'--output={output}', '--threshold=0.15', *flags]
     err = run('--mode=predict', *asked)
-    assert '40 images, ' in err and '1 files could not be read' in err
+    assert '40 images, ' in err and 'Left out 1 file that could not be read' in err
     tables.append([json.loads(line) for line in output.read_text().splitlines()])
   assert len(tables[0]) == 40
   for alone, on_cluster in zip(*tables, strict=True):

@@ -228,7 +228,7 @@ def test_a_full_queue_refuses_and_takes_again():
     await until_metric(client, 'basisnet_requests_unanswered', 3)
     status, headers, content = await client('/predict', [b'9'])
     assert (status, headers[b'retry-after']) == (503, b'1')
-    assert content['error'].startswith('3 requests wait for answers already')
+    assert content['error'].startswith('The queue is full, with 3 requests, the limit')
     predictor.go.set()
     assert [(await ask)[2]['labels'][0] for ask in asks] == ['0', '1', '2']
     assert (await client('/predict', [b'9']))[0] == 200

@@ -1,7 +1,7 @@
 /** The threshold, and what it costs over the images seen so far. */
 
 import type { About } from './about';
-import { byId, madds, make, percent, tell } from './page';
+import { byId, counted, madds, make, percent, tell } from './page';
 import type { Tally } from './tally';
 
 const BARS = 40;
@@ -29,7 +29,7 @@ export class Dial {
     if (chosen && chosen.exit_rate > 0) {
       byId('heldout').hidden = false;
       tell(byId('heldout'), `At ${named(about.threshold)}, as exported, ${percent(chosen.exit_rate)} `
-        + `of ${chosen.images.toLocaleString('en')} held-out images of ${chosen.data} ended early, `
+        + `of ${counted(chosen.images, 'held-out image')} of ${chosen.data} ended early, `
         + `for ${madds(chosen.average_madds)} MAdds on average.`);
     }
     tell(byId('least'), `lightweight alone ${madds(about.madds.first)}`);
@@ -95,7 +95,7 @@ function showHistogram(counts: [number, number][]): void {
     return bar;
   }));
   const total = (some: number[]) => some.reduce((a, b) => a + b, 0);
-  byId('histogram').ariaLabel = `How confident the first predictions were: of ${total(sums)} `
-    + `images, ${total(sums.slice(Math.floor(BARS * 0.9)))} above 0.9, `
+  byId('histogram').ariaLabel = `How confident the first predictions were: of `
+    + `${counted(total(sums), 'image')}, ${total(sums.slice(Math.floor(BARS * 0.9)))} above 0.9, `
     + `${total(sums.slice(0, BARS / 2))} below 0.5.`;
 }

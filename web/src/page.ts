@@ -24,6 +24,11 @@ export function percent(share: number): string {
   return `${(share * 100).toFixed(1)}%`;
 }
 
+/** 1 image, 1,000 images. */
+export function counted(count: number, name: string): string {
+  return `${count.toLocaleString('en')} ${name}${count === 1 ? '' : 's'}`;
+}
+
 export function madds(count: number): string {
   const millions = count / 1e6;
   return `${millions.toFixed(millions < 10 ? 2 : millions < 100 ? 1 : 0)} M`;

@@ -196,6 +196,8 @@ def test_a_confidence_that_is_no_number_asks_the_specialist(made, served, visit,
   grown = '(a) => a.map((e) => +e.style.flexGrow)'
   shares = page.locator('#histogram .second').evaluate_all(grown)
   assert shares[0] == sum(shares) == 1
+  told = 'were: of 1 image, 0 above 0.9, 1 below 0.5.'
+  assert page.locator('#histogram').get_attribute('aria-label').endswith(told)
   best, stage, _ = asked(site, made['certain'])
   assert (best[0][0], stage) == (about['labels'][7], 'specialist')
 
