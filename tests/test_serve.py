@@ -324,6 +324,24 @@ def test_the_end_loses_no_accepted_request(workdir, images, expected):
   assert server.process.returncode == 0 and 'Traceback' not in err
 
 
+def test_a_second_ctrl_c_leaves_who_is_not_answered(workdir, images):
+  server = Server(workdir)
+  head = f'POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: {len(images[0])}\r\n\r\n'
+  with socket.create_connection(('127.0.0.1', server.port), timeout=120) as slow:
+    slow.sendall(head.encode() + images[0][:50])
+    server.until_unanswered(1)
+    server.process.send_signal(signal.SIGINT)
+    with pytest.raises(ConnectionError):
+      while True:
+        server.ask('GET', '/health')
+    assert server.process.poll() is None  # It waits for the other half.
+    code, _, err = server.end(signal.SIGINT)
+    answer = http.client.HTTPResponse(slow)
+    answer.begin()
+    assert answer.status == 503 and 'The server ends' in answer.read().decode()
+  assert code == 0 and not err, err
+
+
 def test_more_connections_than_files_are_refused_in_a_sentence(workdir, images, expected):
   server = Server(workdir, f'--threshold={expected[0]!r}', '--top_k=10', files=FEW)
   with contextlib.ExitStack() as stack:

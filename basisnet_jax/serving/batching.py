@@ -46,6 +46,7 @@ class Batches:
       on_batch: is told the size of each batch that was answered.
     """
     self.failing = False
+    self._began: float | None = None  # When the network got what it works on.
     self._answer, self._sizes, self._wait, self._on_batch = answer, sizes, wait, on_batch
     self._waiting: deque[_Waiting] = deque()
     self._changed = asyncio.Event()
@@ -54,6 +55,10 @@ class Batches:
   def __len__(self) -> int:
     """How many images wait; those that the network works on do not."""
     return len(self._waiting)
+
+  def working(self) -> float:
+    """Seconds since the network got the batch that it works on; 0 where it is idle."""
+    return 0.0 if self._began is None else time.monotonic() - self._began
 
   async def ask(self, pixels: np.ndarray, top_k: int) -> Any:
     """The answer for an image `[...]`, with at least so many labels.
@@ -114,4 +119,8 @@ class Batches:
 
   async def _run(self, pixels, top_k):
     loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(self._thread, lambda: list(self._answer(pixels, top_k)))
+    self._began = time.monotonic()
+    try:
+      return await loop.run_in_executor(self._thread, lambda: list(self._answer(pixels, top_k)))
+    finally:
+      self._began = None

@@ -20,6 +20,7 @@ from basisnet_jax.serving.batching import Batches
 from basisnet_jax.serving.exchange import Answer, Gone, Refusal, Request
 
 _GONE = 499  # What nginx calls it.
+_HANGS = 3  # Request timeouts, after which nobody waits for a batch any more.
 
 
 class Limits(NamedTuple):
@@ -103,6 +104,11 @@ class Service:
     except Gone:
       self._counts.request(path, _GONE)
       return
+    except asyncio.CancelledError:
+      if not self._ending:
+        raise
+      # A second Ctrl-C waits for nobody. (Uvicorn would write a stack for each request.)
+      answer = Answer.of_refusal(Refusal(503, 'The server ends, and answers no more.'))
     self._counts.request(path, answer.status)
     # Where the body was not asked for, what comes next may be the body or another request.
     unclear = request.holds_back and not request.complete
@@ -207,6 +213,10 @@ class Service:
   async def _health(self, request, began):
     if not self._ready:
       raise self._not_ready()
+    if (seconds := self._batches.working()) > _HANGS * self._limits.seconds:
+      raise Refusal(
+        503, f'The network has worked on one batch for {seconds:.0f} seconds: it hangs.'
+      )
     if self._batches.failing:  # Perhaps no more: who is not healthy may be asked nothing else.
       try:
         async with asyncio.timeout(self._limits.seconds):

@@ -296,6 +296,20 @@ def test_a_failing_network_shows_in_health_while_it_fails():
   within(scenario)
 
 
+def test_a_network_that_hangs_shows_in_health_while_it_hangs():
+  async def scenario(client, predictor):
+    predictor.go.clear()
+    assert (await client('/predict', [b'1']))[0] == 504
+    assert (await client('/health', method='GET'))[0] == 200  # It may be slow.
+    await until_status(client, '/health', 503)
+    _, _, content = await client('/health', method='GET')
+    assert content['error'].startswith('The network has worked on one batch for ')
+    predictor.go.set()
+    await until_status(client, '/health', 200)
+
+  within(scenario, seconds=0.5)
+
+
 def test_what_happened_is_counted():
   async def scenario(client, predictor):
     await asyncio.gather(*(client('/predict', [b'%d' % i]) for i in range(7)))
