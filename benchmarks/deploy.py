@@ -31,8 +31,8 @@ _BASISNETS = {'': '', ', 1x1 alone': 'pointwise'}  # What is told of them: the v
 def cases(seconds: float) -> Iterator[table.Row]:
   """Sizes of the files, then times by threads, for each run time and how weights are stored."""
   for run_time, weights in (('LiteRT', 'float32'), ('LiteRT', 'int8'), ('ONNX Runtime', 'float32')):
-    write = _litert if run_time == 'LiteRT' else _onnx
-    written = {name: write(programs, weights) for name, programs in _networks(run_time, weights)}
+    write = functools.partial(_litert, weights=weights) if run_time == 'LiteRT' else _onnx
+    written = {name: write(programs) for name, programs in _networks(run_time, weights)}
     for name, (size, _) in written.items():
       yield table.Row(f'{run_time}, {weights}, file', name, measure.spread([size / 1e6]), 'MB')
     for threads in (1, 2):
@@ -77,9 +77,8 @@ def _litert(programs, weights):
   return len(data), reader
 
 
-def _onnx(programs, weights):
-  """The same of one file for each program."""
-  del weights  # They are float32.
+def _onnx(programs):
+  """The same of one file for each program, in float32."""
   files = {program.name: onnx_file.model(program) for program in programs}
 
   def reader(threads):

@@ -19,6 +19,7 @@ from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import confidence
 from basisnet_jax.evaluation.chosen import Chosen
 from basisnet_jax.inference import fixed
+from basisnet_jax.inference import predictor as predictor_module
 from basisnet_jax.inference.predictor import Predictor, Preparation
 from basisnet_jax.models import cost
 
@@ -248,9 +249,26 @@ def test_it_tells_how_its_own_threshold_was_chosen_and_nothing_of_another(predic
   assert predictor.about(0.25) == told | {'threshold': 0.25, 'chosen': None}
 
 
-def test_latency_is_measured_and_kept_on_average(predictor, monkeypatch):
-  fast, slow = predictor.latencies()
-  assert 0 < fast and 0 < slow
+def test_latency_is_of_one_image_and_without_compilation(predictor, monkeypatch):
+  now, asked, (own, *_) = [0.0], [], predictor._runs
+
+  def run(pixels, real, threshold):
+    assert pixels.shape == (1, SIDE, SIDE, 3) and real.all()
+    # Seconds: of the first call, which compiles; then of an image that exits; of one that does not.
+    now[0] += 5.0 if threshold not in asked else 0.002 if threshold < 0 else 0.01
+    asked.append(threshold)
+    answer = own(pixels, real, threshold)
+    assert bool(answer[2]) == (threshold < 0)
+    return answer
+
+  monkeypatch.setattr(predictor, '_runs', [run])
+  clock = types.SimpleNamespace(perf_counter=lambda: now[0])
+  monkeypatch.setattr(predictor_module, 'time', clock)
+  assert predictor.latencies() == pytest.approx((2.0, 10.0))
+  assert len(asked) == 24 and set(asked) == {-1.0, 2.0}
+
+
+def test_latency_is_kept_on_average(predictor, monkeypatch):
   monkeypatch.setattr(predictor, 'latencies', lambda: (2.0, 10.0))
   assert predictor.threshold_for(max_latency=8.0) == pytest.approx(0.75, abs=0.011)
   assert predictor.threshold_for(max_latency=10.0) == 2.0
