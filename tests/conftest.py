@@ -33,6 +33,5 @@ def data_flag(tmp_path_factory):
 
 def pytest_collection_modifyitems(items):
   """Files that start processes come first: a long one at the end would leave cores idle."""
-  items.sort(
-    key=lambda item: {'forks', 'nbclient', 'subprocess', 'test_main'}.isdisjoint(vars(item.module))
-  )
+  start_them = {'forks', 'nbclient', 'running', 'servers', 'subprocess'}
+  items.sort(key=lambda item: start_them.isdisjoint(vars(item.module)))

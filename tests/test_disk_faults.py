@@ -8,7 +8,7 @@ import subprocess
 import forks
 import numpy as np
 import pytest
-import test_main
+import running
 
 COMMAND = ['--config=tests/tiny.py', '--config.training.steps=40']
 
@@ -39,8 +39,8 @@ def mount(namespace, *arguments):
 
 def run(namespace, *flags):
   """Runs the program there: (exit code, stdout, stderr)."""
-  (_, *program), environment = test_main.command(*COMMAND, *flags)
-  process = namespace.start(*program, cwd=test_main.ROOT, env=environment)
+  (_, *program), environment = running.command(*COMMAND, *flags)
+  process = namespace.start(*program, cwd=running.ROOT, env=environment)
   out, err = process.communicate(timeout=300)
   return process.returncode, out, err
 
@@ -64,15 +64,15 @@ def test_run_whose_disk_is_full_again_and_again_ends_like_the_undisturbed(
     code, _, err = run(namespace, data_flag, f'--workdir={workdir}')
     assert_one_sentence(code, err, 'No space left on device')
     assert str(workdir) in err.splitlines()[-1]
-  assert 10 in test_main.checkpoints(there)  # It went on from there.
+  assert 10 in running.checkpoints(there)  # It went on from there.
   mount(namespace, '-o', 'remount,size=65536k', workdir.parent)
   code, _, err = run(namespace, data_flag, f'--workdir={workdir}')
   assert code == 0, err
-  found, expected = test_main.arrays(there, 40), test_main.arrays(whole, 40)
+  found, expected = running.arrays(there, 40), running.arrays(whole, 40)
   assert found.keys() == expected.keys()
   for path, value in expected.items():
     np.testing.assert_array_equal(found[path], value, err_msg=path)
-  assert test_main.evaluation(there) == test_main.evaluation(whole)
+  assert running.evaluation(there) == running.evaluation(whole)
 
 
 def content(folder):

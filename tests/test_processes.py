@@ -16,9 +16,9 @@ import time
 import forks
 import numpy as np
 import pytest
+import running
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util import tensor_util
-import test_main
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Enough that a signal after the first checkpoint, which JAX passes on after a while, comes in time.
@@ -51,7 +51,7 @@ def start(count, *flags, devices=1, absent=()):
   """The processes of one training, by number; output and errors go together."""
   port = forks.free_port()
   processes = {
-    number: test_main.start(
+    number: running.start(
       *RECIPE,
       *flags,
       f'--coordinator_address=127.0.0.1:{port}',
@@ -83,7 +83,7 @@ def outcome(processes, timeout=500):
 
 def wait_for_a_checkpoint(workdir, after=0):
   deadline = time.monotonic() + 400
-  while not any(step > after for step in test_main.checkpoints(workdir)):
+  while not any(step > after for step in running.checkpoints(workdir)):
     assert time.monotonic() < deadline
     time.sleep(0.02)
 
@@ -110,8 +110,8 @@ def losses(workdir):
 def assert_same_training(workdir, expected):
   assert losses(workdir) == pytest.approx(losses(expected), rel=2e-3)
   assert set(losses(workdir)) == {STEPS - 10, STEPS}
-  assert test_main.evaluation(workdir)['images'] == 360
-  found, wanted = (test_main.arrays(w, STEPS) for w in (workdir, expected))
+  assert running.evaluation(workdir)['images'] == 360
+  found, wanted = (running.arrays(w, STEPS) for w in (workdir, expected))
   assert found.keys() == wanted.keys()
   for path, value in wanted.items():
     np.testing.assert_allclose(found[path], value, rtol=2e-3, atol=2e-5, err_msg=path)
@@ -128,7 +128,7 @@ def test_asked_to_end_all_save_the_same_step_and_another_number_continues(
   assert [code for code, _ in ended.values()] == [128 + signal.SIGTERM] * 2, ended
   sentences = {re.search(r'SIGTERM\): step (\d+) is saved', text)[1] for _, text in ended.values()}
   (step,) = sentences
-  assert test_main.checkpoints(tmp_path)[-1] == int(step) < STEPS
+  assert running.checkpoints(tmp_path)[-1] == int(step) < STEPS
   # Three devices of one process.
   ((code, text),) = outcome(start(1, *flags, devices=3)).values()
   assert code == 0, text
@@ -175,7 +175,7 @@ def test_all_killed_in_a_save_continue_and_a_damaged_checkpoint_is_passed_over_b
   two = start(2, *flags)
   kill_all_in_a_save(two, tmp_path)
   outcome(two)
-  step = test_main.checkpoints(tmp_path)[-1]
+  step = running.checkpoints(tmp_path)[-1]
   # A newer one, of which something is gone.
   saved, newest = tmp_path / 'checkpoints', str(STEPS - 1)
   newer = shutil.copytree(saved / str(step), saved / newest)

@@ -8,7 +8,7 @@ import time
 
 import forks
 import pytest
-import test_main
+import running
 import test_processes
 import yaml
 
@@ -68,7 +68,7 @@ def test_slurm_job_saves_before_its_time_is_up_queues_again_and_goes_on(cloud, s
   cloud.answer({'squeue': [[0, 'RUNNING']]})
   job = slurm(cloud, *flags)
   deadline = time.monotonic() + 200
-  while not test_main.checkpoints(workdir):
+  while not running.checkpoints(workdir):
     assert time.monotonic() < deadline and job.poll() is None
     time.sleep(0.02)
   # --signal=TERM@300 comes to the tasks of the step and not to the batch script.
@@ -78,14 +78,14 @@ def test_slurm_job_saves_before_its_time_is_up_queues_again_and_goes_on(cloud, s
   assert job.returncode == 128 + signal.SIGTERM, text
   assert 'processes: 2.' in text and 'queues again' in text
   saved = int(re.search(r'SIGTERM\): step (\d+) is saved', text)[1])
-  assert saved == test_main.checkpoints(workdir)[-1] < 100
+  assert saved == running.checkpoints(workdir)[-1] < 100
   number = str(os.getpid() % 4096)
   assert cloud.calls()[-1] == ['scontrol', 'requeue', number]
   # The same command goes on, also with fewer processes.
   job = slurm(cloud, *flags, tasks=1)
   text, _ = job.communicate(timeout=200)
   assert job.returncode == 0, text
-  assert test_main.checkpoints(workdir)[-1] == 100 and f'{saved}/100' in text
+  assert running.checkpoints(workdir)[-1] == 100 and f'{saved}/100' in text
   assert cloud.calls()[-1] == ['scontrol', 'requeue', number]  # And no other one since.
 
 
@@ -157,4 +157,4 @@ def test_skypilot_run_block_trains_on_two_nodes(cloud, tmp_path):
   ended = test_processes.outcome(nodes, timeout=200)
   assert [code for code, _ in ended.values()] == [0, 0], ended
   assert 'processes: 2.' in ended[0][1]
-  assert test_main.checkpoints(tmp_path / 'workdir')[-1] == 4
+  assert running.checkpoints(tmp_path / 'workdir')[-1] == 4

@@ -13,9 +13,9 @@ import time
 from matplotlib import pyplot as plt
 import numpy as np
 import pytest
+import running
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util import tensor_util
-import test_main
 
 STEPS, SAVE_EVERY, KILLS = 20_000, 250, 20
 RECIPE = [
@@ -47,7 +47,7 @@ def sample(process, workdir, samples):
 def undisturbed(tmp_path_factory, data_flag):
   """(workdir, {'step', 'memory', 'files', 'speed'}) of a whole run, sampled along the steps."""
   workdir = tmp_path_factory.mktemp('undisturbed')
-  process = test_main.start(*RECIPE, data_flag, f'--workdir={workdir}')
+  process = running.start(*RECIPE, data_flag, f'--workdir={workdir}')
   samples = []
   sampler = threading.Thread(target=sample, args=(process, workdir, samples))
   sampler.start()
@@ -105,17 +105,17 @@ def test_twenty_kills_change_nothing(undisturbed, tmp_path, data_flag):
   print(f'seed {seed}')
   # A kill comes up to 2 s after the checkpoint there; a start takes longer than that to save again.
   for step in sorted(rng.sample(range(0, STEPS - SAVE_EVERY, SAVE_EVERY), KILLS)):
-    process = test_main.start(*RECIPE, data_flag, f'--workdir={tmp_path}')
-    while max(test_main.checkpoints(tmp_path), default=0) < step:
+    process = running.start(*RECIPE, data_flag, f'--workdir={tmp_path}')
+    while max(running.checkpoints(tmp_path), default=0) < step:
       assert process.poll() is None, process.communicate()
       time.sleep(0.01)
     time.sleep(rng.uniform(0, 2))
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-  test_main.run_well(*RECIPE, data_flag, f'--workdir={tmp_path}')
-  expected, found = (test_main.arrays(w, STEPS) for w in (expected_workdir, tmp_path))
+  running.run_well(*RECIPE, data_flag, f'--workdir={tmp_path}')
+  expected, found = (running.arrays(w, STEPS) for w in (expected_workdir, tmp_path))
   assert found.keys() == expected.keys() and len(found) > 50
   for path, value in expected.items():
     np.testing.assert_array_equal(found[path], value, err_msg=path)
-  assert test_main.evaluation(tmp_path) == test_main.evaluation(expected_workdir)
+  assert running.evaluation(tmp_path) == running.evaluation(expected_workdir)
