@@ -77,7 +77,7 @@ def _folders(top: str, hidden: bool = True, above: tuple = ()) -> Iterator[str]:
 
 
 def _fitting(pattern: str) -> Iterator[str]:
-  """As `glob.glob`, which in ** goes some forty times through a link that leads back up."""
+  """As `glob.glob`, but not in circles: in ** that takes a link back up some forty times."""
   deep = re.fullmatch(r'((?:.*?/)??)\*\*(?:/+(.+))?', pattern, re.DOTALL)
   if not deep:
     yield from glob.glob(pattern)
