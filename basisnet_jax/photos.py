@@ -1,8 +1,10 @@
 """Photos as people have them, but HEIC, made upright RGB: with Pillow."""
 
+from collections.abc import Iterator
 import io
 import os
 import pathlib
+import threading
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,9 @@ ORIENTATION = 0x0112  # EXIF's tag; 1 is upright.
 KINDS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF', 'AVIF', 'JPEG2000', 'PPM')
 # What Pillow raises on files that are no image, or broken (RuntimeError: AVIF's decoder).
 ERRORS = (OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError)
+# Pillow reads a file when its pixels are first wanted, which two threads may want of one image.
+# By the images' ids, which are multiples of 16; of images in files nobody else knows.
+_READING = [threading.Lock() for _ in range(61)]
 _METHODS = {'bilinear': Image.Resampling.BILINEAR, 'bicubic': Image.Resampling.BICUBIC}
 
 
@@ -61,7 +66,8 @@ def read(source: Any, most_pixels: int = MOST_PIXELS) -> Image.Image:
     try:
       if isinstance(source, Image.Image):
         name = 'the image'
-        return _checked(source, name, most_pixels)
+        with _READING[id(source) % len(_READING)]:
+          return _checked(source, name, most_pixels)
       name = counted(len(source), 'byte') if isinstance(source, bytes) else str(source)
       data = source if isinstance(source, bytes) else pathlib.Path(source).read_bytes()
       with Image.open(io.BytesIO(data), formats=KINDS) as image:
@@ -91,6 +97,25 @@ def unknown(data: bytes) -> str:
   if data[4:8] == b'ftyp' and any(kind in data[8:64] for kind in (b'heic', b'heix', b'hevc')):
     return 'HEIC is not read; convert it to JPEG'
   return 'not an image of a kind that is known'
+
+
+def several(images: Any) -> Iterator[Any]:
+  """The images, of each of which `read` is asked, one after another.
+
+  Raises:
+    UserError: it is one image, or nothing that has some.
+  """
+  shape = getattr(images, 'shape', None)
+  # An array of one image would be taken for its rows, each an image of gray pixels.
+  rows = shape is not None and (len(shape) == 2 or shape[2:] in ((1,), (3,), (4,)))
+  if rows or isinstance(images, str | bytes | bytearray | os.PathLike | Image.Image):
+    raise UserError('images is a list of images, and this is one: write [image].')
+  try:
+    return iter(images)
+  except TypeError as error:
+    raise UserError(
+      f'images is a list of images, and this is {type(images).__name__}: write [image, ...].'
+    ) from error
 
 
 def central_square(

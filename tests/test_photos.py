@@ -1,6 +1,8 @@
 """Photos of every kind, against what they were made of and against TensorFlow's decoder."""
 
+import concurrent.futures
 import io
+import time
 
 import numpy as np
 from PIL import Image
@@ -114,6 +116,27 @@ def test_a_pillow_image_stays_as_it_is():
 def test_what_is_no_image_gets_a_sentence(source, sentence):
   with pytest.raises(UserError, match=sentence):
     photos.read(source)
+
+
+def test_an_image_that_several_threads_have_is_read_by_one_at_a_time(tmp_path, monkeypatch):
+  tag = Image.Exif()
+  tag[photos.ORIENTATION] = 6
+  Image.new('RGB', (8, 4), 'red').save(tmp_path / 'lying.jpg', exif=tag)
+  lazy, reading, at_once = Image.open(tmp_path / 'lying.jpg'), [], []
+  load = lazy.load
+
+  def slow():
+    reading.append(None)
+    at_once.append(len(reading))
+    time.sleep(0.02)
+    load()
+    reading.pop()
+
+  monkeypatch.setattr(lazy, 'load', slow)
+  with concurrent.futures.ThreadPoolExecutor(4) as pool:
+    found = list(pool.map(photos.read, [lazy] * 4))
+  assert set(at_once) == {1}
+  assert [image.size for image in found] == [(4, 8)] * 4
 
 
 def test_giants_are_refused_before_they_are_decoded():

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import itertools
 import math
+import numbers
 import os
 import statistics
 import threading
@@ -17,7 +18,6 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
 from basisnet_jax import photos
 from basisnet_jax.errors import UserError
@@ -87,6 +87,7 @@ class Predictor:
     answer = _answer(model, chosen)
     self._runs = [fixed.fix(answer, variables, device) for device in devices or _devices()]
     self._busy, self._lock = [0] * len(self._runs), threading.Lock()
+    self._latencies, self._measuring = None, threading.Lock()
 
   def predict(self, images: Iterable[Any], *, top_k: int = 5, **budget: float) -> list[Prediction]:
     """The answers, in order.
@@ -114,10 +115,7 @@ class Predictor:
     Other threads decode the next images meanwhile. Images and `top_k` are as of `predict`; the
     threshold is one of `threshold_for`, None the predictor's own.
     """
-    # An array of one image would be taken for its rows, each an image of gray pixels.
-    one = isinstance(images, str | bytes | os.PathLike | Image.Image)
-    if one or getattr(images, 'shape', ())[2:] == (3,):
-      raise UserError('images is a list of images, and this is one: write [image].')
+    images = photos.several(images)
     if top_k < 1:
       raise UserError(f'top_k={top_k}: at least one label.')
     threshold = self.threshold if threshold is None else threshold
@@ -173,8 +171,8 @@ class Predictor:
     if len(given) > 1:
       raise UserError('threshold, average_madds and max_latency exclude each other; give one.')
     ((name, budget),) = given.items()
-    if not math.isfinite(budget):
-      raise UserError(f'{name}={budget} cannot be kept; give a finite number.')
+    if not isinstance(budget, numbers.Real) or not math.isfinite(budget):
+      raise UserError(f'{name}={budget!r} cannot be kept; give a finite number.')
     if not self._two_stages:
       raise UserError('This network has one stage: no image can exit early, whatever the budget.')
     if threshold is not None:
@@ -220,19 +218,10 @@ class Predictor:
     }
 
   def latencies(self) -> tuple[float, float]:
-    """Milliseconds of one image that exits, and of one that does not: medians, measured now."""
-    side = self.preparation.resolution
-    image = np.zeros((1, side, side, 3), np.uint8)
-    real = np.ones(1, bool)
-    found = []
-    for threshold in (-1.0, thresholds.NOBODY):
-      times = []
-      for _ in range(_TIMED + 1):
-        began = time.perf_counter()
-        jax.block_until_ready(self._runs[0](image, real, threshold))
-        times.append(1e3 * (time.perf_counter() - began))
-      found.append(statistics.median(times[1:]))  # The first compiles.
-    return found[0], found[1]
+    """Milliseconds of one image that exits, and of one that does not: medians, measured once."""
+    with self._measuring:  # Two threads would measure each other.
+      self._latencies = self._latencies or self._measured()
+    return self._latencies
 
   def prepare(self, image: Any, most_pixels: int = photos.MOST_PIXELS) -> np.ndarray:
     """What the network sees of an image of `predict`: uint8 `[r, r, 3]`.
@@ -253,6 +242,19 @@ class Predictor:
       answer = jax.device_get(run(padded, np.arange(size) < count, threshold))
     told = functools.partial(prediction, labels=self.labels, cost=self.cost, top_k=top_k)
     yield from map(told, *(part[:count] for part in answer))
+
+  def _measured(self):
+    side = self.preparation.resolution
+    image, real = np.zeros((1, side, side, 3), np.uint8), np.ones(1, bool)
+    found = []
+    for threshold in (-1.0, thresholds.NOBODY):
+      times = []
+      for _ in range(_TIMED + 1):
+        began = time.perf_counter()
+        jax.block_until_ready(self._runs[0](image, real, threshold))
+        times.append(1e3 * (time.perf_counter() - began))
+      found.append(statistics.median(times[1:]))  # The first compiles.
+    return found[0], found[1]
 
   def _prepared(self, image):
     try:
