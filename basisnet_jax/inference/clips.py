@@ -1,7 +1,9 @@
 """Frames of a video, of an animated image, or of images in the order of their names."""
 
 from collections.abc import Iterator
+import itertools
 import os
+import re
 import time
 from typing import Any, NamedTuple
 
@@ -11,7 +13,7 @@ from basisnet_jax import photos
 from basisnet_jax.errors import UserError
 from basisnet_jax.inference import folder
 
-_ANIMATED = ('.gif', '.webp', '.png', '.apng')
+_ANIMATED = ('.gif', '.webp', '.png', '.apng', '.avif')
 _RATE = 25.0  # Frames a second, where nothing says how many.
 
 
@@ -37,7 +39,7 @@ def open_clip(source: str) -> Clip:
     UserError: there is nothing, or nothing that can be read; or a video, and PyAV is not installed.
   """
   if not os.path.isfile(source):
-    paths = folder.files(source, '--video')
+    paths = sorted(folder.files(source, '--video'), key=_counting)
     return Clip(((path, _read(path)) for path in paths), len(paths), _RATE)
   if source.lower().endswith(_ANIMATED):
     return _animated(source)
@@ -48,10 +50,18 @@ def open_clip(source: str) -> Clip:
 
 def paced(clip: Clip) -> Iterator[tuple[str, Image.Image | UserError]]:
   """Its frames at its own rate, as a camera would give them."""
-  began = time.monotonic()
+  began = None
   for number, frame in enumerate(clip.frames):
+    # The first may be long in coming, which is not for the others to catch up.
+    began = time.monotonic() if began is None else began
     time.sleep(max(0, began + number / clip.rate - time.monotonic()))
     yield frame
+
+
+def _counting(path):
+  """Its key among others: numbers in names count as such, 10 after 9."""
+  parts = re.split(r'(\d+)', path)  # Texts and numbers take turns.
+  return [int(part) if i % 2 else part for i, part in enumerate(parts)], path
 
 
 def _read(path):
@@ -65,17 +75,20 @@ def _animated(source):
   try:
     image = Image.open(source, formats=photos.KINDS)
     image.load()  # WebP tells of its pace now.
-    count = getattr(image, 'n_frames', 1)
+    try:
+      count = getattr(image, 'n_frames', 1)
+    except IndexError:  # A GIF that is cut off: what is there of it comes.
+      count = None
   except photos.ERRORS as error:
     raise UserError(f'{source}: not readable ({" ".join(str(error).split())}).') from error
 
   def frames():
     with image:
-      for number in range(count):
+      for number in itertools.count() if count is None else range(count):
         try:
           image.seek(number)
           frame = photos.read(image.convert('RGBA'))
-        except (EOFError, *photos.ERRORS) as error:
+        except (EOFError, IndexError, *photos.ERRORS) as error:
           raise _damaged(source, error) from error
         yield f'{number}', frame
 
@@ -98,6 +111,7 @@ def _video(source):
     raise UserError(f'{source}: not a video that can be read.') from error
 
   def frames():
+    number = -1
     with container:
       try:
         for number, frame in enumerate(container.decode(stream)):
@@ -106,6 +120,8 @@ def _video(source):
           yield f'{number}', image.rotate(frame.rotation, expand=True) if frame.rotation else image
       except av.error.FFmpegError as error:
         raise _damaged(source, error) from error
+    if number < 0:
+      raise UserError(f'{source}: no frame of this video can be read.')
 
   return Clip(frames(), stream.frames or None, float(stream.average_rate or _RATE))
 
