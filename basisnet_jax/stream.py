@@ -88,8 +88,10 @@ def stream_clip(
       temperature = ready.chosen.temperatures.get(stage(ready.cost, answer.exited), 1)
       probabilities = np.asarray(jax.nn.softmax(answer.final[0] / temperature))
       found = told(probabilities, answer.confidence[0], answer.exited)
-      reused = ', reused' if answer.reused else ''
-      yield names.popleft(), found._replace(stage=found.stage + reused)
+      if answer.reused:
+        madds = found.madds - ready.cost.synthesis_madds
+        found = found._replace(stage=f'{found.stage}, reused', madds=madds)
+      yield names.popleft(), found
     yield from unreadable
 
   progress = Progress(clip.count or 0, enabled=clip.count is not None, name='streaming')

@@ -1,5 +1,6 @@
 """The program, as users run it: trained, killed, continued, evaluated, counted, and refused."""
 
+import csv
 import json
 import random
 import re
@@ -169,6 +170,10 @@ def test_a_stream_of_frames_has_two_devices(short, tmp_path):
   assert re.search(r'lightweight [0-9.]+ on \S+0\S*, specialist [0-9.]+ on \S+1', err)
   _, err = run_well('--mode=stream', *asked, '--reuse=2')
   assert '3 answered by the specialist of an earlier one' in err
+  with output.open() as file:
+    own, *again = csv.DictReader(file)
+  assert [row['stage'] for row in again] == ['specialist, reused'] * 3
+  assert all(int(row['madds']) < int(own['madds']) for row in again)  # Nothing was blended.
   folder = tmp_path / 'frames'
   folder.mkdir()
   for i in (0, 2):

@@ -14,6 +14,7 @@ import time
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from basisnet_jax.errors import UserError
@@ -79,20 +80,25 @@ class StreamingPredictor:
       depth: frames that may wait for the preview.
       when_full: 'wait' takes no further frame then, and holds up whoever makes them (a file);
         'drop_oldest' forgets the one that has waited longest (a camera).
-      reuse: how far a coefficient may be from that of the frame whose specialist is at hand for it
-        to answer this frame, too: its weights need not be blended anew. It takes frames of
-        one image. None: every frame has its own specialist.
+      reuse: how far a coefficient may be, 0 or more, from that of the frame whose specialist is at
+        hand for it to answer this frame, too: its weights need not be blended anew. It takes
+        frames of one image. None: every frame has its own specialist.
       threshold: the confidence from which on a frame is answered by its preview alone.
       rule: of the confidence, of `confidence.RULES`.
       temperature: of the preview's logits.
 
     Raises:
-      UserError: a `depth` or `when_full` that cannot be.
+      UserError: a `depth`, `when_full` or `reuse` that cannot be.
     """
     if depth < 1 or when_full not in WHEN_FULL:
       raise UserError(
         f'depth={depth}, when_full={when_full!r}: at least one frame waits, and when_full is '
         f'{" or ".join(map(repr, WHEN_FULL))}.'
+      )
+    if reuse is not None and not reuse >= 0:
+      raise UserError(
+        f'reuse={reuse} is no distance; give 0 or more, such as 0.02, or None for a specialist of '
+        'its own for every frame.'
       )
     self._devices = lightweight_device, specialist_device
     self._depth, self._drop, self._reuse = depth, when_full == 'drop_oldest', reuse
@@ -118,7 +124,10 @@ class StreamingPredictor:
     """Yields answers, in the order of the frames; what `frames` raises is raised here.
 
     Args:
-      frames: batches of images in [-1, 1], `[b, h, w, 3]`.
+      frames: batches of images in [-1, 1], float `[b, h, w, 3]`.
+
+    Raises:
+      UserError: a frame is none, where its answer would be.
     """
     stop, counts, (light, special) = threading.Event(), collections.Counter(), self._devices
     waiting = _Waiting(self._depth, self._drop, stop)
@@ -130,6 +139,7 @@ class StreamingPredictor:
       try:
         for number, frame in enumerate(frames):
           counts['frames'] += 1
+          _check(frame)
           waiting.put((number, frame, time.perf_counter()))
           if stop.is_set():
             return
@@ -200,12 +210,24 @@ class StreamingPredictor:
       nonlocal blended, made_by
       if len(frame) != 1:
         raise UserError(f'reuse is for frames of one image; this one has {len(frame)}.')
-      near = made_by is not None and bool(abs(coefficients - made_by).max() <= self._reuse)
+      # In NumPy: JAX would compile it while the first frames are waiting.
+      now = np.asarray(coefficients)
+      near = made_by is not None and bool(np.abs(now - made_by).max() <= self._reuse)
       if not near:
-        blended, made_by = self._blend(coefficients), coefficients
+        blended, made_by = self._blend(coefficients), now
       return self._call_blended(blended, frame, first), near
 
     return answer
+
+
+def _check(frame):
+  shape, dtype = getattr(frame, 'shape', ()), getattr(frame, 'dtype', None)
+  right = len(shape) == 4 and shape[3] == 3 and 0 not in shape
+  if not right or not jnp.issubdtype(dtype, jnp.floating):
+    raise UserError(
+      'A frame is an array of images in [-1, 1], float [batch, height, width, 3]; this is '
+      f'{type(frame).__name__}, {dtype} {list(shape)}.'
+    )
 
 
 class _Waiting:

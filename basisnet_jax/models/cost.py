@@ -55,6 +55,11 @@ class Cost(NamedTuple):
     return sum(layer.madds for layer in self.layers)
 
   @property
+  def synthesis_madds(self) -> int:
+    """Of blending the bases, which a specialist that is used again does without."""
+    return sum(layer.madds for layer in self.layers if layer.path.startswith('synthesis/'))
+
+  @property
   def total_params(self) -> int:
     """Trainable parameters, all bases included."""
     return sum(layer.params for layer in self.layers)

@@ -3,7 +3,6 @@ import itertools
 import threading
 import time
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -179,7 +178,7 @@ def test_the_frames_before_an_error_are_answered_first(error):
       raise error('the sixth')
     yield bad
 
-  for bad, raised in ((None, error), ('no array', TypeError)):
+  for bad, raised in ((None, error), ('no array', UserError)):
     found = []
     with pytest.raises(raised):
       for answer in predictor(depth=9)(camera(bad)):
@@ -196,13 +195,32 @@ def test_what_goes_wrong_is_raised_where_the_answers_are_awaited():
   next(answers)
   with pytest.raises(OSError, match='unplugged'):
     next(answers)
-  with pytest.raises(flax.errors.ScopeParamShapeError):
-    list(predictor()([example()[2][0][..., :2]]))
   with pytest.raises(UserError, match='frames of one image; this one has 2'):
     list(predictor(reuse=0.1)(example()[2]))
+  for reuse in (-1.0, float('nan')):
+    with pytest.raises(UserError, match=f'reuse={reuse} is no distance; give 0 or more'):
+      predictor(reuse=reuse)
   for options in ({'depth': 0}, {'when_full': 'explode'}):
     with pytest.raises(UserError, match="when_full is 'wait' or 'drop_oldest'"):
       predictor(**options)
+
+
+@pytest.mark.parametrize(
+  'change, told',
+  [
+    (lambda frame: frame[0], r'float32 \[8, 8, 3\]'),
+    (lambda frame: frame[..., :1], r'float32 \[2, 8, 8, 1\]'),
+    (lambda frame: frame[:0], r'float32 \[0, 8, 8, 3\]'),
+    (lambda frame: np.uint8(frame), r'uint8 \[2, 8, 8, 3\]'),  # Not in [-1, 1].
+    (lambda frame: frame.tolist(), r'list, None \[\]'),
+  ],
+)
+def test_a_frame_that_is_none_gets_a_sentence_where_its_answer_would_be(change, told):
+  frames, found = example()[2], []
+  with pytest.raises(UserError, match=rf'float \[batch, height, width, 3\]; this is .*{told}\.$'):
+    for answer in predictor()([*frames[:2], change(frames[2])]):
+      found.append(answer)
+  assert_answers(found, range(2))
 
 
 def test_a_stream_that_nobody_reads_on_leaves_no_threads():

@@ -188,12 +188,15 @@ def test_parameters_are_those_that_initialisation_makes(model):
 
 
 def test_rows_of_a_basisnet_name_their_stage():
-  by_path = {layer.path: layer for layer in cost.count(basisnet(), 16).layers}
+  counted = cost.count(basisnet(), 16)
+  by_path = {layer.path: layer for layer in counted.layers}
   assert by_path['synthesis/stem'].madds == 3 * (7 * 7 * 3 * 8)
   assert by_path['specialist/stem'].madds == 8 * 8 * 8 * (7 * 7 * 3)
   assert by_path['specialist/stem'].params == 3 * (7 * 7 * 3 * 8)
   assert by_path['specialist/logits'].params == 16 * 5 + 5
   assert 'synthesis/logits' not in by_path
+  blends = [row.madds for path, row in by_path.items() if 'synthesis' in path.split('/')]
+  assert counted.synthesis_madds == sum(blends) > by_path['synthesis/stem'].madds
   assert by_path['lightweight/logits'].madds == 12 * 5
   assert by_path['coefficient_head/dense'].madds == 12 * (3 * 8)
 
