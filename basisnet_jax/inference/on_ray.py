@@ -28,7 +28,7 @@ def stream(
   top_k: int,
   address: str,
 ) -> Iterator[tuple[str, Prediction | UserError]]:
-  """Yields (path, answer, or what is wrong with the file), in order.
+  """Connects, and returns (path, answer, or what is wrong with the file) of each, in order.
 
   Args:
     load: makes a worker's predictor, on the device that it sees; it is pickled.
@@ -46,6 +46,11 @@ def stream(
   except ImportError as error:
     raise UserError('--ray needs Ray: pip install basisnet_jax[ray].') from error
 
+  _connect(ray, address)
+  return _answers(ray, load, paths, threshold, top_k)
+
+
+def _answers(ray, load, paths, threshold, top_k):
   class Worker:
     def __init__(self):
       self._predictor, self._error = None, None
@@ -62,7 +67,6 @@ def stream(
       answers = [pickle.dumps(answer) for _, answer in answers]
       return {'error': [''] * len(paths), 'answer': answers}
 
-  _connect(ray, address)
   try:
     options = ray.data.DataContext.get_current()
     options.enable_progress_bars = False
@@ -100,6 +104,9 @@ def _connect(ray, address):
     raise UserError(
       f"--ray={address}: no Ray cluster answers there ('local' starts one)."
     ) from error
+  except Exception as error:  # Ray has no other for what it could not start.
+    reason = ' '.join(str(error).split())
+    raise UserError(f'--ray={address}: Ray did not start ({reason}); try again.') from error
 
 
 def _workers(ray) -> tuple[int, dict[str, float]]:

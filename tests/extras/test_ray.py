@@ -13,6 +13,7 @@ import forks
 import numpy as np
 from PIL import Image
 import pytest
+import ray
 import ray.cloudpickle
 
 from basisnet_jax.errors import UserError
@@ -55,6 +56,10 @@ def refuse():
   raise UserError('This run cannot be read.')
 
 
+def fail(error, *_, **__):
+  raise error
+
+
 def test_answers_come_in_order_and_bad_files_are_told(tmp_path):
   paths = [f'{"bad" if i % 100 == 7 else "good"}_{i}' for i in range(1000)]
   load = functools.partial(Fake, str(tmp_path))
@@ -86,7 +91,12 @@ def test_what_cannot_be_is_a_sentence(monkeypatch):
   with pytest.raises(UserError, match='A worker on Ray failed: This run cannot be read.'):
     list(on_ray.stream(refuse, ['a'], 0.5, top_k=1, address='local'))
   with pytest.raises(UserError, match='--ray=127.0.0.1:9: no Ray cluster answers there'):
-    list(on_ray.stream(refuse, ['a'], 0.5, top_k=1, address='127.0.0.1:9'))
+    # Before an answer is asked for, and so before the table is opened for writing.
+    on_ray.stream(refuse, ['a'], 0.5, top_k=1, address='127.0.0.1:9')
+  with monkeypatch.context() as patch:
+    patch.setattr(ray, 'init', functools.partial(fail, Exception('The node\ntimed out.')))
+    with pytest.raises(UserError, match=r'--ray=local: Ray did not start \(The node timed out'):
+      on_ray.stream(refuse, ['a'], 0.5, top_k=1, address='local')
   monkeypatch.setitem(sys.modules, 'ray', None)
   with pytest.raises(UserError, match=r'--ray needs Ray: pip install basisnet_jax\[ray\]'):
     list(on_ray.stream(refuse, ['a'], 0.5, top_k=1, address='local'))
