@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 import logging
 import os
 import pickle
+import signal
 import socket
+import threading
 import warnings
 
 from basisnet_jax.errors import UserError
@@ -99,7 +101,10 @@ def _connect(ray, address):
     with warnings.catch_warnings():
       warnings.filterwarnings('ignore', 'os.fork', RuntimeWarning)  # It starts a program at once.
       where = None if address == 'local' else address
+      before = signal.getsignal(signal.SIGTERM)
       ray.init(where, log_to_driver=False, logging_level=logging.CRITICAL)
+      if threading.current_thread() is threading.main_thread():  # No other may set them.
+        signal.signal(signal.SIGTERM, before)  # Ray's prints addresses and aborts.
   except (OSError, ValueError) as error:
     raise UserError(
       f"--ray={address}: no Ray cluster answers there ('local' starts one)."

@@ -63,7 +63,10 @@ def fail(error, *_, **__):
 def test_answers_come_in_order_and_bad_files_are_told(tmp_path):
   paths = [f'{"bad" if i % 100 == 7 else "good"}_{i}' for i in range(1000)]
   load = functools.partial(Fake, str(tmp_path))
-  found = list(on_ray.stream(load, paths, 0.25, top_k=2, address='local'))
+  ended_by = signal.getsignal(signal.SIGTERM)
+  answers = on_ray.stream(load, paths, 0.25, top_k=2, address='local')
+  assert signal.getsignal(signal.SIGTERM) == ended_by  # Ray's own ends in addresses and an abort.
+  found = list(answers)
   assert [path for path, _ in found] == paths
   for path, answer in found:
     if path.startswith('bad'):
