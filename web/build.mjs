@@ -17,6 +17,9 @@ const source = path.join(here, 'src');
 const runtime = path.join(here, 'node_modules', '@litertjs', 'core', 'wasm');
 // With relaxed SIMD, and for browsers without. Threads would need a server that sends headers.
 const RUNTIMES = ['litert_wasm_internal', 'litert_wasm_compat_internal'];
+const PROGRAMS = ['main', 'worker'];
+/** Lists the files of a build, which the next one there removes, and no others. */
+const BUILT = 'built.json';
 const SAMPLES = 14;
 const IMAGES = /\.(avif|bmp|gif|jpe?g|png|webp)$/i;
 
@@ -55,18 +58,60 @@ function pickSamples(folder) {
   return Array.from({ length: count }, (_, i) => all[Math.floor((i * all.length) / count)]);
 }
 
+/** Makes the folder empty of what was built there before; throws where there is anything else. */
+function clear(output) {
+  if (!fs.existsSync(output)) return;
+  const built = [BUILT, ...builtBefore(output)];
+  const found = fs.readdirSync(output, { recursive: true, withFileTypes: true })
+    .filter((entry) => !entry.isDirectory())
+    .map(({ parentPath, name }) => path.relative(output, path.join(parentPath, name)));
+  const other = found.find((name) => !built.includes(name.split(path.sep).join('/')));
+  if (other) {
+    throw new Sentence(
+      `${path.join(output, other)} was not written by make web: name a new folder, or move it.`);
+  }
+  // The list last: without it the rest would be anybody's.
+  found.sort((a, b) => (a === BUILT) - (b === BUILT));
+  for (const name of found) fs.rmSync(path.join(output, name));
+}
+
+function builtBefore(output) {
+  try {
+    const names = JSON.parse(fs.readFileSync(path.join(output, BUILT), 'utf-8'));
+    if (Array.isArray(names)) return names;
+  } catch {
+    // No list, or somebody else's: nothing is known to be of here.
+  }
+  return [];
+}
+
+function isWithin(file, folder) {
+  return path.resolve(file).startsWith(path.resolve(folder) + path.sep);
+}
+
 async function write(model, samples, output) {
   checkModel(model);
   const picked = pickSamples(samples);
-  // Only what was built here is ever removed.
-  const marker = path.join(output, 'samples.json');
-  if (fs.existsSync(output) && fs.readdirSync(output).length && !fs.existsSync(marker)) {
-    throw new Sentence(`${output} has other files in it: name a new folder.`);
+  if (picked.some((name) => isWithin(path.join(samples, name), output))) {
+    throw new Sentence(`SAMPLES=${samples} has files of the page itself: name another folder.`);
   }
-  fs.rmSync(output, { recursive: true, force: true });
-  fs.mkdirSync(path.join(output, 'wasm'), { recursive: true });
+  const names = picked.map((name) => name.split(path.sep).join(' '));
+  const copies = new Map([
+    ...['index.html', 'style.css', 'icon.svg'].map((name) => [name, path.join(source, name)]),
+    ...RUNTIMES.flatMap((name) => [`${name}.js`, `${name}.wasm`])
+      .map((name) => [`wasm/${name}`, path.join(runtime, name)]),
+    ...['model.json', 'model.tflite'].map((name) => [name, path.join(model, name)]),
+    ...names.map((name, i) => [`samples/${name}`, path.join(samples, picked[i])]),
+  ]);
+  clear(output);
+  for (const folder of ['wasm', 'samples']) {
+    fs.mkdirSync(path.join(output, folder), { recursive: true });
+  }
+  // The list first: a build that was cut short can be built again.
+  const written = [...copies.keys(), ...PROGRAMS.map((name) => `${name}.js`), 'samples.json'];
+  fs.writeFileSync(path.join(output, BUILT), JSON.stringify(written));
   await build({
-    entryPoints: ['main.ts', 'worker.ts'].map((name) => path.join(source, name)),
+    entryPoints: PROGRAMS.map((name) => path.join(source, `${name}.ts`)),
     outdir: output,
     bundle: true,
     minify: true,
@@ -74,21 +119,8 @@ async function write(model, samples, output) {
     format: 'iife',  // LiteRT loads its script as classic workers do.
     logLevel: 'warning',
   });
-  for (const name of ['index.html', 'style.css', 'icon.svg']) {
-    fs.copyFileSync(path.join(source, name), path.join(output, name));
-  }
-  for (const name of RUNTIMES.flatMap((name) => [`${name}.js`, `${name}.wasm`])) {
-    fs.copyFileSync(path.join(runtime, name), path.join(output, 'wasm', name));
-  }
-  for (const name of ['model.json', 'model.tflite']) {
-    fs.copyFileSync(path.join(model, name), path.join(output, name));
-  }
-  const names = picked.map((name) => name.split(path.sep).join(' '));
-  fs.mkdirSync(path.join(output, 'samples'));
-  picked.forEach((name, i) => {
-    fs.copyFileSync(path.join(samples, name), path.join(output, 'samples', names[i]));
-  });
-  fs.writeFileSync(marker, JSON.stringify(names));
+  for (const [name, from] of copies) fs.copyFileSync(from, path.join(output, name));
+  fs.writeFileSync(path.join(output, 'samples.json'), JSON.stringify(names));
 }
 
 const { values } = parseArgs({

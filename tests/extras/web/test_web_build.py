@@ -13,9 +13,31 @@ def test_what_make_web_lacks_is_a_sentence(made, tmp_path):
   assert f'{tmp_path}/nothing/model.json does not exist; export a run first' in said
   code, said = pages.build(made['export'], tmp_path / 'site', tmp_path / 'nowhere')
   assert code != 0 and f'SAMPLES={tmp_path}/nowhere does not exist.' in said
-  code, said = pages.build(made['export'], made['folder'])
-  assert code != 0 and 'has other files in it: name a new folder.' in said
-  assert (made['export'] / 'model.json').exists()
+  code, said = pages.build(made['export'], made['site'], made['site'] / 'samples')
+  assert code != 0 and 'has files of the page itself' in said
+
+
+def test_make_web_removes_only_what_it_wrote(made, tmp_path):
+  site = tmp_path / 'site'
+  site.mkdir()
+  (site / 'samples.json').write_text('["mine"]')
+  (site / 'notes.txt').write_text('mine')
+  code, said = pages.build(made['export'], site)
+  assert code != 0 and 'was not written by make web: name a new folder, or move it.' in said
+  assert sorted(path.name for path in site.iterdir()) == ['notes.txt', 'samples.json']
+  for path in site.iterdir():
+    path.unlink()
+  pages.built(made['export'], site, made['samples'])
+  assert any((site / 'samples').iterdir())
+  (site / 'wasm' / 'notes.txt').write_text('mine')
+  code, said = pages.build(made['export'], site)
+  assert code != 0 and f'{site}/wasm/notes.txt was not written by make web' in said
+  assert (site / 'model.tflite').exists()
+  (site / 'wasm' / 'notes.txt').unlink()
+  # What the build before had and this one has not goes.
+  pages.built(made['export'], site)
+  assert not any((site / 'samples').iterdir())
+  assert (site / 'model.tflite').read_bytes() == (made['export'] / 'model.tflite').read_bytes()
 
 
 def test_an_export_of_other_formats_is_told_how_to_become_a_page(made, tmp_path):
