@@ -17,7 +17,10 @@ export interface Looked {
   second: Stage | null;
 }
 
-export function showAnswer({ first, second }: Looked, threshold: number, about: About): void {
+/** @param clockStep of the clock that timed the stages, milliseconds. */
+export function showAnswer(
+  { first, second }: Looked, threshold: number, about: About, clockStep: number,
+): void {
   const { stages, labels } = about;
   const early = endsEarly(first.confidence, threshold);
   const answer = stages.length === 1 || early ? first : second!;
@@ -38,7 +41,7 @@ export function showAnswer({ first, second }: Looked, threshold: number, about: 
 
   byId('likeliest').replaceChildren(
     ...order.map((i) => bar(labels[i], answer.probabilities[i], answer === first)));
-  byId('times').replaceChildren(...times(first, answer, about));
+  byId('times').replaceChildren(...times(first, answer, about, clockStep));
   announce(`${labels[best]}, ${percent(answer.probabilities[best])}.`
     + (stages.length === 1 ? ''
       : ` The ${answer === first ? 'lightweight model' : 'specialist'} answered.`));
@@ -73,15 +76,16 @@ function bar(label: string, probability: number, first: boolean): HTMLElement {
     track);
 }
 
-function times(first: First, answer: Stage, { stages, madds: cost }: About): HTMLElement[] {
+function times(
+  first: First, answer: Stage, { stages, madds: cost }: About, clockStep: number,
+): HTMLElement[] {
   const fact = (name: string, value: string) =>
     make('div', '', make('dt', '', name), make('dd', '', value));
-  if (stages.length === 1) {
-    return [fact('Time', milliseconds(first.milliseconds)), fact('MAdds', madds(cost.all))];
-  }
+  const time = (stage: Stage) => milliseconds(stage.milliseconds, clockStep);
+  if (stages.length === 1) return [fact('Time', time(first)), fact('MAdds', madds(cost.all))];
   return [
-    fact('Lightweight', milliseconds(first.milliseconds)),
-    fact('Specialist', answer === first ? 'not run' : milliseconds(answer.milliseconds)),
+    fact('Lightweight', time(first)),
+    fact('Specialist', answer === first ? 'not run' : time(answer)),
     fact('MAdds', madds(answer === first ? cost.first : cost.all)),
   ];
 }

@@ -6,6 +6,7 @@ import { Sentence } from './sentence';
 const REASONS: Record<string, string> = {
   NotAllowedError: 'The camera was not allowed: allow it in the browser’s settings of this page.',
   NotFoundError: 'No camera was found.',
+  OverconstrainedError: 'No camera was found.',  // WebKit's word where there is none at all.
   NotReadableError: 'The camera is in use by another program.',
 };
 

@@ -30,13 +30,14 @@ async function start(): Promise<void> {
   tell(byId('phase'), 'Starting LiteRT');
   const network = new Network();
   describe(about, model.byteLength);
-  await network.open(about, model.buffer);  // The worker has the bytes now, and they are none here.
-  await run(about, network);
+  // The worker has the bytes after this, and they are none here.
+  const clockStep = await network.open(about, model.buffer);
+  await run(about, network, clockStep);
   byId('loading').hidden = true;
   tell(byId('said'), 'Ready for photos.');
 }
 
-async function run(about: About, network: Network): Promise<void> {
+async function run(about: About, network: Network, clockStep: number): Promise<void> {
   const tally = new Tally(about.madds);
   const dial = new Dial(about, () => void queue(update));
   const camera = new Camera();
@@ -65,7 +66,7 @@ async function run(about: About, network: Network): Promise<void> {
       || (looked !== null && endsEarly(looked.first.confidence, dial.threshold));
     if (looked) {
       if (!early) looked.second ??= await network.specialize();
-      showAnswer(looked, dial.threshold, about);
+      showAnswer(looked, dial.threshold, about, clockStep);
       if (looked.first.coefficients) showCoefficients(looked.first.coefficients, early);
     }
     if (about.stages.length > 1) showCost(tally, dial.threshold, about);

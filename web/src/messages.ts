@@ -29,5 +29,5 @@ export interface First extends Stage {
 }
 
 export type Reply =
-  | { id: number; result: First | Stage | null }
+  | { id: number; result: First | Stage | number }
   | { id: number; error: string };

@@ -27,7 +27,8 @@ export class Network {
     };
   }
 
-  open(about: About, model: ArrayBuffer): Promise<null> {
+  /** The step of the clock that times the stages, milliseconds. */
+  open(about: About, model: ArrayBuffer): Promise<number> {
     return this.ask({ kind: 'open', about, model }, [model]);
   }
 

@@ -34,6 +34,9 @@ export function madds(count: number): string {
   return `${millions.toFixed(millions < 10 ? 2 : millions < 100 ? 1 : 0)} M`;
 }
 
-export function milliseconds(time: number): string {
-  return time < 0.1 ? 'under 0.1 ms' : `${time.toFixed(time < 100 ? 1 : 0)} ms`;
+/** No more exact than a clock that moves by `step` milliseconds. */
+export function milliseconds(time: number, step: number): string {
+  const digits = step < 1 ? 1 : 0;
+  if (time < step) return `under ${step.toFixed(digits)} ms`;
+  return `${time.toFixed(time < 100 ? digits : 0)} ms`;
 }

@@ -3,6 +3,7 @@
 import type { About } from './about';
 import { resizeSquare } from './resize';
 import { Sentence } from './sentence';
+import { isWhole } from './whole';
 
 const MOST_PIXELS = 64_000_000;
 
@@ -38,12 +39,15 @@ export function normalized(bytes: Uint8ClampedArray): Float32Array<ArrayBuffer> 
 
 async function decode(photo: Blob): Promise<ImageBitmap> {
   try {
-    // Upright as EXIF says; colours as they are in the file, since Pillow applies no profiles.
-    return await createImageBitmap(
-      photo, { imageOrientation: 'from-image', colorSpaceConversion: 'none' });
+    if (isWhole(new Uint8Array(await photo.arrayBuffer()))) {
+      // Upright as EXIF says; colours as they are in the file, since Pillow applies no profiles.
+      return await createImageBitmap(
+        photo, { imageOrientation: 'from-image', colorSpaceConversion: 'none' });
+    }
   } catch {
-    throw new Sentence(`${nameOf(photo)} is not an image that this browser can read.`);
+    // Of another kind: the same to whoever reads the sentence.
   }
+  throw new Sentence(`${nameOf(photo)} is not an image that this browser can read.`);
 }
 
 /** RGBA of a part, unscaled; on white where it is transparent. */

@@ -101,8 +101,8 @@ def visit(chromium):
     page = contexts[-1].new_page()
     page.on('pageerror', lambda error: troubles.append(f'{error}'))
     # Of what does not arrive the browser itself tells.
-    page.on('console', lambda said: said.type != 'error' or said.text.startswith('Failed to load')
-            or troubles.append(said.text))  # fmt: skip
+    page.on('console', lambda said: said.type not in ('error', 'warning')
+            or said.text.startswith('Failed to load') or troubles.append(said.text))  # fmt: skip
     page.on('request', lambda request: request.url.startswith((address, 'blob:'))
             or troubles.append(request.url))  # fmt: skip
     page.goto(address)

@@ -149,6 +149,18 @@ def test_answers_are_those_of_predict(made, address, visit):
   assert len(stages) == 2
 
 
+def test_times_are_no_more_exact_than_the_browsers_clock(made, served, visit, tmp_path):
+  site = shutil.copytree(made['site'], tmp_path / 'site')
+  # As in other browsers, whose clocks go by whole milliseconds.
+  coarse = 'const now = () => Math.floor(Date.now()); performance.now = now;'
+  (site / 'worker.js').write_text(f'{{{coarse}}}{(site / "worker.js").read_text()}')
+  page = visit(served(site))
+  choose(page, made['unsure'])
+  times = dict(pairs(page, '#times dt', '#times dd'))
+  for stage in ('Lightweight', 'Specialist'):
+    assert re.fullmatch(r'under 1 ms|[0-9]+ ms', times[stage])
+
+
 def test_what_the_threshold_did_on_held_out_images_is_told(made, served, visit, tmp_path):
   page = visit(served(made['site']))
   expect(page.locator('#heldout')).to_be_hidden()

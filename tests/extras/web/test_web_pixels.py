@@ -1,6 +1,7 @@
 """What the network sees of a photo, against run.py, which asks Pillow."""
 
 import base64
+import io
 import runpy
 import subprocess
 
@@ -14,20 +15,25 @@ import pytest
 BROWSERS = ('PNG', 'JPEG', 'GIF', 'WEBP', 'AVIF')
 
 
-@pytest.fixture(scope='module')
-def visit_pixels(made, chromium):
-  """A photo and an `about` to what web/src/pixels.ts makes of it, and run.py: RGB bytes."""
-  bundle = made['folder'] / 'pixels.js'
+def bundled(made, name):
+  """A file of web/src as a script, whose exports are in a global of its name."""
+  bundle = made['folder'] / f'{name}.js'
   subprocess.run(
     [
-      WEB / 'node_modules' / '.bin' / 'esbuild', WEB / 'src' / 'pixels.ts', '--bundle',
-      '--format=iife', '--global-name=pixels', f'--outfile={bundle}', '--log-level=warning',
+      WEB / 'node_modules' / '.bin' / 'esbuild', WEB / 'src' / f'{name}.ts', '--bundle',
+      '--format=iife', f'--global-name={name}', f'--outfile={bundle}', '--log-level=warning',
     ],
     check=True,
   )  # fmt: skip
+  return bundle
+
+
+@pytest.fixture(scope='module')
+def visit_pixels(made, chromium):
+  """A photo and an `about` to what web/src/pixels.ts makes of it, and run.py: RGB bytes."""
   runner = runpy.run_path(str(made['export'] / 'run.py'))
   page = chromium.new_page()
-  page.add_script_tag(path=bundle)
+  page.add_script_tag(path=bundled(made, 'pixels'))
   call = """async ([data, about]) => {
     const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
     const seen = await pixels.seenOf(new Blob([bytes]), about);
@@ -97,4 +103,37 @@ def test_images_that_are_too_large_are_refused(made, visit_pixels):
   path = made['folder'] / 'large.png'
   Image.new('1', (8001, 8000)).save(path)
   with pytest.raises(Exception, match='8001 x 8000 pixels, more than 64 million: shrink it'):
+    visit_pixels(path, {'crop': 1.0, 'resolution': 8, 'resize': 'bicubic'})
+
+
+@pytest.mark.parametrize('kind', ['png', 'jpeg', 'progressive jpeg', 'gif', 'webp'])
+def test_a_part_of_a_file_is_not_whole(made, chromium, kind):
+  thumbnail = io.BytesIO()
+  Image.new('RGB', (8, 8)).save(thumbnail, 'jpeg')  # Its end is not that of the photo.
+  options = {'progressive': kind.startswith('progressive')} if 'jpeg' in kind else {}
+  if 'jpeg' in kind:
+    options['exif'] = b'Exif\0\0' + thumbnail.getvalue()
+  photo = io.BytesIO()
+  Image.open(made['unsure']).convert('RGB').save(photo, kind.split()[-1], **options)
+  photo = photo.getvalue()
+  page = chromium.new_page()
+  page.add_script_tag(path=bundled(made, 'whole'))
+
+  def whole(content):
+    call = '(data) => whole.isWhole(Uint8Array.from(atob(data), (c) => c.charCodeAt(0)))'
+    return page.evaluate(call, base64.b64encode(content).decode())
+
+  assert whole(photo) and whole(photo + b'more of another kind')
+  for share in (0.05, 0.2, 0.5, 0.9):
+    assert not whole(photo[: max(int(share * len(photo)), 20)])
+  assert not whole(photo[:-12])
+  page.close()
+
+
+def test_png_with_another_bit_is_not_whole(made, visit_pixels):
+  photo = bytearray(made['unsure'].read_bytes())
+  photo[len(photo) // 2] ^= 1
+  path = made['folder'] / 'another bit.png'
+  path.write_bytes(photo)
+  with pytest.raises(Exception, match='not an image that this browser can read'):
     visit_pixels(path, {'crop': 1.0, 'resolution': 8, 'resize': 'bicubic'})
