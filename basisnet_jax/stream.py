@@ -86,8 +86,11 @@ def stream_clip(
         names.popleft()
       passed = answer.number + 1
       temperature = ready.chosen.temperatures.get(stage(ready.cost, answer.exited), 1)
-      probabilities = np.asarray(jax.nn.softmax(answer.final[0] / temperature))
-      found = told(probabilities, answer.confidence[0], answer.exited)
+      # In NumPy: JAX would compile it while the first frames are waiting.
+      logits = np.asarray(answer.final, np.float32)[0] / temperature
+      exponents = np.exp(logits - logits.max())
+      confidence = np.asarray(answer.confidence)[0]
+      found = told(exponents / exponents.sum(), confidence, answer.exited)
       if answer.reused:
         madds = found.madds - ready.cost.synthesis_madds
         found = found._replace(stage=f'{found.stage}, reused', madds=madds)
