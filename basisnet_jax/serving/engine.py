@@ -60,6 +60,13 @@ class _Protocol(H11Protocol):
 
 
 class _Server(uvicorn.Server):
+  def handle_exit(self, sig, frame):
+    super().handle_exit(sig, frame)
+    if self.force_exit:
+      # From Python 3.12 on uvicorn would wait for their connections even so.
+      for request in list(self.server_state.tasks):
+        asyncio.get_running_loop().call_soon_threadsafe(request.cancel)
+
   async def shutdown(self, sockets=None):
     self.config.app.hurry()
     await super().shutdown(sockets)
