@@ -46,7 +46,7 @@ def path_of(*recipe: Any) -> epath.Path | None:
   made_of = (
     [(x.shape, x.dtype, x.sharding) if hasattr(x, 'sharding') else x for x in leaves],
     structure,
-    sorted((package.name, package.version) for package in importlib.metadata.distributions()),
+    sorted(f'{package.name} {package.version}' for package in importlib.metadata.distributions()),
     sys.version,
     sorted((name, str(value)) for name, value in jax.config.values.items()),
     [os.environ.get(name) for name in ('XLA_FLAGS', 'LIBTPU_INIT_ARGS')],
