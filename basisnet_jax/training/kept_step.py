@@ -39,8 +39,11 @@ def path_of(*recipe: Any) -> epath.Path | None:
     None where nothing is kept: JAX has no folder for its cache, there are several processes
     (untried), or a source has changed since this process started, which may run the old one.
   """
-  folder, sources = jax.config.jax_compilation_cache_dir, sorted(_sources())
-  if not folder or jax.process_count() > 1 or not all(map(_is_what_runs, sources)):
+  folder = jax.config.jax_compilation_cache_dir
+  if not folder or jax.process_count() > 1:
+    return None
+  sources = sorted(_sources())
+  if not all(map(_is_what_runs, sources)):
     return None
   leaves, structure = jax.tree.flatten(recipe)
   made_of = (
