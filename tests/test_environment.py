@@ -8,7 +8,7 @@ import pytest
 
 START = 'from basisnet_jax import environment\nenvironment.start_again()\n'
 FAULTS = """
-import os, resource
+import os, resource, statistics
 import jax, numpy as np
 
 def faults(take):
@@ -25,7 +25,7 @@ x = jax.device_put(np.ones(100_000_000, np.float32))
 for take in (lambda: np.ones(50_000_000), lambda: jax.block_until_ready(compute(x))):
   for _ in range(3):
     take()
-  print(faults(take))
+  print(statistics.median(faults(take) for _ in range(5)))
 print(os.environ.get('GLIBC_TUNABLES'))
 """
 
@@ -42,7 +42,10 @@ def printed(script, **environment):
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='of glibc')
 def test_memory_that_was_freed_is_used_again_without_being_mapped_anew():
-  """Judge: the kernel's count of page faults; 400 MB are 200 pages of 2 MB at the least."""
+  """Judge: the kernel's count of page faults; 400 MB are 200 pages of 2 MB at the least.
+
+  The median of five: where memory is short the kernel moves pages, which count, too.
+  """
   dispatch = 'environment.dispatch_in_calling_thread()\n'
   host, devices, tunables = printed(START + dispatch + FAULTS)
   assert int(host) < 20 and int(devices) < 20 and 'mmap_max=0' in tunables

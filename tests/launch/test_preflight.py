@@ -135,11 +135,13 @@ def test_host_that_differs_is_named_with_each_difference(tmp_path):
     f'versions: {one} has optax = 0.0.1, {zero} has ',
     f"recipe: {one} has config.data.name = 'other', {zero} has 'digits';"
     f' {one} has config.optimizer.learning_rate = 0.5, {zero} has 0.02',
-    f'clocks: the clock of {one} differs by +3,600',
+    f'clocks: the clock of {one} differs by +3,',
     f'workdir: {zero}: the workdir {tmp_path}/file cannot be wri',
   ]
   for said in sentences:
     assert len(said) == len(starts) and all(map(str.startswith, said, starts)), said
+    ahead = float(re.search(r'by \+([\d,.]+) s', said[2])[1].replace(',', ''))
+    assert abs(ahead - 3600) < hosts.LARGEST_CLOCK_DIFFERENCE  # The two do not look at once.
 
 
 def test_host_that_lacks_a_device_or_sees_another_workdir_is_named(tmp_path):
