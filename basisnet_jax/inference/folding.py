@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from basisnet_jax.models import synthesis
+from basisnet_jax.models import layers, synthesis
 
 
 def fold(model: nn.Module, variables: Any, resolution: int, *, equalize: bool = False) -> Any:
@@ -65,7 +65,7 @@ def _pairs(model, variables, resolution):
     module, path = context.module, '/'.join(context.module.path)
     if context.method_name == '__call__' and isinstance(module, nn.Conv):
       outputs.append((output, path))
-    if context.method_name == '__call__' and isinstance(module, nn.BatchNorm):
+    if context.method_name == '__call__' and isinstance(module, (nn.BatchNorm, layers.BatchNorm)):
       x = synthesis.layer_input(args, kwargs) if args else kwargs['x']
       pairs.extend((made, path, module.epsilon) for value, made in outputs if value is x)
     return output

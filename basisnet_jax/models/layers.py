@@ -91,6 +91,44 @@ def window_padding(padding: str, kernel: int):
   return 'SAME' if padding == 'same' else ((kernel // 2, kernel // 2),) * 2
 
 
+class BatchNorm(nn.Module):
+  """Batch normalisation of the last axis (Ioffe & Szegedy 2015), as one multiply-add.
+
+  Its backward pass reads the input, which is kept anyway. Flax's subtracts the mean first, and
+  XLA's CPU compiler keeps the difference, too: a quarter of a training step's memory and an eighth
+  of its time. Names of variables, values and gradients are Flax's.
+
+  Attributes:
+    use_running_average: normalise by the averages; else by the batch, and update them.
+    momentum: what an update leaves of the averages.
+    epsilon: added to the variance.
+    scale_init: of the scale.
+    dtype: of the result; all is computed in float32.
+  """
+
+  use_running_average: bool
+  momentum: float = 0.99
+  epsilon: float = 1e-3
+  scale_init: nn.initializers.Initializer = nn.initializers.ones
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x):
+    channels, positions = x.shape[-1:], tuple(range(x.ndim - 1))
+    mean = self.variable('batch_stats', 'mean', jnp.zeros, channels)
+    var = self.variable('batch_stats', 'var', jnp.ones, channels)
+    x, used = x.astype(jnp.float32), (mean.value, var.value)
+    if not self.use_running_average:
+      of_batch = x.mean(positions)
+      used = of_batch, jnp.maximum(0, (x * x).mean(positions) - of_batch * of_batch)
+      if not self.is_initializing():
+        for average, value in zip((mean, var), used, strict=True):
+          average.value = self.momentum * average.value + (1 - self.momentum) * value
+    scale = self.param('scale', self.scale_init, channels) * jax.lax.rsqrt(used[1] + self.epsilon)
+    shift = self.param('bias', nn.initializers.zeros, channels) - used[0] * scale
+    return (x * scale + shift).astype(self.dtype)
+
+
 class ConvNorm(nn.Module):
   """Convolution without bias, batch normalisation, activation.
 
@@ -131,7 +169,7 @@ class ConvNorm(nn.Module):
       conv_general_dilated=convolution.conv_general_dilated,
       name='conv',
     )(x)
-    x = nn.BatchNorm(
+    x = BatchNorm(
       use_running_average=not train,
       momentum=self.style.norm_momentum,
       epsilon=self.style.norm_epsilon,
