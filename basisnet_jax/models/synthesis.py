@@ -227,7 +227,7 @@ def _run_lifted(module, x, coefficients):
     y = mix_outputs(x, coefficients, promoted)
   else:
     # A kernel per image is batch times the weights: cheaper to blend again in the backward
-    # pass than to keep.
+    # pass than to keep. (XLA's CPU compiler merges the two, and keeps it.)
     run = jax.checkpoint(lambda c, b, x: _operation(module)(x, synthesize(c, b, x.dtype)))
     y = run(coefficients, bases, x)
   return y if bias is None else y + bias
