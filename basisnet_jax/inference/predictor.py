@@ -77,8 +77,8 @@ class Predictor:
       batch_size: the most images at once, a power of two.
       devices: None: all accelerators of this host, or its CPU.
     """
-    if batch_size < 1 or batch_size & (batch_size - 1):
-      raise UserError(f'batch_size={batch_size} is no power of two; use 1, 2, 4, 8, ...')
+    if not _counts(batch_size) or batch_size & (batch_size - 1):
+      raise UserError(f'batch_size={batch_size!r} is no power of two; use 1, 2, 4, 8, ...')
     self.labels, self.preparation, self.cost = tuple(labels), preparation, cost
     self.threshold = chosen.threshold
     self.sizes = [1 << i for i in range(batch_size.bit_length())]  # Few, as each is a program.
@@ -116,8 +116,8 @@ class Predictor:
     threshold is one of `threshold_for`, None the predictor's own.
     """
     images = photos.several(images)
-    if top_k < 1:
-      raise UserError(f'top_k={top_k}: at least one label.')
+    if not _counts(top_k):
+      raise UserError(f'top_k={top_k!r} is no number of labels; give a whole one, from 1.')
     threshold = self.threshold if threshold is None else threshold
     count = len(self._runs)
     batch: list = []  # (image, future of what it is prepared to).
@@ -283,6 +283,10 @@ class Predictor:
 
 
 _END = object()
+
+
+def _counts(number: Any) -> bool:
+  return isinstance(number, numbers.Integral) and number >= 1
 
 
 def _devices() -> list[jax.Device]:

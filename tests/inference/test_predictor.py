@@ -282,8 +282,9 @@ def test_latency_is_kept_on_average(predictor, monkeypatch):
 def test_mistakes_get_a_sentence(network, predictor):
   model, variables = network
   shared = {'labels': LABELS, 'preparation': Preparation(SIDE), 'cost': predictor.cost}
-  with pytest.raises(UserError, match='batch_size=3 is no power of two'):
-    Predictor(model, variables, **shared, batch_size=3)
+  for size in (3, 0, -4, 4.0, '8', None):
+    with pytest.raises(UserError, match=f'^batch_size={size!r} is no power of two; use 1, 2, 4'):
+      Predictor(model, variables, **shared, batch_size=size)
   with pytest.raises(UserError, match='exclude each other'):
     predictor.threshold_for(threshold=0.5, max_latency=3.0)
   with pytest.raises(UserError, match='average_madds=1e-09 million cannot be kept'):
@@ -302,8 +303,8 @@ def test_mistakes_get_a_sentence(network, predictor):
   for none in (None, 3, np.uint8(3)):
     with pytest.raises(UserError, match=f'a list of images, and this is {type(none).__name__}: '):
       predictor.predict(none)
-  for top_k in (0, -1):
-    with pytest.raises(UserError, match=f'top_k={top_k}: at least one label'):
+  for top_k in (0, -1, 2.0, '5', None):
+    with pytest.raises(UserError, match=f'^top_k={top_k!r} is no number of labels; give a whole'):
       predictor.predict(photos(1), top_k=top_k)
   nothing_chosen = Predictor(model, variables, **shared)
   assert nothing_chosen.threshold == 2.0
