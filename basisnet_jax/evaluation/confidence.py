@@ -1,5 +1,10 @@
 """How sure a network is of its first answer: the rules of early termination."""
 
+from collections.abc import Mapping
+import math
+import numbers
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -44,7 +49,17 @@ def of(logits: jax.Array, rule: str, temperature: float | jax.Array = 1.0) -> ja
   return RULES[rule](jax.nn.softmax(logits.astype(jnp.float32) / temperature))
 
 
-def check_rule(rule: str) -> None:
-  """Raises a UserError for a rule that there is not."""
-  if rule not in RULES:
-    raise UserError(f'config.early_exit.rule is {rule!r}: use {", ".join(map(repr, RULES))}.')
+def check_rule(rule: Any, name: str = 'config.early_exit.rule') -> None:
+  """Raises a UserError for a rule that there is not, which was given by this name."""
+  if rule not in tuple(RULES):  # Also what cannot be a key.
+    raise UserError(f'{name} is {rule!r}: use {", ".join(map(repr, RULES))}.')
+
+
+def check(rule: Any, temperatures: Mapping[str, Any]) -> None:
+  """Raises a UserError for a rule that there is not, or a temperature that cannot divide."""
+  check_rule(rule, 'rule')
+  for name, value in temperatures.items():
+    if not isinstance(value, numbers.Real) or not 0 < value < math.inf:
+      raise UserError(
+        f'{name} is {value!r}: give a number above 0, as logits are divided by it; 1 changes none.'
+      )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import math
+import numbers
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,6 +44,12 @@ class Heldout(NamedTuple):
   confidence: np.ndarray
   lightweight_correct: np.ndarray
   specialist_correct: np.ndarray
+
+
+def check_number(name: str, value: Any) -> None:
+  """Raises a UserError for a threshold or a budget, given by this name, that is no number."""
+  if not isinstance(value, numbers.Real) or not math.isfinite(value):
+    raise UserError(f'{name}={value!r} cannot be kept; give a finite number.')
 
 
 def check(goal: Goal, lightweight_madds: float) -> None:

@@ -55,7 +55,13 @@ def make_predict(
     temperatures: {'lightweight': ..., 'specialist': ...}, those that are fitted; else 1.
     chunks: numbers of images that the specialist may run for at once, falling; each is one more
       copy of it in the program. None: what suits the backend.
+
+  Raises:
+    UserError: a rule that there is not, or a temperature that cannot be.
   """
+  confidence_lib.check(
+    rule, {f'temperatures[{stage!r}]': value for stage, value in (temperatures or {}).items()}
+  )
   temperature = {'lightweight': 1.0, 'specialist': 1.0} | dict(temperatures or {})
 
   def predict(variables, images, threshold, real=True):

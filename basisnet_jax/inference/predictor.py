@@ -6,7 +6,6 @@ import concurrent.futures
 import contextlib
 import functools
 import itertools
-import math
 import numbers
 import os
 import statistics
@@ -171,8 +170,7 @@ class Predictor:
     if len(given) > 1:
       raise UserError('threshold, average_madds and max_latency exclude each other; give one.')
     ((name, budget),) = given.items()
-    if not isinstance(budget, numbers.Real) or not math.isfinite(budget):
-      raise UserError(f'{name}={budget!r} cannot be kept; give a finite number.')
+    thresholds.check_number(name, budget)
     if not self._two_stages:
       raise UserError('This network has one stage: no image can exit early, whatever the budget.')
     if threshold is not None:

@@ -8,6 +8,7 @@ that both devices work at the same time.
 import collections
 from collections.abc import Iterable, Iterator
 import functools
+import numbers
 import queue
 import threading
 import time
@@ -88,18 +89,23 @@ class StreamingPredictor:
       temperature: of the preview's logits.
 
     Raises:
-      UserError: a `depth`, `when_full` or `reuse` that cannot be.
+      UserError: a network of one stage, or a `depth`, `when_full`, `reuse`, `threshold`, `rule` or
+        `temperature` that cannot be.
     """
-    if depth < 1 or when_full not in WHEN_FULL:
+    if not isinstance(model, BasisNet):
+      raise UserError(f'{type(model).__name__} is of one stage; a stream is for a BasisNet of two.')
+    if not isinstance(depth, numbers.Integral) or depth < 1 or when_full not in WHEN_FULL:
       raise UserError(
-        f'depth={depth}, when_full={when_full!r}: at least one frame waits, and when_full is '
+        f'depth={depth!r}, when_full={when_full!r}: at least one frame waits, and when_full is '
         f'{" or ".join(map(repr, WHEN_FULL))}.'
       )
-    if reuse is not None and not reuse >= 0:
+    if reuse is not None and not (isinstance(reuse, numbers.Real) and reuse >= 0):
       raise UserError(
-        f'reuse={reuse} is no distance; give 0 or more, such as 0.02, or None for a specialist of '
-        'its own for every frame.'
+        f'reuse={reuse!r} is no distance; give 0 or more, such as 0.02, or None for a specialist '
+        'of its own for every frame.'
       )
+    thresholds.check_number('threshold', threshold)
+    confidence_lib.check(rule, {'temperature': temperature})
     self._devices = lightweight_device, specialist_device
     self._depth, self._drop, self._reuse = depth, when_full == 'drop_oldest', reuse
     light, special = basisnet.of_stages(variables)

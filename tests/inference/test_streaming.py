@@ -200,9 +200,40 @@ def test_what_goes_wrong_is_raised_where_the_answers_are_awaited():
   for reuse in (-1.0, float('nan')):
     with pytest.raises(UserError, match=f'reuse={reuse} is no distance; give 0 or more'):
       predictor(reuse=reuse)
-  for options in ({'depth': 0}, {'when_full': 'explode'}):
+  for options in ({'depth': 0}, {'depth': 2.5}, {'depth': '2'}, {'when_full': 'explode'}):
     with pytest.raises(UserError, match="when_full is 'wait' or 'drop_oldest'"):
       predictor(**options)
+
+
+@pytest.mark.parametrize(
+  'options, sentence',
+  [
+    ({'rule': 'softmax'}, "^rule is 'softmax': use 'max_softmax', 'margin', 'entropy'.$"),
+    ({'rule': None}, '^rule is None: use'),
+    ({'rule': ['margin']}, r"^rule is \['margin'\]: use"),
+    ({'temperature': 0}, '^temperature is 0: give a number above 0, as logits are divided by it'),
+    ({'temperature': -1.0}, '^temperature is -1.0: give a number above 0'),
+    ({'temperature': float('nan')}, '^temperature is nan: give a number above 0'),
+    ({'temperature': float('inf')}, '^temperature is inf: give a number above 0'),
+    ({'temperature': '2'}, "^temperature is '2': give a number above 0"),
+    ({'temperature': None}, '^temperature is None: give a number above 0'),
+    ({'threshold': '0.9'}, "^threshold='0.9' cannot be kept; give a finite number.$"),
+    ({'threshold': float('nan')}, '^threshold=nan cannot be kept; give a finite number.$'),
+    ({'reuse': '0.02'}, "^reuse='0.02' is no distance; give 0 or more"),
+  ],
+)
+def test_early_termination_that_cannot_be_gets_a_sentence_before_frames_come(options, sentence):
+  with pytest.raises(UserError, match=sentence):
+    predictor(**options)
+
+
+def test_a_network_of_one_stage_gets_a_sentence():
+  _, variables, _ = example()
+  device = jax.devices()[0]
+  with pytest.raises(UserError, match='^TinyNetwork is of one stage; a stream is for a BasisNet'):
+    streaming.StreamingPredictor(
+      tiny.TinyNetwork(10), variables, lightweight_device=device, specialist_device=device
+    )
 
 
 @pytest.mark.parametrize(
