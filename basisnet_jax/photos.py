@@ -72,6 +72,10 @@ def read(source: Any, most_pixels: int = MOST_PIXELS) -> Image.Image:
       data = source if isinstance(source, bytes) else pathlib.Path(source).read_bytes()
       with Image.open(io.BytesIO(data), formats=KINDS) as image:
         return _checked(image, name, most_pixels)
+    except IsADirectoryError as error:
+      raise UserError(
+        f'{name}: a folder; give the images in it, or yourself the right to look into it.'
+      ) from error
     except UnidentifiedImageError as error:
       raise UserError(f'{name}: {unknown(data)}.') from error
     except ERRORS as error:

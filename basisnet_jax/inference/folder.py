@@ -37,16 +37,17 @@ def files(pattern: str, flag: str = '--images') -> list[str]:
   """Images of a folder and all in it, those that fit a pattern such as `photos/*.jpg`, or one.
 
   Links to folders are followed. Those that are known to be of a kind that is not read are there,
-  too: who reads them tells.
+  too, and folders that cannot be looked into: who reads them tells.
 
   Raises:
     UserError: there are none; it names the flag.
   """
+  closed: list[str] = []
   if os.path.isdir(pattern):
     found = [
       str(path)
-      for folder in _folders(pattern)
-      for path in map(pathlib.Path(folder).joinpath, os.listdir(folder))
+      for folder, names in _folders(pattern, closed)
+      for path in map(pathlib.Path(folder).joinpath, names)
       if path.suffix.lower() in photos.SUFFIXES + photos.UNREAD
       and not path.name.startswith('.')
       # A pipe would be waited for. What cannot be looked at is told later, as unreadable.
@@ -55,28 +56,45 @@ def files(pattern: str, flag: str = '--images') -> list[str]:
     what = f'no images ({", ".join(photos.SUFFIXES)}) in the folder'
   else:
     # A file whose name has brackets is itself, and no pattern.
-    found = _fitting(pattern) if not os.path.isfile(pattern) else [pattern]
+    found = _fitting(pattern, closed) if not os.path.isfile(pattern) else [pattern]
     found = {path for path in found if os.path.isfile(path)}
     what = 'no such folder, and no files fit it'
   if not found:
+    if closed:
+      what += f', as far as one can look: {min(closed)} is not yours to read'
     raise UserError(f'{flag}={pattern}: {what}.')
-  return sorted(found)
+  return sorted({*found, *closed})
 
 
-def _folders(top: str, hidden: bool = True, above: tuple = ()) -> Iterator[str]:
-  """It ('' is here) and all in it, links followed, but for those to a folder that they are in."""
-  about = os.stat(top or '.')
-  own = about.st_dev, about.st_ino
-  if own in above or not os.access(top or '.', os.R_OK | os.X_OK):
+def _folders(
+  top: str, closed: list[str], hidden: bool = True, above: tuple = ()
+) -> Iterator[tuple[str, list[str]]]:
+  """It ('' is here) and all in it, and the names in each.
+
+  Links are followed, but for those to a folder that they are in. Those that cannot be looked into
+  are added to `closed`.
+  """
+  here = top or '.'
+  try:
+    about = os.stat(here)
+    own = about.st_dev, about.st_ino
+    if own in above:
+      return
+    names = os.listdir(here)
+  except OSError:
+    closed.append(str(pathlib.Path(here)))
     return
-  yield top
-  for name in os.listdir(top or '.'):
+  if not os.access(here, os.X_OK):  # Their names alone.
+    closed.append(str(pathlib.Path(here)))
+    return
+  yield top, names
+  for name in names:
     path = os.path.join(top, name)
     if os.path.isdir(path) and (hidden or not name.startswith('.')):
-      yield from _folders(path, hidden, (*above, own))
+      yield from _folders(path, closed, hidden, (*above, own))
 
 
-def _fitting(pattern: str) -> Iterator[str]:
+def _fitting(pattern: str, closed: list[str]) -> Iterator[str]:
   """As `glob.glob`, but not in circles: in ** that takes a link back up some forty times."""
   deep = re.fullmatch(r'((?:.*?/)??)\*\*(?:/+(.+))?', pattern, re.DOTALL)
   if not deep:
@@ -84,8 +102,8 @@ def _fitting(pattern: str) -> Iterator[str]:
     return
   start, rest = deep.groups()
   for top in glob.glob(start) if start else ['']:
-    for folder in _folders(top, hidden=False):
-      yield from _fitting(os.path.join(glob.escape(folder), rest or '*'))
+    for folder, _ in _folders(top, closed, hidden=False):
+      yield from _fitting(os.path.join(glob.escape(folder), rest or '*'), closed)
 
 
 def check_output(path: str | None) -> None:

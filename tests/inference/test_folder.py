@@ -8,6 +8,7 @@ import os
 
 import pytest
 
+from basisnet_jax import photos
 from basisnet_jax.errors import UserError
 from basisnet_jax.inference import folder
 from basisnet_jax.inference.prediction import Prediction
@@ -109,6 +110,50 @@ def test_links_to_folders_are_followed_but_not_in_circles(tmp_path, monkeypatch)
   monkeypatch.chdir(photos)
   assert folder.files('.') == ['.hidden/3.png', '[x]/4.png', 'cat/2.png', 'dog/1.png']
   assert folder.files('**/*.png') == ['[x]/4.png', 'cat/2.png', 'dog/1.png']
+
+
+@pytest.fixture(params=['nobody may list it', 'nobody may enter it'])
+def close(request, monkeypatch):
+  """`close(folder)` for whoever runs the tests: root may look into all of them."""
+  listdir, access = os.listdir, os.access
+
+  def close(closed):
+    def list_it(path):
+      if request.param == 'nobody may list it' and os.path.samefile(path, closed):
+        raise PermissionError(13, 'Permission denied', path)
+      return listdir(path)
+
+    def may(path, mode):
+      return not os.path.samefile(path, closed) and access(path, mode)
+
+    monkeypatch.setattr(os, 'listdir', list_it)
+    monkeypatch.setattr(os, 'access', may)
+
+  return close
+
+
+def test_a_folder_that_cannot_be_looked_into_is_there_to_be_told_of(tmp_path, close, monkeypatch):
+  for name in ('open/1.png', 'closed/2.png', 'closed/deeper/3.png'):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).touch()
+  close(tmp_path / 'closed')
+  wanted = [str(tmp_path / name) for name in ('closed', 'open/1.png')]
+  assert folder.files(str(tmp_path)) == wanted
+  assert folder.files(f'{tmp_path}/**/*.png') == wanted
+  monkeypatch.chdir(tmp_path)
+  for pattern in ('.', '**'):
+    assert folder.files(pattern) == ['closed', 'open/1.png']
+  with pytest.raises(UserError, match=f'^{wanted[0]}: a folder; .* the right to look into it'):
+    photos.read(wanted[0])
+
+
+def test_nothing_to_predict_where_nobody_may_look(tmp_path, close):
+  (tmp_path / 'closed').mkdir()
+  (tmp_path / 'closed' / '1.png').touch()
+  close(tmp_path / 'closed')
+  for pattern in ('closed', '.', '**/*.png'):
+    with pytest.raises(UserError, match='as far as one can look: .*closed is not yours to read'):
+      folder.files(str(tmp_path / pattern))
 
 
 @pytest.mark.parametrize('pattern', ['**', '**/*', 'a/**/*.png', '**/b/**', 'a*/**/?.*', '**/x**'])
