@@ -44,7 +44,8 @@ def upright(image: Image.Image) -> Image.Image:
   if image.mode == 'F':
     raise ValueError('its pixels are decimal numbers, of which nobody knows what is white')
   if image.mode.startswith('I'):  # Pillow's own conversion would cut them off at 255.
-    image = image.point(lambda value: value / 256).convert('L')
+    # By way of 32 bits, since there is no such operation on 16 that are stored the other way round.
+    image = image.convert('I').point(lambda value: value / 256).convert('L')
   elif image.has_transparency_data:
     rgba = image.convert('RGBA')
     image = Image.new('RGB', rgba.size, 'white')

@@ -18,6 +18,11 @@ def deep():
   return Image.fromarray(np.asarray(picture('L')).astype(np.uint16) * 257)
 
 
+def deep_big_endian():
+  image = deep()
+  return Image.frombytes('I;16B', image.size, np.asarray(image).astype('>u2').tobytes())
+
+
 def faded(mode):
   image = picture(mode)
   image.putalpha(Image.linear_gradient('L').resize(image.size))
@@ -43,6 +48,7 @@ KINDS = {
   'gray, tRNS': (picture('L'), 'PNG', {'transparency': picture('L').getpixel((3, 3))}),
   '16 bits of gray': (deep(), 'PNG', {}),
   '16 bits of gray, TIFF': (deep(), 'TIFF', {}),
+  '16 bits of gray, big-endian TIFF': (deep_big_endian(), 'TIFF', {}),
   '16 bits of gray, PGM': (deep(), 'PPM', {}),
   '32 bits of gray': (deep().convert('I'), 'TIFF', {}),
   'LA': (faded('L'), 'PNG', {}),

@@ -67,8 +67,14 @@ def test_each_suffix_is_of_a_kind_that_is_read(tmp_path, suffix):
 def test_other_modes_become_rgb():
   gray = picture().convert('L')
   np.testing.assert_array_equal(np.asarray(photos.read(np.asarray(gray)))[..., 1], gray)
-  deep = Image.fromarray(np.asarray(gray).astype(np.uint16) * 257)
-  np.testing.assert_array_equal(np.asarray(photos.read(encoded(deep, 'PNG')))[..., 0], gray)
+  deep = np.asarray(gray).astype(np.uint16) * 257
+  np.testing.assert_array_equal(
+    np.asarray(photos.read(encoded(Image.fromarray(deep), 'PNG')))[..., 0], gray
+  )
+  for mode, order in (('I;16', '<u2'), ('I;16B', '>u2'), ('I', '<i4')):
+    stored = Image.frombytes(mode, gray.size, deep.astype(order).tobytes())
+    for source in (stored, encoded(stored, 'TIFF')):
+      np.testing.assert_array_equal(np.asarray(photos.read(source))[..., 0], gray)
   see_through = picture().convert('RGBA')
   see_through.putalpha(0)
   assert np.all(np.asarray(photos.read(see_through)) == 255)

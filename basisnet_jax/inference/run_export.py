@@ -81,7 +81,7 @@ def pixels(photo):
       f'{photo}: its pixels are decimal numbers, of which nobody knows what is white.'
     )
   if image.mode.startswith('I'):  # 16 bits of gray as 8.
-    image = image.point(lambda value: value / 256).convert('L')
+    image = image.convert('I').point(lambda value: value / 256).convert('L')
   seen = image.convert('RGBA')
   image = Image.new('RGB', seen.size, 'white')
   image.paste(seen, mask=seen.getchannel('A'))
