@@ -110,8 +110,13 @@ def compile_and_keep(step: jax.stages.Lowered, path: epath.Path) -> jax.stages.C
 def _keep(step, path):
   try:
     program, _, _ = serialize_executable.serialize(step)
-  except (NotImplementedError, ValueError, jax.errors.JaxRuntimeError):
-    return  # Not this backend's, or not with this step's constants.
+  except (NotImplementedError, ValueError, jax.errors.JaxRuntimeError) as error:
+    # Not this backend's, or not with this step's constants: no later start will do better.
+    logging.log_first_n(
+      logging.INFO, 'The compiled step is not kept for the next start: it cannot be written (%s)',
+      1, error,
+    )  # fmt: skip
+    return
   _, collected = jax.tree.unflatten(step.out_tree, [None] * step.out_tree.num_leaves)
   names = tuple(type(collected).__annotations__)
   try:

@@ -173,6 +173,25 @@ def test_folder_does_not_grow_without_end(config, cache, monkeypatch):
   assert sorted(name for name in os.listdir(cache) if len(name) < 10) == ['0.step']
 
 
+def test_a_step_that_cannot_be_written_is_told_once_and_trains(config, cache, monkeypatch, caplog):
+  def no_way(*_):
+    raise ValueError('host callbacks')
+
+  monkeypatch.setattr(kept_step.serialize_executable, 'serialize', no_way)
+  caplog.set_level('INFO', 'absl')
+  for _ in range(2):
+    mesh, training = new_training(config)
+    step = training.step(keep=True)
+    step.compile(training.state, training.abstract_batch(0))
+    compilation_cache.reset_cache()
+    for program in cache.parent.iterdir():  # Else the second would come from JAX's cache.
+      program.unlink()
+  sentence = 'is not kept for the next start: it cannot be written (host callbacks)'
+  assert caplog.text.count(sentence) == 1
+  assert not cache.exists()
+  assert np.isfinite(trained(training, step, mesh)[0]).all()
+
+
 def test_full_disk_does_not_end_a_training(config, cache, monkeypatch, caplog):
   def full(*_):
     raise OSError(28, 'No space left on device')
