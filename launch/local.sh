@@ -4,7 +4,8 @@
 #   launch/local.sh N --config=configs/digits.py [--workdir=DIR] [main's other flags]
 #
 # Variables: DEVICES=4 gives each process so many CPU devices (1), PYTHON names the interpreter,
-# JAX_PLATFORMS the accelerator (cpu). Each line of output starts with the process's number. Ends
+# JAX_PLATFORMS the accelerator (cpu), JAX_COMPILATION_CACHE_DIR a folder for compiled programs
+# (none). Each line of output starts with the process's number. Ends
 # when all processes have, with the first failing one's exit code.
 set -euo pipefail
 

@@ -18,13 +18,14 @@
 #   delete  gives the slice back
 #
 # Options: --project=ID (gcloud's own by default), --runtime-version=VERSION (by the accelerator
-# type), --spot, --no-preflight, --poll=SECONDS (60), --failures=N (5) that `watch` bears,
-# --dry-run prints the commands and runs nothing.
+# type), --spot, --no-preflight, --compilation-cache=DIR (compiled/ in the workdir; empty: none),
+# --poll=SECONDS (60), --failures=N (5) that `watch` bears, --dry-run prints the commands and runs
+# nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 name='' zone='' project='' accelerator='' runtime='' config='' workdir='' worker=0
-spot='' dry='' poll=60 failures_allowed=5 flags=() preflight=()
+spot='' dry='' poll=60 failures_allowed=5 flags=() for_worker=()
 
 refuse() {
   echo "$1" >&2
@@ -155,7 +156,7 @@ setup() {
 }
 
 run() {
-  on all start "${preflight[@]}" --config="$config" --workdir="$workdir" "${flags[@]}"
+  on all start "${for_worker[@]}" --config="$config" --workdir="$workdir" "${flags[@]}"
 }
 
 resume() {
@@ -248,7 +249,7 @@ while (($#)); do
     --poll=*) poll=${1#*=} ;;
     --failures=*) failures_allowed=${1#*=} ;;
     --spot) spot=yes ;;
-    --no-preflight) preflight=(--no-preflight) ;;
+    --no-preflight | --compilation-cache=*) for_worker+=("$1") ;;
     --dry-run) dry=yes ;;
     --config.*=*) flags+=("$1") ;;
     --)

@@ -7,11 +7,12 @@
 #   launch/gke/jobset.sh status|logs|delete --name=NAME
 #
 # Options: --namespace=NAME, --service-account=NAME (it may read and write the bucket), --spot,
-# --restarts=N (20), --no-preflight, --dry-run: start prints the manifest, the others their command.
+# --restarts=N (20), --no-preflight, --compilation-cache=DIR (compiled/ in the workdir; empty: none),
+# --dry-run: start prints the manifest, the others their command.
 set -euo pipefail
 
 name='' namespace='' account='' image='' config='' workdir='' restarts=20 spot='' dry=''
-tpu='' topology='' chips='' slices=1 gpu='' gpus='' nodes='' flags=() preflight=()
+tpu='' topology='' chips='' slices=1 gpu='' gpus='' nodes='' flags=() for_worker=()
 
 refuse() {
   echo "$1" >&2
@@ -126,7 +127,7 @@ container() {
               args:
 END
   local argument
-  for argument in "${preflight[@]}" --config="$config" --workdir="$workdir" "${flags[@]}"; do
+  for argument in "${for_worker[@]}" --config="$config" --workdir="$workdir" "${flags[@]}"; do
     echo "              - $(quote "$argument")"
   done
   # Nodes may come one after another, for as long as an hour.
@@ -194,7 +195,7 @@ while (($#)); do
     --nodes=*) nodes=${1#*=} ;;
     --restarts=*) restarts=${1#*=} ;;
     --spot) spot=yes ;;
-    --no-preflight) preflight=(--no-preflight) ;;
+    --no-preflight | --compilation-cache=*) for_worker+=("$1") ;;
     --dry-run) dry=yes ;;
     --config.*=*) flags+=("$1") ;;
     --)

@@ -126,10 +126,11 @@ def test_several_slices_are_a_job_for_each_in_a_pool_of_its_own(cloud):
 
 def test_gpu_pods_are_told_of_each_other_and_flags_arrive_unchanged(cloud):
   _, workers, pod, container = rendered(
-    cloud, *GPU, '--no-preflight', '--service-account=trainer', '--', *ODD
+    *(cloud, *GPU, '--compilation-cache=', '--no-preflight', '--service-account=trainer'),
+    *('--', *ODD),
   )
   assert arguments_of(container, 1) == [
-    *('--no-preflight', *PROGRAM, *ODD, '--processes_timeout=3600'),
+    *('--compilation-cache=', '--no-preflight', *PROGRAM, *ODD, '--processes_timeout=3600'),
     *('--coordinator_address=lion-workers-0-0.lion:8476', '--num_processes=2', '--process_id=1'),
   ]
   assert workers['template']['spec']['completions'] == 2

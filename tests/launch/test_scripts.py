@@ -44,6 +44,38 @@ def test_worker_runs_the_preflight_and_the_program_with_the_same_flags(cloud, tm
   assert worker(*flags, CODE='2') == (2, [preflight])
 
 
+@pytest.mark.parametrize(
+  'flags, given, folder, of_xla',
+  [
+    (['--workdir=gs://bucket/lion'], None, 'gs://bucket/lion/compiled', 'none'),
+    (['--workdir=/shared/a', '--workdir=/shared/b c/'], '', '/shared/b c/compiled', 'JAX'),
+    (['--workdir=gs://bucket/lion'], '/shared/jax', '/shared/jax', 'JAX'),
+    (
+      ['--compilation-cache=s3://b/jax', '--no-preflight', '--workdir=/shared/lion'],
+      *('/shared/jax', 's3://b/jax', 'none'),
+    ),
+    (['--no-preflight', '--compilation-cache=', '--workdir=/shared/a'], '/shared/jax', '', 'JAX'),
+    (['--mode=cost'], None, '', 'JAX'),
+  ],
+)
+def test_worker_keeps_compiled_programs_where_all_workers_see_them(
+  cloud, tmp_path, flags, given, folder, of_xla
+):
+  python = tmp_path / 'python'
+  python.write_text(
+    '#!/bin/bash\n[[ " $* " != *" --compilation-cache"* ]] || exit 9\n'
+    'echo "${JAX_COMPILATION_CACHE_DIR-} ${JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES-JAX}"\n'
+  )
+  python.chmod(0o755)
+  environment = {k: v for k, v in cloud.environment.items() if k != 'JAX_COMPILATION_CACHE_DIR'}
+  environment |= {'PYTHON': str(python)} | (
+    {} if given is None else {'JAX_COMPILATION_CACHE_DIR': given}
+  )
+  ended = cloud.run(ROOT / 'launch/worker.sh', *flags, env=environment)
+  assert ended.returncode == 0, ended.stderr
+  assert set(ended.stdout.splitlines()) == {f'{folder} {of_xla}'}  # Of preflight and program.
+
+
 BLOCKS = re.findall(r'^```\n(.+?)^```', (ROOT / 'launch/README.md').read_text(), re.M | re.S)
 # Not what one sees, nor the two programs, which have tests of their own.
 COMMANDS = [block for block in BLOCKS if not block.startswith(('+', 'python '))]

@@ -147,6 +147,7 @@ def test_skypilot_run_block_trains_on_two_nodes(cloud, tmp_path):
     'FLAGS': f'{" ".join(TINY)} --config.training.steps=4 --config.data.data_dir={tmp_path}',
     'SKYPILOT_NODE_IPS': '127.0.0.1\n127.0.0.2',
     'SKYPILOT_NUM_NODES': '2',
+    'JAX_COMPILATION_CACHE_DIR': '',  # Not the tests' own.
   }
   run = SKYPILOT['run'].replace(':8476', f':{port}')
   assert run != SKYPILOT['run']
@@ -158,3 +159,4 @@ def test_skypilot_run_block_trains_on_two_nodes(cloud, tmp_path):
   assert [code for code, _ in ended.values()] == [0, 0], ended
   assert 'processes: 2.' in ended[0][1]
   assert running.checkpoints(tmp_path / 'workdir')[-1] == 4
+  assert list((tmp_path / 'workdir' / 'compiled').glob('jit_step-*-cache'))

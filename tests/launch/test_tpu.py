@@ -62,7 +62,8 @@ def tpu(cloud, repository, command, *flags, **options):
 def test_up_requests_waits_installs_and_starts(cloud, repository):
   cloud.answer({DESCRIBE: states('WAITING_FOR_RESOURCES', 'PROVISIONING', 'ACTIVE')})
   (repository / 'launch/local.sh').write_text('changed')
-  ended = tpu(cloud, repository, 'up', *FLAGS, '--project=zoo', '--', MESH, '--restarts=2')
+  cache = '--compilation-cache=gs://bucket/compiled'
+  ended = tpu(cloud, repository, 'up', *FLAGS, '--project=zoo', cache, '--', MESH, '--restarts=2')
   assert ended.returncode == 0, ended.stderr
   assert verbs(cloud.calls()) == (
     ['create', 'describe', 'describe', 'describe', 'scp', 'ssh unpack', 'ssh setup', 'ssh start']
@@ -76,7 +77,7 @@ def test_up_requests_waits_installs_and_starts(cloud, repository):
   # The worker's shell gives the program exactly these words.
   command = next(word for word in start if word.startswith('--command=')).partition('=')[2]
   assert shlex.split(command) == [
-    *('bash', 'basisnet_jax/launch/tpu_worker.sh', 'start', '--config=configs/mnv3.py'),
+    *('bash', 'basisnet_jax/launch/tpu_worker.sh', 'start', cache, '--config=configs/mnv3.py'),
     *('--workdir=gs://bucket/lion', MESH, '--restarts=2'),
   ]
   assert 'lion: PROVISIONING' in ended.stderr and 'launch/tpu.sh watch' in ended.stderr
