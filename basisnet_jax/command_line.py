@@ -22,7 +22,7 @@ from ml_collections.config_flags import config_path
 
 from basisnet_jax import base_config, config_ranges
 from basisnet_jax.config import describe, flatten, is_saved
-from basisnet_jax.errors import UserError
+from basisnet_jax.errors import UserError, of_buckets
 from basisnet_jax.sweep import Sweep
 
 _BASE = base_config.__file__
@@ -62,8 +62,9 @@ def parse(argv: Sequence[str], flag_values: flags.FlagValues) -> ml_collections.
     config = load_recipe(path, *([variant] if colon else []))
   else:
     workdir, _ = _take(arguments, 'workdir')
-    saved = workdir and is_saved(workdir)
-    config = load_recipe(_SAVED, workdir) if saved else load_recipe(_BASE)
+    with of_buckets():
+      saved = workdir and is_saved(workdir)
+      config = load_recipe(_SAVED, workdir) if saved else load_recipe(_BASE)
   defaults = flatten(config)
   _check_keys(arguments, config)
   argv = [argv[0], *arguments]

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 import contextlib
 import errno
+import re
 
 # Of these the disk or the user's rights are the cause, wherever they come up.
 _OF_THE_DISK = (
@@ -44,4 +45,24 @@ def of_the_disk(workdir: str) -> Iterator[None]:
     raise UserError(
       f'{name or "A file"} cannot be written or read ({error.strerror}; the workdir is '
       f'{workdir}); mend that, and the same command continues from the last checkpoint.'
+    ) from error
+
+
+@contextlib.contextmanager
+def of_buckets() -> Iterator[None]:
+  """Turns what is said inside of buckets (gs://...) that cannot be reached into a UserError.
+
+  It is not for trainings: a bucket may come back, and launchers try no UserError again.
+  """
+  try:
+    yield
+  except Exception as error:
+    # TensorFlow reads and writes buckets; it is not imported to know its exceptions.
+    told = ' '.join(str(error).split())
+    names = re.findall(r'\w+://[^\s,;\'"]+', told)
+    if not names or not type(error).__module__.startswith('tensorflow.'):
+      raise
+    raise UserError(
+      f'{names[-1]} cannot be written or read ({told[:300]}); look at its name, your rights there '
+      'and the network.'
     ) from error

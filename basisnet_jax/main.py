@@ -11,6 +11,7 @@ Modes:
   sweep     trains a grid of recipes times seeds, and collects a table.
 """
 
+import contextlib
 import gc
 import os
 import signal
@@ -149,7 +150,10 @@ def main(config) -> None:
     'cost': _cost,
     'sweep': _sweep,
   }
-  with errors.of_the_disk(workdir):
+  with contextlib.ExitStack() as mended:
+    mended.enter_context(errors.of_the_disk(workdir))
+    if _MODE.value not in ('train', 'evaluate', 'sweep'):
+      mended.enter_context(errors.of_buckets())
     modes[_MODE.value](config, workdir)
 
 

@@ -12,7 +12,7 @@ from etils import epath
 from flax import linen as nn
 import jax
 
-from basisnet_jax import sharding
+from basisnet_jax import errors, sharding
 from basisnet_jax.counting import counted
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import chosen as chosen_lib
@@ -49,6 +49,7 @@ class Ready(NamedTuple):
     )
 
 
+@errors.of_buckets()
 def ready(workdir: str, checkpoint: str, device: jax.Device, *, dtype: str = '') -> Ready:
   """The network that a run has trained; see `load`. `dtype` is of its computation; '' the run's."""
   config = trained.recipe(workdir, workdir)
