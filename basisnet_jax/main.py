@@ -244,7 +244,11 @@ def _cost(config, workdir):
   if _WORKDIR.value or not paths:
     paths.append(os.path.join(workdir, 'cost.json'))
   for path in paths:
-    report.write_json(path, counted.as_dict())
+    try:
+      report.write_json(path, counted.as_dict())
+    except OSError as error:
+      reason = error.strerror or error
+      raise UserError(f'{path} cannot be written ({reason}); name another file.') from error
   print(f'\nWritten: {", ".join(paths)}')
 
 

@@ -269,10 +269,14 @@ def test_cost_needs_neither_data_nor_workdir(tmp_path):
       r"Dataset 'imagenet2012' is not in {tmp}/nowhere .*data_dir",
     ),
     (['--mode=evaluate', '--workdir={tmp}/w'], r'no checkpoint in {tmp}/w'),
+    (
+      ['--mode=cost', '--config=tests/tiny.py', '--output={tmp}'],
+      r'^{tmp} cannot be written \(.*directory\); name another file',
+    ),
     (['--mode=serve', '--max_body=inf'], r'--max_body=inf cannot be used: inf is not'),
     (['--mode=serve', '--request_timeout=inf'], r'--request_timeout=inf cannot be used: inf is'),
   ],
-  ids=['no data', 'no checkpoint', 'no limit', 'no end'],
+  ids=['no data', 'no checkpoint', 'no file', 'no limit', 'no end'],
 )  # fmt: skip
 def test_mistake_ends_in_a_sentence_and_exit_code_two(tmp_path, arguments, sentence):
   code, out, err = run(*(argument.format(tmp=tmp_path) for argument in arguments))
