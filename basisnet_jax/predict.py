@@ -90,8 +90,14 @@ def load(
     devices: where it runs; None: all accelerators of this host, or its CPU.
 
   Raises:
-    UserError: there is no such run or checkpoint, or its early termination cannot be read.
+    UserError: there is no such run or checkpoint, its early termination cannot be read, or an
+      argument is of another kind.
   """
+  if not isinstance(workdir, str | os.PathLike):
+    raise UserError(f'workdir is the folder of a run, and this is {type(workdir).__name__}.')
+  several = isinstance(devices, Sequence) and all(isinstance(d, jax.Device) for d in devices)
+  if not (devices is None or several):
+    raise UserError(f'devices={devices!r} is no list of JAX devices, such as jax.devices()[:2].')
   first = devices[0] if devices else jax.local_devices()[0]
   return ready(workdir, checkpoint, first).predictor(batch_size=batch_size, devices=devices)
 

@@ -1,8 +1,9 @@
-"""Tables that are written while their answers come: to full disks, and to readers who leave."""
+"""Runs that cannot be loaded; tables that grow: to full disks, and to readers who leave."""
 
 import os
 import sys
 
+import jax
 import pytest
 
 from basisnet_jax import predict
@@ -38,3 +39,21 @@ def test_errors_of_those_who_answer_are_theirs():
   with pytest.raises(OSError, match='image file is truncated'):
     with predict.opened(None):
       raise OSError('image file is truncated')
+
+
+@pytest.mark.parametrize(
+  'workdir, devices, sentence',
+  [
+    (None, None, '^workdir is the folder of a run, and this is NoneType.$'),
+    (3, None, '^workdir is the folder of a run, and this is int.$'),
+    ('nowhere', 'cpu', "^devices='cpu' is no list of JAX devices, such as jax.devices"),
+    ('nowhere', ['cpu'], r"^devices=\['cpu'\] is no list of JAX devices"),
+    ('nowhere', jax.devices()[0], 'is no list of JAX devices'),
+    ('nowhere', 1, '^devices=1 is no list of JAX devices'),
+    ('nowhere', jax.devices()[:2], '^nowhere holds no run'),
+  ],
+  ids=repr,
+)
+def test_what_cannot_be_loaded_is_told(workdir, devices, sentence):
+  with pytest.raises(UserError, match=sentence):
+    predict.load(workdir, devices=devices)
