@@ -52,8 +52,7 @@ def interleaved(
   while len(samples[order[0]]) < _LEAST_ROUNDS or time.perf_counter() < end:
     shuffle(order)
     for name in order:
-      if repeats[name] > 1:
-        candidates[name]()  # Its data are in the caches again, as when nobody else runs.
+      candidates[name]()  # Caches and memory are as it leaves them, as when nobody else runs.
       samples[name].append(_timed(candidates[name], repeats[name]))
   rounds = len(samples[order[0]])
   return {name: np.array(samples.get(name, [took[name]] * rounds)) for name in candidates}
