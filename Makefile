@@ -31,7 +31,7 @@ help:
 	@echo '                  those of each network that take long'
 	@echo 'make bench   install PyTorch too and run the benchmarks beside it (BENCH adds flags)'
 	@echo 'make soak    a run of 20,000 steps, and the same with 20 kills (draws runs/soak.png)'
-	@echo 'make docs    install pdoc too and build the reference of all modules into site/'
+	@echo 'make docs    build the reference of all modules into site/'
 	@echo 'make lint    check style'
 	@echo 'make format  apply style'
 	@echo 'make clean   remove .venv, .cache, site and what was made in web (not runs)'
@@ -55,7 +55,7 @@ bench: $(VENV)/.bench
 soak: $(VENV)/.done
 	JAX_PLATFORMS=cpu $(RUN) -m pytest --capture=no tests/soak
 
-docs: $(VENV)/.docs
+docs: $(VENV)/.done
 	JAX_PLATFORMS=cpu $(RUN) docs/reference.py
 
 lint: $(VENV)/.done
@@ -139,10 +139,4 @@ web/node_modules/.done: web/package.json web/package-lock.json
 	fi
 	@echo 'Installing LiteRT.js and what builds the page into web/node_modules: 90 MB, once.'
 	@npm ci --prefix web --ignore-scripts --no-audit --no-fund --loglevel=error </dev/null
-	@touch $@
-
-$(VENV)/.docs: $(VENV)/.done
-	@echo 'Installing pdoc into $(VENV), once.'
-	@$(RUN) -m pip install --no-input --disable-pip-version-check --progress-bar off --quiet \
-	  --editable '.[docs]' </dev/null
 	@touch $@

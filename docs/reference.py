@@ -4,6 +4,7 @@ import importlib
 import pathlib
 import pkgutil
 import sys
+import types
 import warnings
 
 import pdoc
@@ -23,6 +24,8 @@ def main(folder: str = 'site') -> None:
   """Writes the pages; whatever pdoc cannot make sense of is an error."""
   # pdoc looks at what a module holds, and this is fetched when it is asked for.
   basisnet_jax.load = basisnet_jax.load
+  # pdoc imports what it leaves out, too, and this is there in Triton's container alone.
+  sys.modules.setdefault('triton_python_backend_utils', types.ModuleType('triton'))
   # Of packages that name what is imported from them, it would leave out the modules within.
   names = [name for _, name, is_package in _modules() if is_package]
   for package in map(importlib.import_module, ['basisnet_jax', *names]):

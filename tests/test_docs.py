@@ -3,6 +3,8 @@
 import ast
 import pathlib
 import re
+import subprocess
+import sys
 
 from absl import flags
 import pytest
@@ -49,6 +51,14 @@ def test_what_the_reference_leaves_out_exists():
   assert {f'{name.replace(".", "/")}.py' for name in left_out} <= {
     str(path.relative_to(ROOT)) for path in SOURCES
   }
+
+
+def test_the_reference_is_built(tmp_path):
+  command = [sys.executable, 'docs/reference.py', str(tmp_path)]
+  built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+  assert built.returncode == 0, built.stderr
+  assert (tmp_path / 'basisnet_jax/inference/predictor.html').exists()
+  assert not (tmp_path / 'basisnet_jax/inference/triton_two_stage.html').exists()
 
 
 def commands(text):
