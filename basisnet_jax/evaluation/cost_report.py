@@ -127,7 +127,8 @@ def _families(table):
 
 def _family(network):
   """'fbnet_v3_a' -> 'fbnet_v3': the variants of these differ in nothing but size."""
-  for family in ('efficientnet', 'fbnet_v3', 'once_for_all', 'resnet', 'mobilenet_v3'):
+  families = 'efficientnet_lite', 'efficientnet', 'fbnet_v3', 'once_for_all', 'resnet'
+  for family in (*families, 'mobilenet_v3'):
     if network.startswith(family):
       return family
   return network

@@ -46,6 +46,17 @@ def test_files_hold_the_same_table(table, tmp_path):
   assert pixels.shape[:2] == (780, 1260) and pixels[..., :3].std() > 0.02
 
 
+def test_families_that_differ_in_more_than_size_are_lines_apart(monkeypatch, tmp_path):
+  drawn = {}
+  monkeypatch.setattr(cost_report.plots, 'cost_comparison', lambda _, lines: drawn.update(lines))
+  names = ['efficientnet_b0', 'efficientnet_b1', 'efficientnet_lite0', 'efficientnet_lite1']
+  cost_report.write(str(tmp_path), cost_report.rows(names))
+  assert {family: len(points) for family, points in drawn.items()} == {
+    'efficientnet': 2,
+    'efficientnet_lite': 2,
+  }
+
+
 def test_every_published_network_is_in_the_registry():
   assert {result.network for result in published.RESULTS} <= set(models.names())
 
