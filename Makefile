@@ -97,7 +97,7 @@ $(VENV)/.done: setup.cfg pyproject.toml
 	  echo "Making $(VENV) with $$("$$python" --version)."; \
 	  "$$python" -m venv --clear $(VENV); \
 	fi; \
-	echo 'Installing the libraries into $(VENV): about two minutes, 2.6 GB, once.'; \
+	echo 'Installing the libraries into $(VENV): about two minutes, 2.9 GB, once.'; \
 	if $(RUN) -m pip install --no-input --disable-pip-version-check --progress-bar off \
 	    --editable '.[demo,test]' </dev/null 2>&1 | tee $(VENV)/install.log \
 	    | awk '/^ *(Collecting|Installing)/ { printf "."; fflush() } END { print "" }'; then \
