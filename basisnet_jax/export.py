@@ -248,6 +248,7 @@ def _readme(about, table):
     f'pip install numpy pillow {needed[name]}\npython run.py photo.jpg {name}'
     for name in about['formats']
   )
+  side = '' if about['crop'] == 1 else f' (of {about["crop"]:g} of the shorter side)'
   return f"""{export_folder.TITLE}: {stages}
 
 `run.py` answers for a photo, and shows how; it needs Python 3.10 (3.11 for jax) or newer and
@@ -256,9 +257,8 @@ def _readme(about, table):
 {examples}
 ```
 
-Images: RGB / 127.5 - 1, float32 [batch, resolution, resolution, 3], of the central square, whose
-side is {about['crop']:g} of the shorter one's, resized to {about['resolution']} pixels
-({about['resize']}, with antialiasing).
+Images: RGB / 127.5 - 1, float32 [batch, resolution, resolution, 3], of the central square{side},
+resized to {about['resolution']} pixels ({about['resize']}, with antialiasing).
 
 {early}
 

@@ -124,6 +124,7 @@ def test_what_is_printed_is_what_is_written(exported):
   assert out.split('\n\n')[0] in readme
   assert f"pip install numpy pillow 'jax>={jax.__version__}' flatbuffers\n" in readme
   assert 'python run.py photo.jpg stablehlo' in readme
+  assert f'of the central square,\nresized to {about(folder)["resolution"]} pixels' in readme
   written = {str(path.relative_to(folder)) for path in folder.rglob('*')}
   assert written == {'README.md', 'model.json', 'run.py', *(name for name, _ in rows)}
 
