@@ -248,7 +248,7 @@ def _cost(config, workdir):
       report.write_json(path, counted.as_dict())
     except OSError as error:
       reason = error.strerror or error
-      raise UserError(f'{path} cannot be written ({reason}); name another file.') from error
+      raise UserError(f'{path} cannot be written ({reason}); name another by --output.') from error
   print(f'\nWritten: {", ".join(paths)}')
 
 

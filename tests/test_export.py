@@ -124,7 +124,8 @@ def test_what_is_printed_is_what_is_written(exported):
   assert out.split('\n\n')[0] in readme
   assert f"pip install numpy pillow 'jax>={jax.__version__}' flatbuffers\n" in readme
   assert 'python run.py photo.jpg stablehlo' in readme
-  assert f'of the central square,\nresized to {about(folder)["resolution"]} pixels' in readme
+  seen = 'of the central square (of 0.875 of the shorter side),\nresized to 16 pixels'
+  assert (about(folder)['crop'], about(folder)['resolution']) == (0.875, 16) and seen in readme
   written = {str(path.relative_to(folder)) for path in folder.rglob('*')}
   assert written == {'README.md', 'model.json', 'run.py', *(name for name, _ in rows)}
 

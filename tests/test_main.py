@@ -271,7 +271,7 @@ def test_cost_needs_neither_data_nor_workdir(tmp_path):
     (['--mode=evaluate', '--workdir={tmp}/w'], r'no checkpoint in {tmp}/w'),
     (
       ['--mode=cost', '--config=tests/tiny.py', '--output={tmp}'],
-      r'^{tmp} cannot be written \(.*directory\); name another file',
+      r'^{tmp} cannot be written \(.*directory\); name another by --output',
     ),
     (['--mode=serve', '--max_body=inf'], r'--max_body=inf cannot be used: inf is not'),
     (['--mode=serve', '--request_timeout=inf'], r'--request_timeout=inf cannot be used: inf is'),
