@@ -150,10 +150,9 @@ def main(config) -> None:
     'cost': _cost,
     'sweep': _sweep,
   }
-  with contextlib.ExitStack() as mended:
-    mended.enter_context(errors.of_the_disk(workdir))
-    if _MODE.value not in ('train', 'evaluate', 'sweep'):
-      mended.enter_context(errors.of_buckets())
+  launched = _MODE.value in ('train', 'evaluate', 'sweep')
+  of_buckets = contextlib.nullcontext if launched else errors.of_buckets
+  with errors.of_the_disk(workdir), of_buckets():
     modes[_MODE.value](config, workdir)
 
 
@@ -247,6 +246,8 @@ def _cost(config, workdir):
     try:
       report.write_json(path, counted.as_dict())
     except OSError as error:
+      if path != _OUTPUT.value:
+        raise  # Of the workdir `errors.of_the_disk` tells.
       reason = error.strerror or error
       raise UserError(f'{path} cannot be written ({reason}); name another by --output.') from error
   print(f'\nWritten: {", ".join(paths)}')

@@ -85,7 +85,7 @@ def content(folder):
     ('', 'train', '.lock cannot be written or read (Read-only file system'),
     ('/checkpoints', 'train', 'could not be saved in {run}/checkpoints ([Errno 30] Read-only'),
     ('', 'evaluate', 'evaluation.json.unfinished cannot be written or read (Read-only file'),
-    ('', 'cost', 'cost.json cannot be written (Read-only file system); name another by --output'),
+    ('', 'cost', 'cost.json.unfinished cannot be written or read (Read-only file system'),
   ],
 )
 def test_read_only_disk_is_one_clear_sentence_and_nothing_is_lost(

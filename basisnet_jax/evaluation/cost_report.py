@@ -127,8 +127,10 @@ def _families(table):
 
 def _family(network):
   """'fbnet_v3_a' -> 'fbnet_v3': the variants of these differ in nothing but size."""
-  families = 'efficientnet_lite', 'efficientnet', 'fbnet_v3', 'once_for_all', 'resnet'
-  for family in (*families, 'mobilenet_v3'):
+  families = (
+    'efficientnet_lite', 'efficientnet', 'fbnet_v3', 'once_for_all', 'resnet', 'mobilenet_v3',
+  )  # fmt: skip
+  for family in families:
     if network.startswith(family):
       return family
   return network

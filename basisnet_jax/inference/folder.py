@@ -80,11 +80,10 @@ def _folders(
     own = about.st_dev, about.st_ino
     if own in above:
       return
-    names = os.listdir(here)
+    names = os.listdir(here) if os.access(here, os.X_OK) else None  # Else names are all there is.
   except OSError:
-    closed.append(str(pathlib.Path(here)))
-    return
-  if not os.access(here, os.X_OK):  # Their names alone.
+    names = None
+  if names is None:
     closed.append(str(pathlib.Path(here)))
     return
   yield top, names
