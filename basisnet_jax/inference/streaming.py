@@ -1,8 +1,9 @@
 """Two processing units, as in the paper: the next frame's preview beside this one's specialist.
 
-frames -> waiting (bounded) -> preview, on one device -> specialize, on the other -> answers
-Frames whose preview is sure enough pass the second by, in their turn. Each arrow is a thread, so
-that both devices work at the same time.
+frames -> waiting (bounded) -> preview, on one device -> between -> answers
+Who previews a frame also sends it on to the specialist's device, unless the preview is sure enough,
+and takes the next; who waits for the specialist is another thread, so that both devices work at the
+same time and neither waits for Python.
 """
 
 import collections
@@ -154,28 +155,30 @@ class StreamingPredictor:
       waiting.close(end)
 
     def preview():
+      answer = self._scenes() if self._reuse is not None else self._each
       while isinstance(item := waiting.get(), tuple):
         number, frame, arrived = item
         began = time.perf_counter()
         found = jax.block_until_ready(self._preview(jax.device_put(frame, light)))
-        counts['lightweight_s'] += time.perf_counter() - began
+        sent = time.perf_counter()
+        counts['lightweight_s'] += sent - began
         counts['lightweight'] += 1
-        found = *found[:-1], bool(found[-1])
-        if not _put(between, (number, frame, arrived, *found), stop):
+        first, coefficients, confidence, exited = found
+        final, reused = first, False
+        if not exited:  # The device begins it when it is done with the frame before.
+          final, reused = answer(*jax.device_put((frame, coefficients, first), special))
+        said = first, final, confidence, bool(exited), reused
+        if not _put(between, (number, arrived, sent, said), stop):
           return
       _put(between, item, stop)
 
-    def specialize():
-      answer = self._scenes() if self._reuse is not None else self._each
+    def finish():
+      done = 0.0
       while isinstance(item := _get(between, stop), tuple):
-        number, frame, arrived, first, coefficients, confidence, exited = item
-        began = time.perf_counter()
-        final, reused = first, False
-        if not exited:
-          final, reused = answer(*jax.device_put((frame, coefficients, first), special))
-          jax.block_until_ready(final)
-        done = time.perf_counter()
-        counts['specialist_s'] += 0 if exited else done - began
+        number, arrived, sent, (first, final, confidence, exited, reused) = item
+        jax.block_until_ready(final)
+        before, done = done, time.perf_counter()
+        counts['specialist_s'] += 0 if exited else done - max(sent, before)
         counts['answered'] += 1
         counts['exited'] += exited
         counts['reused'] += reused
@@ -188,7 +191,7 @@ class StreamingPredictor:
     # What goes wrong goes the way of the frames, and comes after the answers of those before it.
     threads = [
       threading.Thread(target=_guarded, args=(work, line, stop), daemon=True)
-      for work, line in ((read, between), (preview, between), (specialize, answers))
+      for work, line in ((read, between), (preview, between), (finish, answers))
     ]
     for thread in threads:
       thread.start()

@@ -68,11 +68,19 @@ def test_the_stages_work_at_the_same_time(monkeypatch):
     seen.append(None)
     return preview(*args)
 
+  class Met(np.ndarray):
+    """What the specialist says, which is ready when a preview has met it."""
+
+    def block_until_ready(self):
+      if len(answered) < FRAMES - 1:
+        meet.wait()
+      answered.append(None)
+
+    def devices(self):
+      return {stream._devices[1]}
+
   def last(*args):
-    if len(answered) < FRAMES - 1:
-      meet.wait()
-    answered.append(None)
-    return specialize(*args)
+    return np.asarray(specialize(*args)).view(Met)
 
   seen, answered = [], []
   monkeypatch.setattr(stream, '_preview', first)
