@@ -27,7 +27,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from basisnet_jax.models import depthwise_pallas, target
+from basisnet_jax.models import depthwise_pallas, memory, target
 
 # Products for each number of the output up to which a dense convolution runs by shifts on CPU:
 # 3x3 taps of the three channels of an image.
@@ -292,7 +292,7 @@ def _kernel_gradient_by_rows(x, dy, taps, strides):
 
   # Several rows at once save the sums from being written; all at once fuse into something slow.
   unroll = next(n for n in (7, 4, 2, 1) if height % n == 0 and (height > n or n == 1))
-  zeros = jnp.zeros((b, taps[0], width, c), jnp.float32)
+  zeros = memory.when_there(jnp.zeros((b, taps[0], width, c), jnp.float32), dy)
   sums = lax.fori_loop(0, height, row, (zeros,) * taps[1], unroll=unroll)
   return jnp.stack([total.sum(2) for total in sums], axis=2)
 
@@ -326,6 +326,8 @@ def _few_channels_forward(x, kernel, strides, dilation):
 def _few_channels_backward(strides, dilation, residuals, dy):
   x, kernel = residuals
   dy = dy.reshape(x.shape[0], -1, dy.shape[-1])
+
+  x = memory.when_there(x, dy)
 
   def patches(x):
     # What each number of the kernel sees, [b, p q i, h' w']: faster than with positions first.

@@ -19,7 +19,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from basisnet_jax.models import convolution
+from basisnet_jax.models import convolution, memory
 
 SCOPE = 'synthesize'  # In the names of operations, by which exports find them.
 # Bases times positions up to which mixing outputs is faster than making kernels (2 CPU cores).
@@ -227,9 +227,9 @@ def _run_lifted(module, x, coefficients):
     y = mix_outputs(x, coefficients, promoted)
   else:
     # A kernel per image is batch times the weights: cheaper to blend again in the backward
-    # pass than to keep. (XLA's CPU compiler merges the two, and keeps it.)
-    run = jax.checkpoint(lambda c, b, x: _operation(module)(x, synthesize(c, b, x.dtype)))
-    y = run(coefficients, bases, x)
+    # pass than to keep.
+    blend = functools.partial(synthesize, dtype=x.dtype)
+    y = memory.made_again(blend, _operation(module))(x, coefficients, bases)
   return y if bias is None else y + bias
 
 
