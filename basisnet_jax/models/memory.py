@@ -1,8 +1,8 @@
-"""What the backward pass needs is made when it is needed, and not kept before and after.
+"""What is needed for a moment is made when it is needed, and not kept before and after, on CPU.
 
-XLA merges what is made twice, makes early whatever waits for no gradient, and keeps it till it is
-used; on CPU it ignores `lax.optimization_barrier`, by which `jax.checkpoint` would prevent it.
-What has to wait for an array's values cannot be made before.
+There XLA makes early whatever has not to wait, merges what is made twice, and ignores
+`lax.optimization_barrier`, by which `jax.checkpoint` would prevent it. What depends on an array's
+values cannot be made before.
 """
 
 import jax
@@ -17,7 +17,10 @@ def when_there(x, signal):
 
 
 def made_again(blend, operation):
-  """Returns `operation(x, blend(coefficients, bases))` with gradients that blend a second time.
+  """Returns `operation(x, blend(coefficients, bases))`, whose gradients blend a second time.
+
+  Kernels of all images are batch times the weights: cheaper to make than to keep, and used while
+  they are in the cache.
 
   Args:
     blend: from coefficients `[b, K]` and bases `[K, *kernel]` to kernels `[b, *kernel]`, linear in
@@ -30,7 +33,7 @@ def made_again(blend, operation):
 
   @jax.custom_vjp
   def run(x, coefficients, bases):
-    return operation(x, blend(coefficients, bases))
+    return operation(x, blend(when_there(coefficients, x), bases))
 
   def backward(inputs, dy):
     x, coefficients, bases = inputs
@@ -44,10 +47,5 @@ def made_again(blend, operation):
     (dbases,) = jax.vjp(lambda b: blend(coefficients, b), bases)[1](dkernels)
     return dx, dcoefficients, dbases
 
-  def forward(x, coefficients, bases):
-    # Just before they are used, from the cache: else XLA blends for all layers at once.
-    y = operation(x, blend(when_there(coefficients, x), bases))
-    return y, (x, coefficients, bases)
-
-  run.defvjp(forward, backward)
+  run.defvjp(lambda *inputs: (run(*inputs), inputs), backward)
   return run

@@ -226,10 +226,11 @@ def _run_lifted(module, x, coefficients):
   if _is_matrix(module) and x.shape[0] != 1 and num_bases * positions <= _MIX_AT_MOST:
     y = mix_outputs(x, coefficients, promoted)
   else:
-    # A kernel per image is batch times the weights: cheaper to blend again in the backward
-    # pass than to keep.
-    blend = functools.partial(synthesize, dtype=x.dtype)
-    y = memory.made_again(blend, _operation(module))(x, coefficients, bases)
+    operation, blend = _operation(module), functools.partial(synthesize, dtype=x.dtype)
+    if convolution.runs_on_cpu():
+      y = memory.made_again(blend, operation)(x, coefficients, bases)
+    else:  # A kernel per image is batch times the weights: cheaper to blend again than to keep.
+      y = jax.checkpoint(lambda c, b, x: operation(x, blend(c, b)))(coefficients, bases, x)
   return y if bias is None else y + bias
 
 
