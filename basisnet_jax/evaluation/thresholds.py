@@ -1,6 +1,7 @@
 """Choosing the threshold of early termination on held-out images."""
 
 from collections.abc import Mapping, Sequence
+import contextlib
 import math
 import numbers
 from typing import Any, NamedTuple
@@ -46,10 +47,12 @@ class Heldout(NamedTuple):
   specialist_correct: np.ndarray
 
 
-def check_number(name: str, value: Any) -> None:
-  """Raises a UserError for a threshold or a budget, given by this name, that is no number."""
-  if not isinstance(value, numbers.Real) or not math.isfinite(value):
-    raise UserError(f'{name}={value!r} cannot be kept; give a finite number.')
+def number(name: str, value: Any) -> float:
+  """A threshold or a budget; raises a UserError, with this name, for what is no number."""
+  with contextlib.suppress(OverflowError):  # A fraction, or a whole number, may be too large.
+    if isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value):
+      return float(value)
+  raise UserError(f'{name}={value!r} cannot be kept; give a finite number.')
 
 
 def check(goal: Goal, lightweight_madds: float) -> None:

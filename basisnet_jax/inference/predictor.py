@@ -6,7 +6,6 @@ import concurrent.futures
 import contextlib
 import functools
 import itertools
-import numbers
 import os
 import statistics
 import threading
@@ -19,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from basisnet_jax import photos
+from basisnet_jax.counting import is_count
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import thresholds
 from basisnet_jax.evaluation.chosen import NOTHING, Chosen
@@ -76,11 +76,11 @@ class Predictor:
       batch_size: the most images at once, a power of two.
       devices: None: all accelerators of this host, or its CPU.
     """
-    if not _counts(batch_size) or batch_size & (batch_size - 1):
+    if not is_count(batch_size) or batch_size & (batch_size - 1):
       raise UserError(f'batch_size={batch_size!r} is no power of two; use 1, 2, 4, 8, ...')
     self.labels, self.preparation, self.cost = tuple(labels), preparation, cost
     self.threshold = chosen.threshold
-    self.sizes = [1 << i for i in range(batch_size.bit_length())]  # Few, as each is a program.
+    self.sizes = [1 << i for i in range(int(batch_size).bit_length())]  # Few, as each is a program.
     self._chosen = chosen
     self._two_stages = cost.lightweight_madds is not None
     answer = _answer(model, chosen)
@@ -115,9 +115,7 @@ class Predictor:
     threshold is one of `threshold_for`, None the predictor's own.
     """
     images = photos.several(images)
-    if not _counts(top_k):
-      raise UserError(f'top_k={top_k!r} is no number of labels; give a whole one, from 1.')
-    threshold = self.threshold if threshold is None else threshold
+    threshold = self._checked(threshold, top_k)
     count = len(self._runs)
     batch: list = []  # (image, future of what it is prepared to).
     working: deque = deque()  # (batch, function that returns its answers).
@@ -170,11 +168,11 @@ class Predictor:
     if len(given) > 1:
       raise UserError('threshold, average_madds and max_latency exclude each other; give one.')
     ((name, budget),) = given.items()
-    thresholds.check_number(name, budget)
+    budget = thresholds.number(name, budget)
     if not self._two_stages:
       raise UserError('This network has one stage: no image can exit early, whatever the budget.')
     if threshold is not None:
-      return threshold
+      return budget
     if average_madds is not None:
       least, most = self.cost.lightweight_madds / 1e6, self.cost.total_madds / 1e6
       unit = 'million'
@@ -232,7 +230,19 @@ class Predictor:
   def answers(
     self, pixels: np.ndarray, threshold: float, *, top_k: int = 5
   ) -> Iterator[Prediction]:
-    """Of prepared images, uint8 `[b, r, r, 3]`, at most a batch."""
+    """Of prepared images, uint8 `[b, r, r, 3]`, at most a batch; the rest is as of `stream`.
+
+    Raises:
+      UserError: they are others, or more.
+    """
+    threshold = self._checked(threshold, top_k)
+    side, most = self.preparation.resolution, self.sizes[-1]
+    shape, dtype = getattr(pixels, 'shape', ()), getattr(pixels, 'dtype', None)
+    if dtype != np.uint8 or shape[1:] != (side, side, 3) or shape[0] > most:
+      raise UserError(
+        f'Prepared images are an array, uint8 [{most} or fewer, {side}, {side}, 3]; this is '
+        f'{type(pixels).__name__}, {dtype} {list(shape)}.'
+      )
     count = len(pixels)
     size = next(size for size in self.sizes if size >= count)
     padded = np.concatenate([pixels, np.zeros((size - count, *pixels.shape[1:]), np.uint8)])
@@ -240,6 +250,11 @@ class Predictor:
       answer = jax.device_get(run(padded, np.arange(size) < count, threshold))
     told = functools.partial(prediction, labels=self.labels, cost=self.cost, top_k=top_k)
     yield from map(told, *(part[:count] for part in answer))
+
+  def _checked(self, threshold, top_k) -> float:
+    if not is_count(top_k):
+      raise UserError(f'top_k={top_k!r} is no number of labels; give a whole one, from 1.')
+    return self.threshold if threshold is None else thresholds.number('threshold', threshold)
 
   def _measured(self):
     side = self.preparation.resolution
@@ -281,10 +296,6 @@ class Predictor:
 
 
 _END = object()
-
-
-def _counts(number: Any) -> bool:
-  return isinstance(number, numbers.Integral) and number >= 1
 
 
 def _devices() -> list[jax.Device]:

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from basisnet_jax.counting import is_count
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import confidence as confidence_lib
 from basisnet_jax.evaluation import thresholds
@@ -95,7 +96,7 @@ class StreamingPredictor:
     """
     if not isinstance(model, BasisNet):
       raise UserError(f'{type(model).__name__} is of one stage; a stream is for a BasisNet of two.')
-    if not isinstance(depth, numbers.Integral) or depth < 1 or when_full not in WHEN_FULL:
+    if not is_count(depth) or when_full not in WHEN_FULL:
       raise UserError(
         f'depth={depth!r}, when_full={when_full!r}: at least one frame waits, and when_full is '
         f'{" or ".join(map(repr, WHEN_FULL))}.'
@@ -105,7 +106,7 @@ class StreamingPredictor:
         f'reuse={reuse!r} is no distance; give 0 or more, such as 0.02, or None for a specialist '
         'of its own for every frame.'
       )
-    thresholds.check_number('threshold', threshold)
+    threshold = thresholds.number('threshold', threshold)
     confidence_lib.check(rule, {'temperature': temperature})
     self._devices = lightweight_device, specialist_device
     self._depth, self._drop, self._reuse = depth, when_full == 'drop_oldest', reuse

@@ -1,5 +1,8 @@
 """Thresholds reach what they are chosen for, on the images that they are chosen on or on all."""
 
+from fractions import Fraction
+import math
+
 import numpy as np
 import pytest
 
@@ -48,6 +51,15 @@ def test_chosen_threshold_loses_on_other_images_what_it_may_on_average():
     found, _ = thresholds.choose(Goal('accuracy_loss', accuracy_loss=0.3), heldout, **COSTS)
     losses.append(loss[np.count_nonzero(sure >= found)])
   assert abs(np.mean(losses) - 0.003) < 0.001
+
+
+def test_numbers_of_all_kinds_are_thresholds_and_nothing_else_is():
+  for value in (0.5, Fraction(1, 2), np.float32(0.5), np.float64(0.5)):
+    found = thresholds.number('threshold', value)
+    assert found == 0.5 and type(found) is float
+  for value in ('0.5', None, True, np.array(0.5), math.nan, -math.inf, 10**400, Fraction(10**400)):
+    with pytest.raises(UserError, match='^threshold=.* cannot be kept; give a finite number.$'):
+      thresholds.number('threshold', value)
 
 
 @pytest.mark.parametrize('millions', [2.5, 6.0, 99.0])

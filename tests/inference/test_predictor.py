@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+from fractions import Fraction
 import functools
 import pathlib
 import random
@@ -114,6 +115,14 @@ def test_answers_are_the_networks_in_order(predictor, said):
 
 def test_a_stack_of_images_is_a_list_of_them(predictor, said):
   assert_answers(predictor.predict(np.stack(photos(11))), said, predictor.threshold)
+
+
+def test_prepared_images_are_answered_and_others_get_a_sentence(predictor, said):
+  pixels, half = np.stack(photos(11)), Fraction(1, 2)
+  assert_answers(list(predictor.answers(pixels[:4], half)), said, 0.5, range(4))
+  for wrong in (pixels[:5], pixels[0], pixels[:4, 1:], pixels[:4] / 255, list(pixels[:4])):
+    with pytest.raises(UserError, match=rf'uint8 \[4 or fewer, {SIDE}, {SIDE}, 3\]; this is '):
+      next(predictor.answers(wrong, half))
 
 
 @pytest.mark.parametrize('count', [0, 1, 3, 4, 5])
@@ -291,10 +300,12 @@ def test_mistakes_get_a_sentence(network, predictor):
   with pytest.raises(UserError, match='average_madds=1e-09 million cannot be kept'):
     predictor.threshold_for(average_madds=1e-9)
   for budget in ('threshold', 'average_madds', 'max_latency'):
-    for value in (float('nan'), float('inf'), '0.9', [0.9]):
+    for value in (float('nan'), float('inf'), '0.9', [0.9], True):
       sentence = re.escape(f'{budget}={value!r} cannot be kept; give a finite number.')
       with pytest.raises(UserError, match=sentence):
         predictor.threshold_for(**{budget: value})
+      with pytest.raises(UserError, match='^threshold=.* cannot be kept; give a finite number'):
+        next(predictor.stream(photos(1), value))
   color = photos(1)[0]
   arrays = color, color[..., 0], color[..., :1], np.concatenate([color, color[..., :1]], -1)
   files = 'a.jpg', pathlib.Path('a.jpg'), b'1', bytearray(b'1')
