@@ -94,13 +94,22 @@ def _folders(
 
 
 def _fitting(pattern: str, closed: list[str]) -> Iterator[str]:
-  """As `glob.glob`, but not in circles: in ** that takes a link back up some forty times."""
+  """As `glob.glob`, but not in circles: in ** that takes a link back up some forty times.
+
+  Folders of which it would have to know more than it may are added to `closed`.
+  """
   deep = re.fullmatch(r'((?:.*?/)??)\*\*(?:/+(.+))?', pattern, re.DOTALL)
   if not deep:
-    yield from glob.glob(pattern)
+    above, name = os.path.split(pattern)
+    right = os.X_OK if name == glob.escape(name) else os.X_OK | os.R_OK
+    for folder in _fitting(above, closed) if above not in ('', pattern) else [above]:
+      if os.path.isdir(folder) and not os.access(folder, right):
+        closed.append(folder)
+      else:
+        yield from glob.glob(os.path.join(glob.escape(folder), name))
     return
   start, rest = deep.groups()
-  for top in glob.glob(start) if start else ['']:
+  for top in _fitting(start, closed) if start else ['']:
     for folder, _ in _folders(top, closed, hidden=False):
       yield from _fitting(os.path.join(glob.escape(folder), rest or '*'), closed)
 
