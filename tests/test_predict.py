@@ -5,7 +5,9 @@ import sys
 
 import jax
 import pytest
+import tiny
 
+from basisnet_jax import config as config_lib
 from basisnet_jax import predict
 from basisnet_jax.errors import UserError
 
@@ -57,3 +59,10 @@ def test_errors_of_those_who_answer_are_theirs():
 def test_what_cannot_be_loaded_is_told(workdir, devices, sentence):
   with pytest.raises(UserError, match=sentence):
     predict.load(workdir, devices=devices)
+
+
+def test_labels_that_are_not_utf_8_are_told(tmp_path):
+  config_lib.save(tiny.get_config(), tmp_path, label_names=['cat', 'köter'], device_kind='cpu')
+  (tmp_path / 'labels.txt').write_text('cat\nköter\n', 'latin-1')
+  with pytest.raises(UserError, match=r"/labels\.txt cannot be read \('utf-8' .*, in UTF-8"):
+    predict.load(tmp_path)

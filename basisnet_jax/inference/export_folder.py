@@ -32,7 +32,7 @@ def check(output: str, programs: Mapping[str, str], every: Mapping[str, str]) ->
     _check_writable(pathlib.Path(output))
   kept = [name for name in _READ_BY_PEOPLE if (folder / name).exists()]
   readme = folder / 'README.md'
-  if kept and not (readme.exists() and readme.read_text().startswith(TITLE)):
+  if kept and not (readme.exists() and readme.read_bytes().startswith(TITLE.encode())):
     raise UserError(
       f'--output={output}: no export wrote its {" and ".join(kept)}, which this one would '
       'replace; name a new folder.'

@@ -46,9 +46,19 @@ def recipe(workdir: str, name: str) -> ml_collections.ConfigDict:
 
 
 def labels(workdir: str) -> tuple[str, ...]:
-  """The names of the classes; none where the run has not written them."""
+  """The names of the classes; none where the run has not written them.
+
+  Raises:
+    UserError: they cannot be read.
+  """
   path = epath.Path(workdir) / 'labels.txt'
-  return tuple(path.read_text().splitlines()) if path.exists() else ()
+  try:
+    return tuple(path.read_bytes().decode().splitlines()) if path.exists() else ()
+  except (OSError, UnicodeDecodeError) as error:
+    raise UserError(
+      f'{path} cannot be read ({error}); it has the names of the classes, one a line, in UTF-8: '
+      'save it as that.'
+    ) from error
 
 
 def load(

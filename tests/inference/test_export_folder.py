@@ -103,9 +103,12 @@ def test_a_new_folder_and_one_of_an_earlier_export_will_do(tmp_path):
 
 @pytest.mark.parametrize('name', ['README.md', 'run.py', 'model.json'])
 def test_files_of_nobody_knows_whom_are_not_replaced(tmp_path, name):
-  (tmp_path / name).write_text('mine')
-  with pytest.raises(UserError, match=f'no export wrote its {name}, which this one would replace'):
-    check(tmp_path)
+  for content in ('mine', 'maïs'):
+    (tmp_path / name).write_text(content, 'latin-1')
+    with pytest.raises(
+      UserError, match=f'no export wrote its {name}, which this one would replace'
+    ):
+      check(tmp_path)
 
 
 def test_programs_of_another_export_do_not_stay_beside_the_new_ones(tmp_path):
