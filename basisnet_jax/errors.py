@@ -33,6 +33,10 @@ class MissingProcess(Exception):
   """A process of several did not come; `main` prints the message, exits 3: it may come yet."""
 
 
+class MissingBucket(Exception):
+  """A bucket did not answer; `main` prints the message, exits 3: it may come back."""
+
+
 @contextlib.contextmanager
 def of_the_disk(workdir: str) -> Iterator[None]:
   """Turns the disk's errors inside, and all of files in the workdir, into a UserError."""
@@ -49,20 +53,22 @@ def of_the_disk(workdir: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def of_buckets() -> Iterator[None]:
-  """Turns what is said inside of buckets (gs://...) that cannot be reached into a UserError.
+def of_buckets(kind: type[Exception] = UserError) -> Iterator[None]:
+  """Turns what is said inside of buckets (gs://...) that cannot be reached into a sentence.
 
-  It is not for trainings: a bucket may come back, and launchers try no UserError again.
+  Of trainings its kind is MissingBucket: launchers try no UserError again.
   """
   try:
     yield
   except Exception as error:
-    # TensorFlow reads and writes buckets; it is not imported to know its exceptions.
+    # TensorFlow reads and writes buckets; it is not imported to know its exceptions. Of kinds that
+    # there are not, such as ftp://, Etils raises KeyErrors.
     told = ' '.join(str(error).split())
-    names = re.findall(r'\w+://[^\s,;\'"]+', told)
-    if not names or not type(error).__module__.startswith('tensorflow.'):
+    names = re.findall(r'\w+://[^\s,;\'"]*', told)
+    theirs = type(error).__module__.startswith('tensorflow.') or isinstance(error, KeyError)
+    if not names or not theirs:
       raise
-    raise UserError(
+    raise kind(
       f'{names[-1]} cannot be written or read ({told[:300]}); look at its name, your rights there '
       'and the network.'
     ) from error

@@ -284,3 +284,10 @@ def test_mistake_ends_in_a_sentence_and_exit_code_two(tmp_path, arguments, sente
   assert re.search(sentence.format(tmp=tmp_path), err)
   assert 'Traceback' not in out + err
   assert len([line for line in err.splitlines() if line.strip()]) == 1
+
+
+def test_a_bucket_that_cannot_be_reached_ends_a_training_in_a_sentence_to_be_tried_again():
+  code, out, err = run(*SHORT, '--workdir=s3://zoo/lion')  # TensorFlow alone has no S3.
+  assert code == 3, err  # After 2 launchers would stop.
+  assert re.match(r's3://zoo/lion\S* cannot be written or read \(', err.splitlines()[-1])
+  assert 'Traceback' not in out + err
