@@ -27,12 +27,14 @@ def test_a_bucket_that_cannot_be_reached_is_a_sentence(kind):
 
 
 def test_a_kind_of_bucket_that_there_is_not_is_a_sentence():
-  with pytest.raises(UserError, match=r"^ftp:// cannot be written or read \('ftp://'\); look at its"):
+  with pytest.raises(UserError, match=r"^ftp:// cannot be written or read \('ftp://'\); look at"):
     predict.load('ftp://zoo/lion')
 
 
 @pytest.mark.parametrize(
-  'error', [ValueError(SAID), KeyError('lion'), tf.errors.OutOfRangeError(None, None, 'End of sequence')], ids=repr
+  'error',
+  [ValueError(SAID), KeyError('lion'), tf.errors.OutOfRangeError(None, None, 'End of sequence')],
+  ids=repr,
 )
 def test_other_errors_stay_as_they_are(error):
   with pytest.raises(type(error)) as found, errors.of_buckets():
