@@ -10,6 +10,7 @@ import tiny
 from basisnet_jax import config as config_lib
 from basisnet_jax import predict
 from basisnet_jax.errors import UserError
+from basisnet_jax.training import trained
 
 
 def test_each_line_is_there_when_it_is_written(tmp_path):
@@ -61,8 +62,10 @@ def test_what_cannot_be_loaded_is_told(workdir, devices, sentence):
     predict.load(workdir, devices=devices)
 
 
-def test_labels_that_are_not_utf_8_are_told(tmp_path):
+def test_labels_are_utf_8_and_others_are_told(tmp_path):
   config_lib.save(tiny.get_config(), tmp_path, label_names=['cat', 'köter'], device_kind='cpu')
   (tmp_path / 'labels.txt').write_text('cat\nköter\n', 'latin-1')
   with pytest.raises(UserError, match=r"/labels\.txt cannot be read \('utf-8' .*, in UTF-8"):
     predict.load(tmp_path)
+  (tmp_path / 'labels.txt').write_text('cat\nköter\n', 'utf-8-sig')  # As editors may save it.
+  assert trained.labels(tmp_path) == ('cat', 'köter')

@@ -53,7 +53,7 @@ def labels(workdir: str) -> tuple[str, ...]:
   """
   path = epath.Path(workdir) / 'labels.txt'
   try:
-    return tuple(path.read_bytes().decode().splitlines()) if path.exists() else ()
+    return tuple(path.read_bytes().decode('utf-8-sig').splitlines()) if path.exists() else ()
   except (OSError, UnicodeDecodeError) as error:
     raise UserError(
       f'{path} cannot be read ({error}); it has the names of the classes, one a line, in UTF-8: '
