@@ -91,11 +91,14 @@ class StreamingPredictor:
       temperature: of the preview's logits.
 
     Raises:
-      UserError: a network of one stage, or a `depth`, `when_full`, `reuse`, `threshold`, `rule` or
-        `temperature` that cannot be.
+      UserError: a network of one stage, or a device, `depth`, `when_full`, `reuse`, `threshold`,
+        `rule` or `temperature` that cannot be.
     """
     if not isinstance(model, BasisNet):
       raise UserError(f'{type(model).__name__} is of one stage; a stream is for a BasisNet of two.')
+    for device in (lightweight_device, specialist_device):
+      if not isinstance(device, jax.Device | None):
+        raise UserError(f'{device!r} is no JAX device, such as jax.devices()[0].')
     if not is_count(depth) or when_full not in WHEN_FULL:
       raise UserError(
         f'depth={depth!r}, when_full={when_full!r}: at least one frame waits, and when_full is '
@@ -135,8 +138,10 @@ class StreamingPredictor:
       frames: batches of images in [-1, 1], float `[b, h, w, 3]`.
 
     Raises:
-      UserError: a frame is none, where its answer would be.
+      UserError: a frame is none, where its answer would be, or `frames` has none.
     """
+    if not isinstance(frames, Iterable):
+      raise UserError(f'Frames come as [frame, ...]; this is {type(frames).__name__}.')
     stop, counts, (light, special) = threading.Event(), collections.Counter(), self._devices
     waiting = _Waiting(self._depth, self._drop, stop)
     between, answers = queue.Queue(1), queue.Queue(1)

@@ -7,6 +7,7 @@ A new network is a Flax module from images to logits in a file of its own and on
 from collections.abc import Callable
 import difflib
 import functools
+import numbers
 import re
 
 from flax import linen as nn
@@ -131,7 +132,7 @@ def create(name: str, **options) -> nn.Module:
     network = create(network, **options)
     return make(network, _based_layers(network, (64, 64, 3), pattern), num_bases, temperature)
   if name not in _NETWORKS:
-    near = difflib.get_close_matches(name, names(), 1, 0.0)[0]
+    near = difflib.get_close_matches(str(name), names(), 1, 0.0)[0]
     raise UserError(f'There is no network {name!r}; did you mean {near!r}? Known: {names()}.')
   _check_range('num_classes', options.get('num_classes', 1), at_least=1)
   _check_range('width', options.get('width', 1.0), above=0)
@@ -233,7 +234,9 @@ def _based_layers(network, image_shape, pattern) -> tuple[str, ...]:
 
 
 def _check_range(name, value, *, at_least=None, above=None, below=None):
-  """Raises a UserError where a number is out of its range."""
+  """Raises a UserError where a number is out of its range, or none."""
+  if not isinstance(value, numbers.Real):
+    raise UserError(f'{name}={value!r} is no number; give one.')
   if at_least is not None and not value >= at_least:
     raise UserError(f'{name}={value} is too small; it must be at least {at_least}.')
   if above is not None and not value > above:

@@ -227,6 +227,7 @@ def test_what_goes_wrong_is_raised_where_the_answers_are_awaited():
     ({'temperature': None}, '^temperature is None: give a number above 0'),
     ({'threshold': '0.9'}, "^threshold='0.9' cannot be kept; give a finite number.$"),
     ({'threshold': float('nan')}, '^threshold=nan cannot be kept; give a finite number.$'),
+    ({'depth': True}, '^depth=True, when_full='),
     ({'reuse': '0.02'}, "^reuse='0.02' is no distance; give 0 or more"),
   ],
 )
@@ -260,6 +261,16 @@ def test_a_frame_that_is_none_gets_a_sentence_where_its_answer_would_be(change, 
     for answer in predictor()([*frames[:2], change(frames[2])]):
       found.append(answer)
   assert_answers(found, range(2))
+
+
+def test_what_is_no_device_and_what_has_no_frames_gets_a_sentence():
+  model, variables, _ = example()
+  with pytest.raises(UserError, match=r"^'cpu' is no JAX device, such as jax.devices\(\)\[0\]\.$"):
+    streaming.StreamingPredictor(
+      model, variables, lightweight_device=jax.devices()[0], specialist_device='cpu'
+    )
+  with pytest.raises(UserError, match=r'^Frames come as \[frame, ...\]; this is NoneType\.$'):
+    next(predictor()(None))
 
 
 def test_a_stream_that_nobody_reads_on_leaves_no_threads():

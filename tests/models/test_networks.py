@@ -241,7 +241,7 @@ def test_network_is_either_stage(name):
 
 @pytest.mark.parametrize(
   ('name', 'near'),
-  [('mobilenet_v3', 'mobilenet_v3_large'), ('mobilenetv2', 'mobilenet_v2'), ('', None)],
+  [('mobilenet_v3', 'mobilenet_v3_large'), ('mobilenetv2', 'mobilenet_v2'), ('', None), (3, None)],
 )
 def test_unknown_network_names_the_nearest_and_all(name, near):
   with pytest.raises(UserError) as error:
@@ -259,6 +259,8 @@ def test_unknown_network_names_the_nearest_and_all(name, near):
     ({'dropout': 1.0}, 'dropout=1.0 is too large; it must be below 1'),
     ({'dropout': -0.1}, 'dropout=-0.1 is too small'),
     ({'num_classes': 0}, 'num_classes=0 is too small'),
+    ({'num_classes': '10'}, "num_classes='10' is no number; give one"),
+    ({'width': None}, 'width=None is no number'),
     ({'output_stride': 0}, 'output_stride=0 is too small; it must be at least 1'),
   ],
   ids=str,
