@@ -66,6 +66,8 @@ def serve_workdir(
 
 
 def _listen(host, port):
+  if not host:  # As of a variable that is not set; to the system it is all addresses.
+    raise UserError('--host is empty; give an address to listen on, 0.0.0.0 for all.')
   try:
     family = socket.AF_INET6 if ':' in host else socket.AF_INET
     return socket.create_server((host, port), family=family)

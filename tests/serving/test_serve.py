@@ -140,6 +140,7 @@ def test_the_server_lives_after_all_of_it(server, images, expected):
   'flag, sentence',
   [
     ('--port={port}', r'--host=127.0.0.1 --port={port}: nobody can listen there \(.*in use'),
+    ('--host=', '--host is empty; give an address to listen on'),
     ('--batch_size=3', 'batch_size=3 is no power of two'),
     ('--average_madds=1e-9', 'average_madds=1e-09 million cannot be kept'),
   ],
