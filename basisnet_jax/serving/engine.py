@@ -12,6 +12,7 @@ import resource
 import signal
 import socket
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -20,10 +21,25 @@ from basisnet_jax.serving.service import Service
 _HEAD = 10  # Seconds.
 _FILES = 8192  # That are open at once, connections among them; fewer where the system wants that.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_FULL = json.dumps({'error': 'There are too many connections; try again in a second.'}).encode()
-_FULL = (
-  b'HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n'
-  b'connection: close\r\ncontent-length: %d\r\n\r\n%s' % (len(_FULL), _FULL)
+
+
+def _last(status: str, sentence: str, more: str = '') -> bytes:
+  """An answer that needs no application, after which the connection is closed."""
+  content = json.dumps({'error': sentence})
+  return (
+    f'HTTP/1.1 {status}\r\ncontent-type: application/json\r\n{more}connection: close\r\n'
+    f'content-length: {len(content)}\r\n\r\n{content}'
+  ).encode()
+
+
+_FULL = _last(
+  '503 Service Unavailable',
+  'There are too many connections; try again in a second.',
+  'retry-after: 1\r\n',
+)
+_NO_HTTP = _last(
+  '400 Bad Request',
+  'This is no HTTP, or its head has more than 64 kB; send an image as the body of POST /predict.',
 )
 
 
@@ -57,6 +73,12 @@ class _Protocol(H11Protocol):
   def data_received(self, data):
     self.conn.receive_data(data)
     self.handle_events()
+
+  def send_400_response(self, msg):
+    # Who was refused before all of a body had come has an answer: uvicorn would fail at a second.
+    if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+      self.transport.write(_NO_HTTP)
+    self.transport.close()
 
 
 class _Server(uvicorn.Server):

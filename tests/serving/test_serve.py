@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import http.client
 import io
+import json
 import re
 import signal
 import socket
@@ -100,9 +101,22 @@ def test_what_is_refused_gets_a_sentence(server, method, path, body, headers, st
 
 
 def test_what_is_no_http_is_refused(server):
-  assert talk(server, b'how are you?\r\n\r\n').startswith('HTTP/1.1 400 ')
+  found = talk(server, b'how are you?\r\n\r\n')
+  assert found.startswith('HTTP/1.1 400 ')
+  assert json.loads(found.split('\r\n\r\n')[1])['error'].startswith('This is no HTTP, or its head')
   endless = b'GET / HTTP/1.1\r\nA: ' + b'b' * 200_000
   assert talk(server, endless)[:13] in ('HTTP/1.1 400 ', '')
+
+
+def test_what_is_no_http_after_an_answer_ends_the_connection(server):
+  head = b'POST /predict HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n'
+  with socket.create_connection(('127.0.0.1', server.port), timeout=60) as connection:
+    connection.sendall(head + b'Content-Type: text/plain\r\n\r\n')
+    answer = http.client.HTTPResponse(connection)
+    answer.begin()
+    assert answer.status == 415 and 'text/plain' in json.loads(answer.read())['error']
+    connection.sendall(b'no chunk\r\n')
+    assert connection.recv(1) == b''  # And no stack: see the last test of this server.
 
 
 def test_chunks_of_one_byte_hold_up_nobody(server):
