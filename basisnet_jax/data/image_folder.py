@@ -55,9 +55,9 @@ class ImageFolder(tfds.core.GeneratorBasedBuilder):
       try:
         image = io.BytesIO(encode(path))
       except photos_lib.ERRORS as error:
-        self.unreadable.append(f'{path} ({error})')
+        self.unreadable.append(f'{_text(path)} ({error})')
         continue
-      yield str(path.relative_to(self._root)), {'image': image, 'label': path.parent.name}
+      yield _text(path.relative_to(self._root)), {'image': image, 'label': path.parent.name}
 
 
 def prepare(root: pathlib.Path, data_dir: str) -> ImageFolder:
@@ -65,13 +65,13 @@ def prepare(root: pathlib.Path, data_dir: str) -> ImageFolder:
 
   Raises:
     UserError: there is no train/ in it with photos of two classes, a split has a class that
-      train/ has not, or no photo can be read.
+      train/ has not or whose name is no line of text, or no photo can be read.
   """
   photos = {split: _photos(root / split) for split in _splits(root)}
   digest = hashlib.sha256()
   for path in itertools.chain.from_iterable(photos.values()):
     about = path.stat()
-    digest.update(f'{path.relative_to(root)} {about.st_size} {about.st_mtime_ns}\n'.encode())
+    digest.update(f'{_text(path.relative_to(root))} {about.st_size} {about.st_mtime_ns}\n'.encode())
   folder = pathlib.Path(data_dir).expanduser() / f'{root.name}-{digest.hexdigest()[:12]}'
   builder = ImageFolder(root, photos, data_dir=str(folder))
   with contextlib.redirect_stdout(io.StringIO()):
@@ -110,6 +110,11 @@ def encode(path: pathlib.Path) -> bytes:
     return written.getvalue()
 
 
+def _text(path: pathlib.Path | str) -> str:
+  """The path; of names that are not UTF-8 the other bytes are \\udc.. in there."""
+  return str(path).encode(errors='backslashreplace').decode()
+
+
 def is_image_folder(root: pathlib.Path) -> bool:
   """Whether `root` is a folder with a train/ in it."""
   return (root / 'train').is_dir()
@@ -136,6 +141,12 @@ def _classes(root, photos):
       f'{root / "train"} has photos of less than two classes ({", ".join(classes) or "none"}); '
       'put those of each class into a folder of its own: train/cat/1.jpg, train/dog/2.jpg.'
     )
+  for name in classes:
+    if _text(name).splitlines() != [name]:
+      raise UserError(
+        f'{root / "train"}: {name!r} cannot be the name of a class, which is one line, in UTF-8; '
+        'rename the folder.'
+      )
   for split, names in found.items():
     if extra := sorted(set(names) - set(classes)):
       raise UserError(

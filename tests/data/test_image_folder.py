@@ -1,6 +1,7 @@
 """Folders of photos as a dataset: what a person's photos are like, and their mistakes."""
 
 import io
+import os
 
 import numpy as np
 from PIL import Image
@@ -115,6 +116,22 @@ def test_unreadable_photos_are_left_out_and_named(root, capsys):
   assert 'Left out 3 photos that could not be read' in said and 'cut.jpg' in said
   assert 'empty.jpg (not an image of a kind that is known)' in said
   assert 'phone.HEIC (HEIC is not read; convert it to JPEG)' in said
+
+
+def test_photos_whose_names_are_not_utf_8_are_read(root, capsys):
+  folder = root / 'train' / 'cat'
+  (folder / '0.png').rename(folder / os.fsdecode(b'gr\xf6n.png'))
+  (folder / os.fsdecode(b'gr\xfcn.png')).touch()
+  assert open_folder(root).splits['train'] == 10
+  assert 'gr\\udcfcn.png (not an image' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('name', ['two\nlines', 'two\u2028lines', os.fsdecode(b'gr\xf6n')])
+def test_a_class_whose_name_is_no_line_of_text_is_refused(root, name):
+  photo(root / 'train' / name / '1.png')
+  with pytest.raises(UserError) as refused:
+    open_folder(root)
+  assert f'{name!r} cannot be the name of a class' in str(refused.value)
 
 
 def test_one_class_is_refused(tmp_path):
