@@ -219,7 +219,7 @@ def cut(path):
   [
     (lambda f: (f / 'photo.png').unlink(), 'No such file or directory: .*photo.png'),
     (lambda f: (f / 'photo.png').write_bytes(b'no image'), 'photo.png is broken, or of a kind'),
-    (lambda f: cut(f / 'photo.png'), 'photo.png is broken, or of a kind'),
+    (lambda f: cut(f / 'photo.png'), r'photo.png is broken, or of a kind .* \(.*truncated'),
     (lambda f: (f / 'preview.stablehlo').unlink(), 'No such file or directory: .*preview.stable'),
     (lambda f: (f / 'preview.stablehlo').write_bytes(b'x'), r'preview.stablehlo is broken, or of'),
     (lambda f: (f / 'model.json').unlink(), 'No such file or directory: .*model.json'),
@@ -233,6 +233,18 @@ def test_what_run_py_cannot_read_is_a_sentence(exported, photo, tmp_path, spoil,
   code, out, err = ask(folder, folder / 'photo.png')
   assert code == 1 and not out
   assert re.search(sentence, err) and err.count('\n') == 1
+
+
+def test_run_py_answers_where_labels_cannot_be_written_as_they_are(
+  exported, photo, tmp_path, monkeypatch
+):
+  folder = shutil.copytree(exported[0], tmp_path / 'export')
+  told = about(folder) | {'labels': [f'größe {i}' for i in range(10)]}
+  (folder / 'model.json').write_text(json.dumps(told, ensure_ascii=False), encoding='utf-8')
+  monkeypatch.setenv('PYTHONIOENCODING', 'ascii')
+  code, out, err = ask(folder, photo)
+  assert code == 0, err
+  assert out.count('gr\\xf6\\xdfe ') == 5
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,8 @@ def opened(file, read):
     raise
   except Exception as error:  # Each run time has its own.
     raise ValueError(
-      f'{FOLDER / file} is broken, or of a kind that what is installed cannot read.'
+      f'{FOLDER / file} is broken, or of a kind or size that what is installed cannot read '
+      f'({" ".join(str(error).split())}).'
     ) from error
 
 
@@ -122,4 +123,5 @@ def start(photo=None, form=None, *more):
 
 
 if __name__ == '__main__':
+  sys.stdout.reconfigure(errors='backslashreplace')  # Not all labels are of a console's alphabet.
   start(*sys.argv[1:])
