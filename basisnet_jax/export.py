@@ -120,6 +120,8 @@ def export_workdir(
   tables = []
   if weights != 'float32':  # Whose answers are the network's.
     tables = _compared(config, network, runs, threshold)
+    if set(formats) != {'tflite'} and not any('coefficients' in part.inputs for part in network):
+      tables.append(f'\nThere are no bases: only tflite has fewer bytes by --weights={weights}.')
   table = '\n'.join([f'{"file":<32}{"MB":>8}{"difference from the network":>28}', *rows, *tables])
   about = {
     'formats': formats,

@@ -180,6 +180,15 @@ def test_smaller_weights_are_compared_on_images(workdir, exported, tmp_path):
   assert (tmp_path / name).stat().st_size < 0.6 * (exported[0] / name).stat().st_size
   found = re.search(r'early exit +([0-9.]+)% +([0-9.]+)% +([0-9.]+)%', out)
   assert found and float(found[3]) > 90
+  assert 'no bases' not in out
+
+
+def test_of_a_network_without_bases_it_is_said_that_they_alone_become_smaller(data_flag, tmp_path):
+  here = f'--workdir={tmp_path}/run'
+  run_well(*tiny.RUN, data_flag, here, '--config.model.name=resnet_18')
+  out = run_well('--mode=export', here, f'--output={tmp_path}/export', '--weights=int8')
+  sentence = 'There are no bases: only tflite has fewer bytes by --weights=int8.'
+  assert sentence in out and sentence in (tmp_path / 'export' / 'README.md').read_text()
 
 
 def test_what_cannot_be_exported_is_a_sentence(workdir, exported, tmp_path):
