@@ -23,8 +23,9 @@ MOST_PIXELS = 64_000_000
 ORIENTATION = 0x0112  # EXIF's tag; 1 is upright.
 # Of all that Pillow reads, as who sends a file picks the kind; for EPS it starts Ghostscript.
 KINDS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF', 'AVIF', 'JPEG2000', 'PPM')
-# What Pillow raises on files that are no image, or broken (RuntimeError: AVIF's decoder).
-ERRORS = (OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError)
+# What Pillow raises on files that are no image, or broken (RuntimeError: AVIF's decoder; TypeError:
+# TIFF's, of places in the file that are no whole numbers).
+ERRORS = (OSError, ValueError, SyntaxError, RuntimeError, TypeError, Image.DecompressionBombError)
 # Pillow reads a file when its pixels are first wanted, which two threads may want of one image.
 # By the images' ids, which are multiples of 16; of images in files nobody else knows.
 _READING = [threading.Lock() for _ in range(61)]

@@ -32,6 +32,13 @@ def damaged_avif():
   return data[:kept] + bytes(len(data) - kept)
 
 
+def damaged_tiff():
+  data = encoded(picture(), 'TIFF')
+  strips, integer, decimal = b'\x11\x01', b'\x04\0', b'\x0b\0'
+  assert strips + integer in data
+  return data.replace(strips + integer, strips + decimal)
+
+
 @pytest.mark.parametrize('orientation', range(1, 9))
 def test_the_exif_tag_turns_the_image(orientation):
   turn = {
@@ -108,6 +115,7 @@ def test_a_pillow_image_stays_as_it_is():
     (encoded(picture(), 'EPS'), 'not an image of a kind'),  # A program.
     (encoded(picture(), 'PNG')[:80], r'^80 bytes: not readable \('),
     (damaged_avif(), r'^\d+ bytes: not readable \(Failed to decode'),
+    (damaged_tiff(), r'^\d+ bytes: not readable \(.* as an integer\)\.$'),
     (Image.open(io.BytesIO(encoded(picture(), 'PNG')[:80])), r'^the image: not readable \('),
     (Image.fromarray(np.ones((4, 4), np.float32)), 'its pixels are decimal numbers'),
     (Image.new('RGB', (0, 4)), r'^the image has no pixels: 0 x 4\.$'),
