@@ -227,7 +227,7 @@ def _run_lifted(module, x, coefficients):
     y = mix_outputs(x, coefficients, promoted)
   else:
     operation, blend = _operation(module), functools.partial(synthesize, dtype=x.dtype)
-    if convolution.runs_on_cpu():
+    if convolution.runs_on_cpu() and x.shape[0] != 1:
       y = memory.made_again(blend, operation)(x, coefficients, bases)
     else:  # A kernel per image is batch times the weights: cheaper to blend again than to keep.
       y = jax.checkpoint(lambda c, b, x: operation(x, blend(c, b)))(coefficients, bases, x)
