@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 import functools
 import json
 import pathlib
+import sys
 import textwrap
 from typing import Any
 
@@ -112,6 +113,7 @@ def export_workdir(
   }
   files, rows, runs = {}, [], {name: {} for name in formats}
   for name in formats:
+    print(f'{name}: writing, reading and comparing programs...', file=sys.stderr, flush=True)
     for data, read, difference in make[name]():
       file = _FILES[name].format(*read)
       files[file] = data

@@ -135,7 +135,8 @@ try {
   const bytes = fs.readdirSync(values.output, { recursive: true, withFileTypes: true })
     .filter((entry) => entry.isFile())
     .reduce((sum, { parentPath, name }) => sum + fs.statSync(path.join(parentPath, name)).size, 0);
-  const shown = path.relative('', values.output) || '.';
+  const below = path.relative('', values.output) || '.';
+  const shown = below.startsWith('..') ? path.resolve(values.output) : below;
   console.log(`Written: ${shown}/ (${(bytes / 1e6).toFixed(1)} MB, files for any server).`);
   console.log(`Try: python -m http.server --directory ${shown}   and open http://localhost:8000`);
 } catch (error) {

@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from basisnet_jax import photos as photos_lib
 from basisnet_jax.counting import counted
-from basisnet_jax.data.quiet_tensorflow import tfds
+from basisnet_jax.data.quiet_tensorflow import bars_on_terminals, tfds
 from basisnet_jax.errors import UserError
 
 # A photo's shorter side, pixels; larger ones are shrunk: a phone's take 100 ms to decode.
@@ -74,7 +74,10 @@ def prepare(root: pathlib.Path, data_dir: str) -> ImageFolder:
     digest.update(f'{_text(path.relative_to(root))} {about.st_size} {about.st_mtime_ns}\n'.encode())
   folder = pathlib.Path(data_dir).expanduser() / f'{root.name}-{digest.hexdigest()[:12]}'
   builder = ImageFolder(root, photos, data_dir=str(folder))
-  with contextlib.redirect_stdout(io.StringIO()):
+  if not builder.data_path.exists():
+    count = counted(sum(map(len, photos.values())), 'photo')
+    print(f'Copying {count} into {folder}, once.', flush=True)
+  with contextlib.redirect_stdout(io.StringIO()), bars_on_terminals():
     builder.download_and_prepare(
       download_config=tfds.download.DownloadConfig(try_download_gcs=False)
     )

@@ -7,6 +7,7 @@ memory that JAX needs, and print pages of notes about the processor.
 import contextlib
 import functools
 import os
+import sys
 
 if os.environ.get('TF_CPP_MIN_LOG_LEVEL', '1') == '1':  # JAX sets 1: warnings, too.
   os.environ['TF_CPP_MIN_LOG_LEVEL'] = '2'  # Errors only.
@@ -41,6 +42,19 @@ tf.config.set_visible_devices([], 'TPU')
 as_written = tf.autograph.experimental.do_not_convert
 
 
+@contextlib.contextmanager
+def bars_on_terminals():
+  """While inside, TFDS draws no bars that nobody can read: a log would hold each redrawn one."""
+  shown = sys.stderr.isatty()
+  if not shown:
+    tfds.disable_progress_bar()
+  try:
+    yield
+  finally:
+    if not shown:
+      tfds.enable_progress_bar()
+
+
 @functools.cache
 def start_compiler() -> None:
   """Readies TensorFlow's XLA, before anything is run that has `jit_compile=True`.
@@ -53,4 +67,4 @@ def start_compiler() -> None:
     tf.function(tf.negative, jit_compile=True, autograph=False)(tf.zeros([]))
 
 
-__all__ = ['as_written', 'start_compiler', 'tf', 'tfds']
+__all__ = ['as_written', 'bars_on_terminals', 'start_compiler', 'tf', 'tfds']

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 
 import numpy as np
 from PIL import Image
@@ -52,9 +53,13 @@ def test_each_photo_comes_with_the_label_of_its_folder(root):
   np.testing.assert_array_equal(colours[:, 2] > colours[:, 0], batch['label'] == 1)
 
 
-def test_photos_are_written_once_and_anew_when_they_change(root):
+def test_photos_are_written_once_and_anew_when_they_change(root, capfd):
   first = open_folder(root).builder.data_path
+  said, bars = capfd.readouterr()
+  assert re.fullmatch(r'Copying 14 photos into \S+/data/pets-\w+, once\.\n', said)
+  assert not bars  # Of TFDS, which are for terminals.
   assert open_folder(root).builder.data_path == first
+  assert capfd.readouterr() == ('', '')
   photo(root / 'train' / 'cat' / 'new.png')
   changed = open_folder(root)
   assert changed.builder.data_path != first

@@ -27,7 +27,8 @@ def test_make_web_removes_only_what_it_wrote(made, tmp_path):
   assert sorted(path.name for path in site.iterdir()) == ['notes.txt', 'samples.json']
   for path in site.iterdir():
     path.unlink()
-  pages.built(made['export'], site, made['samples'])
+  code, said = pages.build(made['export'], site, made['samples'])
+  assert code == 0 and f'Written: {site}/ (' in said and f'--directory {site} ' in said
   assert any((site / 'samples').iterdir())
   (site / 'wasm' / 'notes.txt').write_text('mine')
   code, said = pages.build(made['export'], site)
