@@ -28,14 +28,19 @@ def main() -> int:
   if unknown := [name for name in names if name not in NAMES]:
     parser.error(f'no benchmark {", ".join(unknown)}: there are {", ".join(NAMES)}')
   failed, left_out = [], []
-  for name in names:
+  for number, name in enumerate(names, 1):
     flags = [f'--seconds={options.seconds}', f'--output={options.output}']
     if name in _NEED_DATA:
       if not options.data_dir:
         left_out.append(name)
         continue
       flags.append(f'--data_dir={options.data_dir}')
-    if subprocess.run([sys.executable, '-m', f'benchmarks.{name}', *flags]).returncode:
+    print(f'{number} of {len(names)}: {name}', flush=True)
+    try:
+      done = subprocess.run([sys.executable, '-m', f'benchmarks.{name}', *flags])
+    except KeyboardInterrupt:  # The benchmark has got it, too.
+      sys.exit(1)
+    if done.returncode:
       failed.append(name)
     print()
   for name in names:

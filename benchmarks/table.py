@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 import numpy as np
 
 from basisnet_jax import environment, whole_file
+from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import plots, report
 from benchmarks.measure import Spread, spread
 
@@ -100,12 +101,17 @@ def main(
     environment.dispatch_in_calling_thread()
   print(f'{about}\n{hardware()}', flush=True)
   rows, case = [], None
-  for row in cases(options.seconds, *([options.data_dir] if data_dir else [])):
-    if row.case != case:
-      case = row.case
-      print(f'\n{case}')
-    print('  ' + _line(row), flush=True)
-    rows.append(row)
+  try:
+    for row in cases(options.seconds, *([options.data_dir] if data_dir else [])):
+      if row.case != case:
+        case = row.case
+        print(f'\n{case}')
+      print('  ' + _line(row), flush=True)
+      rows.append(row)
+  except KeyboardInterrupt:
+    parser.exit(1, f'\nInterrupted: of {name} nothing is written.\n')
+  except UserError as error:
+    parser.exit(2, f'{error}\n')
   path = os.path.join(options.output, name)
   report.write_json(
     f'{path}.json', {'about': about, 'hardware': hardware(), 'rows': as_dicts(rows)}

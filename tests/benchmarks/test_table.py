@@ -5,6 +5,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from basisnet_jax.errors import UserError
 from benchmarks import __main__ as together
 from benchmarks import measure, table
 
@@ -70,6 +71,24 @@ def test_seconds_and_data_reach_the_cases(monkeypatch, tmp_path):
     run(monkeypatch, tmp_path, cases, data_dir=True)
 
 
+@pytest.mark.parametrize(
+  'error, code, said',
+  [
+    (KeyboardInterrupt(), 1, '\nInterrupted: of example nothing is written.\n'),
+    (UserError('No data there.'), 2, 'No data there.\n'),
+  ],
+)
+def test_what_ends_a_benchmark_is_a_sentence(monkeypatch, tmp_path, capsys, error, code, said):
+  def cases(seconds):
+    yield from rows()
+    raise error
+
+  with pytest.raises(SystemExit) as ended:
+    run(monkeypatch, tmp_path, cases)
+  assert ended.value.code == code and capsys.readouterr().err == said
+  assert not list(tmp_path.iterdir())
+
+
 def test_all_together_tell_what_was_asked_and_what_was_left_out(monkeypatch, tmp_path, capsys):
   def benchmark(command):
     name = command[2].removeprefix('benchmarks.')
@@ -88,6 +107,7 @@ def test_all_together_tell_what_was_asked_and_what_was_left_out(monkeypatch, tmp
   out = capsys.readouterr().out
   assert 'as asked  a case: ours / floor 2.00, at most 2' in out
   assert 'MISSED    a case: ours / floor 2.00, at most 1.5' in out
+  assert '1 of 4: network\n' in out and '3 of 4: memory\n' in out
   assert 'Left out, without --data_dir: input.' in out and 'Failed: memory.' in out
 
 
