@@ -130,6 +130,11 @@ def markdown(results: dict[str, Any]) -> str:
   if any('difference' in entry for entry in rows):
     notes[0] += '; of differences, the standard error of the mean over pairs of equal seeds'
   notes[0] += '.'
+  if any('early_change' in entry for entry in rows):
+    notes.append(
+      'Early termination is at the chosen threshold; change and saving are against both stages for '
+      'every image.'
+    )
   if results['unfinished']:
     notes.append(
       f'Partial: {results["finished"]} of {results["runs"]} runs are finished; not yet '

@@ -96,6 +96,9 @@ def test_partial_table_says_what_is_missing_and_one_seed_has_no_deviation(runs):
   assert basisnet['saving %'] == '30.0 ± 10.0' and basisnet['minutes'] == '6.0 ± 1.0'
   assert cascade['top-1 %'] == '90.00' and cascade['params (M)'] == '1.000'
   assert 'Partial: 7 of 9 runs are finished; not yet cascade, seed 1; cascade, seed 2.' in text
+  assert 'change and saving are against both stages for every image.' in text
+  alone = {**found, 'rows': found['rows'][:1]}  # Of one stage.
+  assert 'change and saving' not in results.markdown(alone)
 
 
 def test_files_hold_the_same_numbers_and_nothing_is_written_of_nothing(runs, tmp_path):
