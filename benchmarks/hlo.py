@@ -2,12 +2,14 @@
 
 import math
 import re
+from typing import NamedTuple
 
 _BYTES = {
   'f64': 8, 'f32': 4, 'bf16': 2, 'f16': 2, 's64': 8, 's32': 4, 's8': 1, 'u64': 8, 'u32': 4, 'u8': 1,
   'pred': 1,
 }  # fmt: skip
 # Operations that move nothing, or only what other lines count.
+_NEED_ALL = ('reduce', 'reduce-window', 'dot', 'convolution', 'fusion', 'call', 'scatter')
 _MOVE_NOTHING = ('parameter', 'get-tuple-element', 'tuple', 'bitcast', 'constant', 'while')
 
 
@@ -23,24 +25,59 @@ def reduced_bytes(program: str) -> int:
 def moved_bytes(program: str) -> int:
   """Bytes that the operations read and write, each its operands and results once.
 
-  Operations that the compiler has fused are one; bodies of loops do not count.
+  Operations that the compiler has fused are one, which reads of an operand what its slices need;
+  bodies of loops do not count.
   """
-  total, sizes = 0, {}
-  for line in program[program.index('\nENTRY ') :].splitlines():
-    found = re.match(r'\s+(?:ROOT )?%(\S+) = (.*?) ([a-z][\w-]*)\((.*)', line)
-    if not found:
-      continue
-    name, shape, operation, rest = found.groups()
-    sizes[name] = _size(shape)
-    if operation not in _MOVE_NOTHING:
+  bodies, total = _computations(program), 0
+  entry = bodies.pop('')
+  shapes = {own.name: own.shape for own in entry}
+  for own in entry:
+    if own.operation not in _MOVE_NOTHING:
+      needed = _needed(bodies[own.called]) if own.operation == 'fusion' else {}
+      reads = [_size(shapes[name]) * needed.get(i, 1) for i, name in enumerate(own.operands)]
+      total += _size(own.shape) + sum(reads)
+  return round(total)
+
+
+class _Instruction(NamedTuple):
+  name: str
+  shape: str
+  operation: str
+  operands: list[str]
+  called: str  # The computation; of a parameter its number.
+
+
+def _computations(program):
+  """{name: instructions}, that of the whole program ''."""
+  found, body = {}, []
+  for line in program.splitlines():
+    if head := re.match(r'(ENTRY )?%(\S+) \(.*\{$', line):
+      body = found.setdefault('' if head[1] else head[2], [])
+    elif parts := re.match(r'\s+(?:ROOT )?%(\S+) = (.*?) ([a-z][\w-]*)\((.*)', line):
+      *about, rest = parts.groups()
+      called = re.match(r'\d+', rest) or re.search(r'(?<=calls=%)[\w.\-]+', rest)
       operands = re.findall(r'%([\w.\-]+)', rest.split('), ')[0])
-      total += sizes[name] + sum(sizes.get(operand, 0) for operand in operands)
-  return total
+      body.append(_Instruction(*about, operands, called and called[0]))
+  return found
 
 
-def _size(shape):
-  """Bytes of a shape such as `(f32[2,3]{1,0}, s32[])`."""
+def _needed(body):
+  """{number of a parameter: the share that is needed of it} of a fused computation."""
+  numbers, found = {body[-1].name: math.inf}, {}
+  for own in reversed(body):
+    all_of_it = max(_size(own.shape, 1), 1)
+    some = min(all_of_it, numbers.get(own.name, 0))
+    if own.operation == 'parameter':
+      found[int(own.called)] = some / all_of_it
+    for operand in own.operands:  # Most operations need as many numbers as they give.
+      more = math.inf if own.operation in _NEED_ALL else some
+      numbers[operand] = numbers.get(operand, 0) + more
+  return found
+
+
+def _size(shape, each=None):
+  """Bytes of a shape such as `(f32[2,3]{1,0}, s32[])`, or with `each` 1 its numbers."""
   return sum(
-    _BYTES[dtype] * math.prod(int(size) for size in sizes.split(',') if size)
+    (each or _BYTES[dtype]) * math.prod(int(size) for size in sizes.split(',') if size)
     for dtype, sizes in re.findall(r'\b([a-z]+\d*)\[([\d,]*)\]', shape)
   )

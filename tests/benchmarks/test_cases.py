@@ -162,6 +162,9 @@ def test_moved_bytes_are_of_operands_and_results():
   # Two that are fused into one.
   assert moved(lambda x, y: jnp.exp(x) * y, x, x) == 3 * x.nbytes
   assert moved(lambda x: (x @ x.T).astype(jnp.float16), x) >= x.nbytes + 64 * 64 * 2
+  # Of what is sliced the slice alone.
+  assert moved(lambda x: jnp.exp(x[:8]) + 1, x) == 2 * x.nbytes // 8
+  assert moved(lambda x, y: jnp.where(y[:1, :1] > 0, x, 0), x, x) == 2 * x.nbytes + 4
 
 
 def test_roofline(monkeypatch):
