@@ -32,6 +32,11 @@ _READING = [threading.Lock() for _ in range(61)]
 _METHODS = {'bilinear': Image.Resampling.BILINEAR, 'bicubic': Image.Resampling.BICUBIC}
 
 
+def as_text(path: str | os.PathLike) -> str:
+  """A path as text: of one that is not UTF-8 the other bytes are \\udc.. in there."""
+  return os.fspath(path).encode(errors='backslashreplace').decode()
+
+
 def upright(image: Image.Image) -> Image.Image:
   """RGB, turned as its EXIF tag says; on white where it is transparent, 16 bits as 8.
 

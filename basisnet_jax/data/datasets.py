@@ -8,7 +8,7 @@ import re
 import numpy as np
 
 from basisnet_jax.data import digits, image_folder
-from basisnet_jax.data.quiet_tensorflow import bars_on_terminals, tfds
+from basisnet_jax.data.quiet_tensorflow import bars, tfds
 from basisnet_jax.errors import UserError
 
 
@@ -97,7 +97,7 @@ def _prepare(name: str, folder: tfds.core.Path) -> tfds.core.DatasetBuilder:
     builder = tfds.builder(name, data_dir=str(folder))
     _check_features(name, builder)  # Before gigabytes are fetched in vain.
     _check_manual_files(name, builder, folder)
-    with bars_on_terminals():
+    with bars(wanted=True):
       builder.download_and_prepare()
     return builder
   except UserError:

@@ -5,7 +5,7 @@ import io
 
 import numpy as np
 
-from basisnet_jax.data.quiet_tensorflow import tfds
+from basisnet_jax.data.quiet_tensorflow import bars, tfds
 from basisnet_jax.errors import UserError
 
 
@@ -70,12 +70,8 @@ def prepare(data_dir: str) -> Digits:
   """
   load()  # TFDS would wrap the error.
   builder = Digits(data_dir=data_dir)
-  tfds.disable_progress_bar()
-  try:
-    with contextlib.redirect_stdout(io.StringIO()):
-      builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-      )
-  finally:
-    tfds.enable_progress_bar()
+  with contextlib.redirect_stdout(io.StringIO()), bars(wanted=False):
+    builder.download_and_prepare(
+      download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+    )
   return builder

@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from basisnet_jax import photos as photos_lib
 from basisnet_jax.counting import counted
-from basisnet_jax.data.quiet_tensorflow import bars_on_terminals, tfds
+from basisnet_jax.data.quiet_tensorflow import bars, tfds
 from basisnet_jax.errors import UserError
 
 # A photo's shorter side, pixels; larger ones are shrunk: a phone's take 100 ms to decode.
@@ -55,9 +55,12 @@ class ImageFolder(tfds.core.GeneratorBasedBuilder):
       try:
         image = io.BytesIO(encode(path))
       except photos_lib.ERRORS as error:
-        self.unreadable.append(f'{_text(path)} ({error})')
+        self.unreadable.append(f'{photos_lib.as_text(path)} ({error})')
         continue
-      yield _text(path.relative_to(self._root)), {'image': image, 'label': path.parent.name}
+      yield (
+        photos_lib.as_text(path.relative_to(self._root)),
+        {'image': image, 'label': path.parent.name},
+      )
 
 
 def prepare(root: pathlib.Path, data_dir: str) -> ImageFolder:
@@ -71,13 +74,15 @@ def prepare(root: pathlib.Path, data_dir: str) -> ImageFolder:
   digest = hashlib.sha256()
   for path in itertools.chain.from_iterable(photos.values()):
     about = path.stat()
-    digest.update(f'{_text(path.relative_to(root))} {about.st_size} {about.st_mtime_ns}\n'.encode())
+    digest.update(
+      f'{photos_lib.as_text(path.relative_to(root))} {about.st_size} {about.st_mtime_ns}\n'.encode()
+    )
   folder = pathlib.Path(data_dir).expanduser() / f'{root.name}-{digest.hexdigest()[:12]}'
   builder = ImageFolder(root, photos, data_dir=str(folder))
   if not builder.data_path.exists():
     count = counted(sum(map(len, photos.values())), 'photo')
     print(f'Copying {count} into {folder}, once.', flush=True)
-  with contextlib.redirect_stdout(io.StringIO()), bars_on_terminals():
+  with contextlib.redirect_stdout(io.StringIO()), bars(wanted=True):
     builder.download_and_prepare(
       download_config=tfds.download.DownloadConfig(try_download_gcs=False)
     )
@@ -113,11 +118,6 @@ def encode(path: pathlib.Path) -> bytes:
     return written.getvalue()
 
 
-def _text(path: pathlib.Path | str) -> str:
-  """The path; of names that are not UTF-8 the other bytes are \\udc.. in there."""
-  return str(path).encode(errors='backslashreplace').decode()
-
-
 def is_image_folder(root: pathlib.Path) -> bool:
   """Whether `root` is a folder with a train/ in it."""
   return (root / 'train').is_dir()
@@ -145,7 +145,7 @@ def _classes(root, photos):
       'put those of each class into a folder of its own: train/cat/1.jpg, train/dog/2.jpg.'
     )
   for name in classes:
-    if _text(name).splitlines() != [name]:
+    if photos_lib.as_text(name).splitlines() != [name]:
       raise UserError(
         f'{root / "train"}: {name!r} cannot be the name of a class, which is one line, in UTF-8; '
         'rename the folder.'

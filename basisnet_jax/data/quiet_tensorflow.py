@@ -43,9 +43,9 @@ as_written = tf.autograph.experimental.do_not_convert
 
 
 @contextlib.contextmanager
-def bars_on_terminals():
-  """While inside, TFDS draws no bars that nobody can read: a log would hold each redrawn one."""
-  shown = sys.stderr.isatty()
+def bars(*, wanted: bool):
+  """While inside, TFDS draws bars if wanted, on terminals: a log would hold each redrawn one."""
+  shown = wanted and sys.stderr.isatty()
   if not shown:
     tfds.disable_progress_bar()
   try:
@@ -67,4 +67,4 @@ def start_compiler() -> None:
     tf.function(tf.negative, jit_compile=True, autograph=False)(tf.zeros([]))
 
 
-__all__ = ['as_written', 'bars_on_terminals', 'start_compiler', 'tf', 'tfds']
+__all__ = ['as_written', 'bars', 'start_compiler', 'tf', 'tfds']

@@ -137,7 +137,7 @@ def write(
     if isinstance(answer, UserError):
       total.unreadable.append(str(answer))
     else:
-      row(path.encode(errors='backslashreplace').decode(), answer)
+      row(photos.as_text(path), answer)
       total = total._replace(
         predicted=total.predicted + 1,
         exited=total.exited + (answer.stage == 'lightweight'),
