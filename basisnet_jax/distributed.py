@@ -12,7 +12,7 @@ import time
 import jax
 from jax.experimental import multihost_utils
 
-from basisnet_jax.errors import MissingProcess, UserError
+from basisnet_jax.errors import Missing, UserError
 
 # A process that is silent for so long is taken for dead, seconds; the others then end, too.
 _HEARTBEAT = 30
@@ -44,7 +44,7 @@ def initialize(
 
   Raises:
     UserError: only some of the three are given, or they do not fit.
-    MissingProcess: one did not come within `timeout`.
+    Missing: one did not come within `timeout`.
   """
   given = {
     '--coordinator_address': address,
@@ -91,7 +91,7 @@ def call_roll(address: str, num_processes: int, process_id: int, timeout: float)
 
   Raises:
     UserError: one is not what it should be.
-    MissingProcess: not all came within `timeout` seconds.
+    Missing: not all came within `timeout` seconds.
   """
   host, colon, port = address.rpartition(':')
   if not (host and colon and port.isdecimal()):
@@ -122,7 +122,7 @@ def _listen(port, num_processes, deadline):
         names = ', '.join(map(str, absent))
         _answer_all(
           present,
-          MissingProcess,
+          Missing,
           f'Of {num_processes} processes these did not come in time: {names}; see what became of '
           'them, or give them longer by --processes_timeout.',
         )
@@ -157,7 +157,7 @@ def _heard(connection, num_processes, where):
 
 def _answer_all(connections, kind, problem):
   """Tells all what is wrong, and raises it here; '' is well."""
-  answer = {'problem': problem, 'missing': kind is MissingProcess}
+  answer = {'problem': problem, 'missing': kind is Missing}
   for connection in connections.values():
     try:
       connection.sendall(f'{json.dumps(answer)}\n'.encode())
@@ -180,13 +180,13 @@ def _report(host, port, mine, deadline):
       if answer:
         answer = json.loads(answer)
         if answer['problem']:
-          raise (MissingProcess if answer['missing'] else UserError)(answer['problem'])
+          raise (Missing if answer['missing'] else UserError)(answer['problem'])
         return
       reason = 'it hung up'
     except (OSError, ValueError) as error:
       reason = str(error)
     time.sleep(_AGAIN)
-  raise MissingProcess(
+  raise Missing(
     f'Process {mine["process"]} cannot reach process 0 at {host}:{port} ({reason}); see whether it '
     'runs and whether a firewall is between them.'
   )

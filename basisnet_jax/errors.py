@@ -29,12 +29,8 @@ class Preempted(Exception):
   """The process was asked to end and has saved its state; `main` prints the message, exits 143."""
 
 
-class MissingProcess(Exception):
-  """A process of several did not come; `main` prints the message, exits 3: it may come yet."""
-
-
-class MissingBucket(Exception):
-  """A bucket did not answer; `main` prints the message, exits 3: it may come back."""
+class Missing(Exception):
+  """A process or a bucket did not answer; `main` prints the message, exits 3: it may yet."""
 
 
 @contextlib.contextmanager
@@ -56,7 +52,7 @@ def of_the_disk(workdir: str) -> Iterator[None]:
 def of_buckets(kind: type[Exception] = UserError) -> Iterator[None]:
   """Turns what is said inside of buckets (gs://...) that cannot be reached into a sentence.
 
-  Of trainings its kind is MissingBucket: launchers try no UserError again.
+  Of trainings its kind is Missing: launchers try no UserError again.
   """
   try:
     yield

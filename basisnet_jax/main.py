@@ -19,7 +19,7 @@ import sys
 from absl import app, flags, logging
 
 from basisnet_jax import command_line, environment, errors, supervisor
-from basisnet_jax.errors import MissingBucket, MissingProcess, Preempted, UserError
+from basisnet_jax.errors import Missing, Preempted, UserError
 
 _MODES = ['train', 'evaluate', 'predict', 'stream', 'serve', 'export', 'cost', 'sweep']
 _MODE = flags.DEFINE_enum('mode', 'train', _MODES, 'What to do.')
@@ -150,7 +150,7 @@ def main(config) -> None:
     'sweep': _sweep,
   }
   launched = _MODE.value in ('train', 'evaluate', 'sweep')
-  with errors.of_the_disk(workdir), errors.of_buckets(MissingBucket if launched else UserError):
+  with errors.of_the_disk(workdir), errors.of_buckets(Missing if launched else UserError):
     modes[_MODE.value](config, workdir)
 
 
@@ -303,7 +303,7 @@ def run() -> None:
     app.run(main, flags_parser=command_line.parse_flags)
   except UserError as error:
     _end(2, str(error))
-  except (MissingProcess, MissingBucket) as error:
+  except Missing as error:
     _end(3, str(error))
   except Preempted as error:
     from basisnet_jax import distributed

@@ -9,7 +9,7 @@ from forks import free_port
 import pytest
 
 from basisnet_jax import distributed
-from basisnet_jax.errors import MissingProcess, UserError
+from basisnet_jax.errors import Missing, UserError
 
 
 def roll_call(*processes, timeout=10.0, port=None):
@@ -20,7 +20,7 @@ def roll_call(*processes, timeout=10.0, port=None):
     try:
       distributed.call_roll(f'127.0.0.1:{port}', count, number, timeout)
       told[number] = ''
-    except (UserError, MissingProcess) as error:
+    except (UserError, Missing) as error:
       told[number] = str(error)
 
   threads = [threading.Thread(target=call, args=process) for process in processes]
