@@ -39,7 +39,7 @@ def main() -> int:
     try:
       done = subprocess.run([sys.executable, '-m', f'benchmarks.{name}', *flags])
     except KeyboardInterrupt:  # The benchmark has got it, too.
-      sys.exit(1)
+      return 1
     if done.returncode:
       failed.append(name)
     print()

@@ -8,8 +8,9 @@ _BYTES = {
   'f64': 8, 'f32': 4, 'bf16': 2, 'f16': 2, 's64': 8, 's32': 4, 's8': 1, 'u64': 8, 'u32': 4, 'u8': 1,
   'pred': 1,
 }  # fmt: skip
-# Operations that move nothing, or only what other lines count.
+# Operations that need all of their operands, however little they give.
 _NEED_ALL = ('reduce', 'reduce-window', 'dot', 'convolution', 'fusion', 'call', 'scatter')
+# Operations that move nothing, or only what other lines count.
 _MOVE_NOTHING = ('parameter', 'get-tuple-element', 'tuple', 'bitcast', 'constant', 'while')
 
 

@@ -326,7 +326,6 @@ def _few_channels_forward(x, kernel, strides, dilation):
 def _few_channels_backward(strides, dilation, residuals, dy):
   x, kernel = residuals
   dy = dy.reshape(x.shape[0], -1, dy.shape[-1])
-
   x = memory.when_there(x, dy)
 
   def patches(x):

@@ -324,34 +324,18 @@ def test_mistakes_get_a_sentence(network, predictor):
     nothing_chosen.threshold_for(average_madds=predictor.cost.total_madds / 1e6 - 1e-6)
 
 
-def test_early_termination_that_cannot_be_gets_a_sentence_before_images_come(make, predictor):
-  zero = r"^temperatures\['specialist'\] is 0.0: give a number above 0, as logits are divided by it"
-  for change, sentence in (
+@pytest.mark.parametrize(
+  'change, sentence',
+  [
     ({'rule': 'softmax'}, "^rule is 'softmax': use 'max_softmax', 'margin', 'entropy'.$"),
-    ({'temperatures': {'specialist': 0.0}}, zero),
-  ):
-    with pytest.raises(UserError, match=sentence):
-      make(chosen=dataclasses.replace(predictor._chosen, **change))
-
-
-def test_a_network_of_one_stage_answers_too():
-  model = tiny.TinyNetwork(CLASSES)
-  variables = model.init(jax.random.key(1), jnp.zeros((1, SIDE, SIDE, 3)))
-  predictor = Predictor(
-    model,
-    variables,
-    labels=LABELS,
-    preparation=Preparation(SIDE),
-    cost=cost.count(model, SIDE, variables),
-  )
-  answers = predictor.predict(photos(3), top_k=CLASSES)
-  logits = model.apply(variables, np.stack(photos(3)).astype(np.float32) / 127.5 - 1)
-  for answer, wanted in zip(answers, np.asarray(jax.nn.softmax(logits)), strict=True):
-    assert answer.stage == 'network' and answer.madds == predictor.cost.total_madds
-    np.testing.assert_allclose(answer.probabilities, np.sort(wanted)[::-1], rtol=1e-4)
-    assert answer.confidence == pytest.approx(wanted.max(), rel=1e-4)
-  # As the program asks: with the threshold that it has found before.
-  asked = predictor.stream(photos(3), predictor.threshold_for(), top_k=CLASSES)
-  assert [answer for _, answer in asked] == answers
-  with pytest.raises(UserError, match='one stage: no image can exit'):
-    predictor.threshold_for(threshold=0.5)
+    (
+      {'temperatures': {'specialist': 0.0}},
+      r"^temperatures\['specialist'\] is 0.0: give a number above 0, as logits are divided by it",
+    ),
+  ],
+)
+def test_early_termination_that_cannot_be_gets_a_sentence_before_images_come(
+  make, predictor, change, sentence
+):
+  with pytest.raises(UserError, match=sentence):
+    make(chosen=dataclasses.replace(predictor._chosen, **change))

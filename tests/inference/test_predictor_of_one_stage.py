@@ -1,0 +1,38 @@
+"""The predictor of a plain network, against the network itself."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from basisnet_jax.errors import UserError
+from basisnet_jax.inference.predictor import Predictor, Preparation
+from basisnet_jax.models import cost
+
+SIDE, CLASSES = tiny.RESOLUTION, 10
+LABELS = tuple(f'class {i}' for i in range(CLASSES))
+
+
+def test_a_network_of_one_stage_answers_too():
+  photos = list(np.random.default_rng(0).integers(0, 256, (3, SIDE, SIDE, 3), np.uint8))
+  model = tiny.TinyNetwork(CLASSES)
+  variables = model.init(jax.random.key(1), jnp.zeros((1, SIDE, SIDE, 3)))
+  predictor = Predictor(
+    model,
+    variables,
+    labels=LABELS,
+    preparation=Preparation(SIDE),
+    cost=cost.count(model, SIDE, variables),
+  )
+  answers = predictor.predict(photos, top_k=CLASSES)
+  logits = model.apply(variables, np.stack(photos).astype(np.float32) / 127.5 - 1)
+  for answer, wanted in zip(answers, np.asarray(jax.nn.softmax(logits)), strict=True):
+    assert answer.stage == 'network' and answer.madds == predictor.cost.total_madds
+    np.testing.assert_allclose(answer.probabilities, np.sort(wanted)[::-1], rtol=1e-4)
+    assert answer.confidence == pytest.approx(wanted.max(), rel=1e-4)
+  # As the program asks: with the threshold that it has found before.
+  asked = predictor.stream(photos, predictor.threshold_for(), top_k=CLASSES)
+  assert [answer for _, answer in asked] == answers
+  with pytest.raises(UserError, match='one stage: no image can exit'):
+    predictor.threshold_for(threshold=0.5)
