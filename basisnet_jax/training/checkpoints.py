@@ -6,6 +6,7 @@ folder, which is never chosen.
 """
 
 import contextlib
+import itertools
 import logging
 import numbers
 import os
@@ -25,6 +26,18 @@ FORMAT_VERSION = 1
 
 class _DamagedError(Exception):
   """A checkpoint cannot be read; why, in a line."""
+
+
+class UnreadableError(UserError):
+  """There are checkpoints and none can be read.
+
+  Attributes:
+    others: {path: (shape in the newest, shape that is wanted)} of arrays whose shapes differ.
+  """
+
+  def __init__(self, sentence: str, others: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]):
+    super().__init__(sentence)
+    self.others = others
 
 
 class Checkpoints:
@@ -129,7 +142,7 @@ class Checkpoints:
       The state, or None if there is no checkpoint.
 
     Raises:
-      UserError: there are checkpoints and none can be read.
+      UnreadableError: there are checkpoints and none can be read.
     """
     damaged = []
     for step in sorted(self._manager.all_steps(), reverse=True):
@@ -145,12 +158,27 @@ class Checkpoints:
       return state
     if damaged:
       step, reason = damaged[0]
-      raise UserError(
+      others = self._other_shapes(step, like)
+      for path, (saved, wanted) in itertools.islice(others.items(), 1):
+        reason = f'{path} is of the shape {list(saved)}, and by this recipe {list(wanted)}'
+      raise UnreadableError(
         f'None of the {len(damaged)} checkpoints in {self._folder} can be read (step {step}: '
         f'{reason}); if they were trained with another recipe, give that one; else bring back a '
-        'copy of one, or start anew with another --workdir.'
+        'copy of one, or start anew with another --workdir.',
+        others,
       )
     return None
+
+  def _other_shapes(self, step, like):
+    path = epath.Path(self._folder) / str(step) / 'state'
+    try:
+      with hushed.libraries():
+        found = _shapes(ocp.StandardCheckpointHandler().metadata(path).tree)
+    except Exception as error:  # As in `_read`.
+      hushed.collect(error)
+      return {}
+    wanted = _shapes(like)
+    return {p: (found[p], wanted[p]) for p in wanted if found.get(p, wanted[p]) != wanted[p]}
 
   def _about(self, step):
     """What was saved with the state, of the types that it must have."""
@@ -228,6 +256,12 @@ class Checkpoints:
         f'The folder of checkpoints {self._folder} can be neither read nor made '
         f'({_short(str(error))}); mend that, or give another --workdir.'
       ) from error
+
+
+def _shapes(tree):
+  flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+  names = (jax.tree_util.keystr(path, simple=True, separator='/') for path, _ in flat)
+  return dict(zip(names, (leaf.shape for _, leaf in flat), strict=True))
 
 
 def _check_sums(state, wanted):

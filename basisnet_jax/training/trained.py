@@ -11,7 +11,7 @@ import ml_collections
 
 from basisnet_jax import config as config_lib
 from basisnet_jax.errors import UserError
-from basisnet_jax.training import evaluator, experiment
+from basisnet_jax.training import checkpoints, evaluator, experiment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,10 +71,20 @@ def load(
     name: what messages call the workdir.
 
   Raises:
-    UserError: there is none.
+    UserError: there is none, or it is not of `config`.
   """
   model = experiment.build_model(config)
-  state = evaluator.restore(config, model, mesh, os.path.join(workdir, folder))
+  try:
+    state = evaluator.restore(config, model, mesh, os.path.join(workdir, folder))
+  except checkpoints.UnreadableError as error:
+    names, shapes = len(labels(workdir)), error.others.values()
+    classes = {saved[-1:] for saved, _ in shapes}
+    if len(classes) != 1 or any(wanted[-1:] != (names,) for _, wanted in shapes):
+      raise
+    raise UserError(
+      f'{os.path.join(workdir, "labels.txt")} names {names:,} classes, and the network has '
+      f'{classes.pop()[0]:,}; bring back a name of each, one a line.'
+    ) from error
   if state is None:
     raise UserError(f'{name} has no checkpoint in {folder}/; train it first.')
   return Trained(model, state.eval_variables(), int(state.step))
