@@ -3,7 +3,7 @@
 Every mistake in it ends as one sentence (`UserError`), never as a stack trace.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 import contextlib
 import difflib
 import importlib.util
@@ -13,15 +13,15 @@ import re
 import sys
 import traceback
 import types
-from typing import Any
 
 from absl import flags
 import ml_collections
 from ml_collections import config_flags
 from ml_collections.config_flags import config_path
 
-from basisnet_jax import base_config, config_ranges
-from basisnet_jax.config import describe, flatten, is_saved
+from basisnet_jax import base_config
+from basisnet_jax.config import flatten, hold_to_ranges, is_saved
+from basisnet_jax.config_ranges import describe
 from basisnet_jax.errors import UserError, of_buckets
 from basisnet_jax.sweep import Sweep
 
@@ -91,8 +91,7 @@ def parse(argv: Sequence[str], flag_values: flags.FlagValues) -> ml_collections.
   for name in set(flag_values) - {f'config.{key}' for key in defaults}:
     if flag_values[name].value != flag_values[name].value:  # Its bounds let NaN through.
       raise UserError(f'--{name}=nan cannot be used: it is not a number.')
-  _check_tuples(config, defaults)
-  config_ranges.check(flatten(config))
+  hold_to_ranges(config, defaults)
   return config
 
 
@@ -221,23 +220,6 @@ def _check_keys(arguments: Sequence[str], config: ml_collections.ConfigDict) -> 
     raise UserError(
       f'The config has no key {match[1]!r}; did you mean {near}? ({base} lists all keys.)'
     )
-
-
-def _check_tuples(config: ml_collections.ConfigDict, defaults: Mapping[str, Any]) -> None:
-  """The library takes any elements for a tuple; hold them to the default's type."""
-  for key, default in defaults.items():
-    value = config_path.get_value(key, config)
-    if not isinstance(default, tuple) or not default or value == default:
-      continue
-    wanted = type(default[0])
-    if wanted is float:
-      value = tuple(float(v) if type(v) is int else v for v in value)
-    if wrong := [v for v in value if type(v) is not wanted]:
-      raise UserError(
-        f'--config.{key} has the element {wrong[0]!r}, wanted {describe(wanted)}'
-        f' like those of {default}.'
-      )
-    config_path.set_value(key, config, value)
 
 
 def _describe_bad_value(error: flags.Error, config: ml_collections.ConfigDict) -> str:

@@ -11,7 +11,8 @@ import ml_collections
 from ml_collections.config_flags import config_path
 
 import basisnet_jax
-from basisnet_jax import base_config, whole_file
+from basisnet_jax import base_config, config_ranges, whole_file
+from basisnet_jax.config_ranges import describe
 from basisnet_jax.errors import UserError
 
 _LIBRARIES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow-datasets')
@@ -133,44 +134,46 @@ def load(workdir: str) -> ml_collections.ConfigDict:
   """Returns the locked config that `save` wrote to `workdir`, equal in every value and type.
 
   A key that the saved file lacks (an older run) has the base recipe's default.
-  Raises UserError if the file is missing or damaged, or has keys that are unknown.
+  Raises UserError if the file is missing or damaged, or has keys that are unknown or values
+  that make no sense.
   """
   path = epath.Path(workdir) / 'config.json'
   if not path.exists():
     raise UserError(
       f'{path} does not exist: train there first, or give the --workdir of a run that was.'
     )
-  mend = 'restore the file, or give the recipe by --config.'
+  mend = 'restore the file, or give the recipe by --config'
   try:
     saved = json.loads(path.read_text())
   except (ValueError, OSError) as error:
-    raise UserError(f'{path} cannot be read ({error}); {mend}') from error
+    raise UserError(f'{path} cannot be read ({error}); {mend}.') from error
   if not isinstance(saved, dict):
-    raise UserError(f'{path} holds a {type(saved).__name__}, not a config; {mend}')
+    raise UserError(f'{path} holds a {type(saved).__name__}, not a config; {mend}.')
   saved = flatten(saved)
   config = base_config.get_config()
   defaults = flatten(config)
   if unknown := [key for key in saved if key not in defaults]:
-    raise UserError(f'{path} has keys this version does not know, {", ".join(unknown)}; {mend}')
+    raise UserError(f'{path} has keys this version does not know, {", ".join(unknown)}; {mend}.')
   for key, value in saved.items():
     wanted = config_path.get_type(key, config)
     value = _to_tuple(value)
+    if wanted is float and type(value) is int:
+      value = config_ranges.decimal(value)
     # None is a placeholder that was not set; bool is an int to Python, but not to us.
-    if type(value) is wanted or (wanted is float and type(value) is int):
+    if type(value) is wanted:
       config_path.set_value(key, config, value)
     elif value is not None or defaults[key] is not None:
-      raise UserError(f'{path} has {value!r} for {key}, wanted {describe(wanted)}; {mend}')
+      raise UserError(f'{path} has {value!r} for {key}, wanted {describe(wanted)}; {mend}.')
+  hold_to_ranges(config, defaults, prefix=f'{path}: ', mend=f'; {mend}')
   return config
 
 
-def describe(wanted: type) -> str:
-  """Says in words what a key of this type takes: 'a whole number'."""
-  return {
-    bool: 'true or false',
-    int: 'a whole number',
-    float: 'a number',
-    tuple: "a tuple such as '(0.5, 0.9)'",
-  }.get(wanted, 'a text')
+def hold_to_ranges(
+  config: ml_collections.ConfigDict, defaults: Mapping[str, Any], **options: str
+) -> None:
+  """`config_ranges.check` of a config, whose tuples become what that returns."""
+  for key, value in config_ranges.check(flatten(config), defaults, **options).items():
+    config_path.set_value(key, config, value)
 
 
 def versions() -> dict[str, str]:

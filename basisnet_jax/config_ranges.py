@@ -2,9 +2,17 @@
 
 from collections.abc import Mapping
 import math
+import re
 from typing import Any
 
 from basisnet_jax.errors import UserError
+
+_WORDS = {
+  bool: 'true or false',
+  int: 'a whole number',
+  float: 'a number',
+  tuple: "a tuple such as '(0.5, 0.9)'",
+}
 
 
 def _are_resolutions(value):
@@ -16,6 +24,24 @@ def _are_resolutions(value):
   shares = [share for share, _ in value]
   rising = shares[:1] in ([], [0]) and all(a < b for a, b in zip(shares, shares[1:], strict=False))
   return rising and all(share < 1 and size >= 8 for share, size in value)
+
+
+def _are_pairs(value, makes_sense):
+  return all(
+    isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and makes_sense(*pair)
+    for pair in value
+  )
+
+
+def _is_rule(pattern, axes):
+  """Of `sharding.of_tree`."""
+  try:
+    re.compile(pattern)
+  except re.error:
+    return False
+  return isinstance(axes, str) or (
+    isinstance(axes, tuple) and all(isinstance(name, str) for name in axes)
+  )
 
 
 # (what is wanted, whether a value is that, the keys)
@@ -78,6 +104,21 @@ _RANGES = (
     _are_resolutions,
     'training.resolutions',
   ),
+  (
+    "(regular expression, factor) pairs such as (('specialist/stem/', 0.0),)",
+    lambda v: _are_pairs(v, lambda _, f: type(f) in (int, float) and 0 <= f < math.inf),
+    'optimizer.learning_rate_factors',
+  ),
+  (
+    "(axis, size) pairs such as (('data', -1),)",
+    lambda v: _are_pairs(v, lambda _, size: type(size) is int and (size == -1 or size > 0)),
+    'sharding.mesh',
+  ),
+  (
+    "(regular expression, axes) pairs such as (('classifier', 'fsdp'),)",
+    lambda v: _are_pairs(v, _is_rule),
+    'sharding.rules',
+  ),
   ('above 0 and at most 1', lambda v: 0 < v <= 1, 'data.crop_min_area data.eval_crop'),
   (
     'numbers from 0 to 1, at least one',
@@ -103,14 +144,62 @@ _RANGES = (
 )
 
 
-def check(values: Mapping[str, Any]) -> None:
-  """Raises a UserError for the first value that makes no sense.
+def check(
+  values: Mapping[str, Any],
+  defaults: Mapping[str, Any],
+  *,
+  prefix: str = '--config.',
+  mend: str = '',
+) -> dict[str, tuple]:
+  """Holds values to their ranges, and elements of tuples to the defaults' types.
 
   Args:
     values: {dotted key: value}, each of its key's type; None is not set.
+    defaults: the same of all keys.
+    prefix: what is said before a key.
+    mend: how to mend it, after a semicolon.
+
+  Returns:
+    The tuples, with whole numbers made decimal where they are to be.
+
+  Raises:
+    UserError: for the first value that makes no sense.
   """
+  tuples = {
+    key: _elements(prefix + key, values[key], default, mend)
+    for key, default in defaults.items()
+    if isinstance(default, tuple) and default
+  }
+  values = {**values, **tuples}
   for wanted, makes_sense, keys in _RANGES:
     for key in keys.split():
       value = values.get(key)
       if value is not None and not makes_sense(value):
-        raise UserError(f'--config.{key} is {value!r}, wanted {wanted}.')
+        raise UserError(f'{prefix}{key} is {value!r}, wanted {wanted}{mend}.')
+  return tuples
+
+
+def _elements(name, value, default, mend):
+  """The library takes any for a tuple."""
+  wanted = type(default[0])
+  if wanted is float:
+    value = tuple(decimal(v) if type(v) is int else v for v in value)
+  if wrong := [v for v in value if type(v) is not wanted]:
+    raise UserError(
+      f'{name} has the element {wrong[0]!r}, wanted {describe(wanted)} like those of '
+      f'{default}{mend}.'
+    )
+  return value
+
+
+def decimal(value: int) -> float:
+  """The same number; infinite where that cannot be."""
+  try:
+    return float(value)
+  except OverflowError:
+    return math.inf
+
+
+def describe(wanted: type) -> str:
+  """Says in words what a key of this type takes: 'a whole number'."""
+  return _WORDS.get(wanted, 'a text')

@@ -29,7 +29,7 @@ ERRORS = (OSError, ValueError, SyntaxError, RuntimeError, TypeError, Image.Decom
 # Pillow reads a file when its pixels are first wanted, which two threads may want of one image.
 # By the images' ids, which are multiples of 16; of images in files nobody else knows.
 _READING = [threading.Lock() for _ in range(61)]
-_METHODS = {'bilinear': Image.Resampling.BILINEAR, 'bicubic': Image.Resampling.BICUBIC}
+METHODS = {'bilinear': Image.Resampling.BILINEAR, 'bicubic': Image.Resampling.BICUBIC}
 
 
 def as_text(path: str | os.PathLike) -> str:
@@ -147,7 +147,7 @@ def central_square(
   side = max(round(share * min(width, height)), 1)
   left, top = (width - side) // 2, (height - side) // 2
   square = image.crop((left, top, left + side, top + side))
-  return np.asarray(square.resize((resolution, resolution), _METHODS[method]))
+  return np.asarray(square.resize((resolution, resolution), METHODS[method]))
 
 
 def _checked(image, name, most_pixels):

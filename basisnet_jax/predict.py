@@ -12,7 +12,7 @@ from etils import epath
 from flax import linen as nn
 import jax
 
-from basisnet_jax import errors, sharding
+from basisnet_jax import errors, photos, sharding
 from basisnet_jax.counting import counted
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import chosen as chosen_lib
@@ -56,6 +56,11 @@ def ready(workdir: str, checkpoint: str, device: jax.Device, *, dtype: str = '')
   folder_name = evaluator.checkpoint_folder(
     'checkpoint', checkpoint or config.evaluation.checkpoint
   )
+  if config.data.eval_resize not in photos.METHODS:
+    raise UserError(
+      f'data.eval_resize is {config.data.eval_resize!r} in the recipe of {workdir}: use '
+      f'{" or ".join(map(repr, photos.METHODS))}.'
+    )
   with config.unlocked():
     config.sharding.mesh, config.sharding.preset = (('data', -1),), 'replicated'
     config.sharding.rules = ()

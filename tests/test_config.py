@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import platform
 
@@ -17,6 +18,9 @@ def example():
   c.optimizer.learning_rate = 0.1 + 0.2  # 0.30000000000000004: every digit matters.
   c.training.epochs = 3
   c.evaluation.thresholds = (0.1, 1 / 3)
+  c.optimizer.learning_rate_factors = (('stem/', 0), ('head', 0.5))
+  c.sharding.mesh = (('data', -1), ('fsdp', 8))
+  c.sharding.rules = (('head', 'fsdp'), ('stem', ('', 'data')))
   return c
 
 
@@ -156,6 +160,30 @@ def test_saved_value_of_the_wrong_type_is_named(tmp_path, group, key, value):
   save(example(), tmp_path)
   edit(tmp_path, lambda saved: saved[group].update({key: value}))
   assert f'{value!r} for {group}.{key}, wanted ' in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+  'group, key, value, wanted',
+  [
+    ('data', 'eval_crop', -1, 'eval_crop is -1.0, wanted above 0 and at most 1; restore the file'),
+    ('training', 'batch_size', 0, 'batch_size is 0, wanted a whole number of at least 1; restore'),
+    ('optimizer', 'learning_rate', math.nan, 'learning_rate is nan, wanted a number of at least 0'),
+    ('training', 'epochs', 10**400, 'epochs is inf, wanted a number above 0; restore'),
+    ('evaluation', 'thresholds', ['a'], "thresholds has the element 'a', wanted a number like"),
+    ('evaluation', 'thresholds', [10**400], 'thresholds is (inf,), wanted numbers from 0 to 1'),
+    ('optimizer', 'learning_rate_factors', [[1, 2]], 'factors is ((1, 2),), wanted (regular'),
+    ('optimizer', 'learning_rate_factors', [['stem']], "factors is (('stem',),), wanted (regular"),
+    ('sharding', 'mesh', [['data', 'all']], "mesh is (('data', 'all'),), wanted (axis, size)"),
+    ('sharding', 'rules', [['(', 'data']], "rules is (('(', 'data'),), wanted (regular expression"),
+    ('sharding', 'rules', [['head', 1]], "rules is (('head', 1),), wanted (regular expression"),
+  ],
+)
+def test_saved_value_without_sense_is_named(tmp_path, group, key, value, wanted):
+  save(example(), tmp_path)
+  edit(tmp_path, lambda saved: saved[group].update({key: value}))
+  sentence = refusal(tmp_path)
+  assert wanted in sentence and sentence.startswith(f'{tmp_path}/config.json: {group}.{key} ')
+  assert sentence.endswith('or give the recipe by --config.')
 
 
 def test_changed_keys_are_dotted_with_old_and_new():

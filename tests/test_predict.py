@@ -1,5 +1,6 @@
 """Runs that cannot be loaded; tables that grow: to full disks, and to readers who leave."""
 
+import json
 import os
 import sys
 
@@ -10,7 +11,8 @@ import tiny
 from basisnet_jax import config as config_lib
 from basisnet_jax import predict
 from basisnet_jax.errors import UserError
-from basisnet_jax.training import trained
+from basisnet_jax.training import experiment, trained
+from basisnet_jax.training.checkpoints import Checkpoints
 
 
 def test_each_line_is_there_when_it_is_written(tmp_path):
@@ -69,3 +71,48 @@ def test_labels_are_utf_8_and_others_are_told(tmp_path):
     predict.load(tmp_path)
   (tmp_path / 'labels.txt').write_text('cat\nköter\n', 'utf-8-sig')  # As editors may save it.
   assert trained.labels(tmp_path) == ('cat', 'köter')
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
+  """Of a run of no step."""
+  folder, config = tmp_path_factory.mktemp('run'), tiny.get_config()
+  config_lib.save(config, folder, label_names=list('abcdefghij'), device_kind='cpu')
+  model = experiment.build_model(config)
+  update = experiment.optimizer(config, model, lambda step: 0.1)
+  with Checkpoints(str(folder / 'checkpoints'), keep=1) as saved:
+    saved.save(jax.jit(experiment.state_factory(config, model, update))())
+  return folder
+
+
+@pytest.mark.parametrize('count', [1, 9, 11])
+def test_other_labels_than_classes_are_told(workdir, count):
+  whole = (workdir / 'labels.txt').read_text()
+  (workdir / 'labels.txt').write_text('cat\n' * count)
+  with pytest.raises(UserError) as refused:
+    predict.load(workdir)
+  assert str(refused.value) == (
+    f'{workdir}/labels.txt names {count} classes, and the network has 10; bring back a name of '
+    'each, one a line.'
+  )
+  (workdir / 'labels.txt').write_text(whole)
+  assert predict.load(workdir).labels == tuple('abcdefghij')
+
+
+@pytest.mark.parametrize(
+  'group, key, value, sentence',
+  [
+    ('data', 'eval_crop', -1, 'config.json: data.eval_crop is -1.0, wanted above 0 and at most 1;'),
+    ('data', 'eval_resize', 'nearest', "data.eval_resize is 'nearest' .*: use 'bilinear' or"),
+    ('model', 'width', 2.0, r'is of the shape \[\d.*\], and by this recipe \[\d.*\]\); if they'),
+  ],
+)
+def test_a_recipe_that_was_edited_is_told(workdir, group, key, value, sentence):
+  path = workdir / 'config.json'
+  whole = path.read_text()
+  saved = json.loads(whole)
+  saved[group][key] = value
+  path.write_text(json.dumps(saved))
+  with pytest.raises(UserError, match=sentence):
+    predict.load(workdir)
+  path.write_text(whole)
