@@ -94,8 +94,8 @@ def get_config() -> ml_collections.ConfigDict:
   i.perturbation = 0.1
 
   c.data = d = ml_collections.ConfigDict()
-  # A TFDS dataset's name, a folder in TFDS's format inside data_dir, or a folder of photos that
-  # has train/<class>/*.jpg.
+  # A folder in TFDS's format inside data_dir, a TFDS dataset's name, or a folder of photos that has
+  # train/<class>/*.jpg: the first that there is, but './beans' is a folder for sure.
   d.name = 'imagenet2012'
   d.data_dir = ''  # Where the datasets are; '' is TFDS's default (~/tensorflow_datasets).
   d.train_split = 'train'

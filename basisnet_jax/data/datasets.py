@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import os
 import pathlib
 import re
 
@@ -37,7 +38,8 @@ def open_dataset(name: str, data_dir: str = '') -> Dataset:
   Args:
     name: a folder in TFDS's format inside `data_dir` (its newest version, or the one
       that follows a colon: 'mine:1.0.0'), the name of a dataset that TFDS knows
-      ('cifar10', 'imagenet2012'), 'digits', or a folder of photos (`image_folder`).
+      ('cifar10', 'imagenet2012'), 'digits', or a folder of photos (`image_folder`). The first of
+      these that there is; './digits' and '/mine/digits' are folders only.
     data_dir: where the datasets are; '' is TFDS's default, ~/tensorflow_datasets.
 
   Returns:
@@ -48,7 +50,15 @@ def open_dataset(name: str, data_dir: str = '') -> Dataset:
       cannot be read, or it is not one of labelled uint8 images.
   """
   folder = tfds.core.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
-  builder = _open_folder(name, folder) or _prepare(name, folder)
+  if name.startswith(('.', '/', '~')):
+    builder = _open_folder(name, tfds.core.Path('.')) or _open_photos(name, folder)
+  else:
+    builder = _open_folder(name, folder) or _prepare(name, folder)
+    if not isinstance(builder, image_folder.ImageFolder) and image_folder.is_image_folder(name):
+      print(
+        f'data.name={name!r} is the dataset of that name; the photos in the folder {name} are '
+        f"data.name='./{name}'."
+      )
   _check_features(name, builder)
   info, path = builder.info, builder.data_path
   if info.file_format != tfds.core.FileFormat.TFRECORD:
@@ -65,7 +75,7 @@ def open_dataset(name: str, data_dir: str = '') -> Dataset:
 
 def _open_folder(name: str, folder: tfds.core.Path) -> tfds.core.DatasetBuilder | None:
   """Opens what is on the disk already; None where nothing is."""
-  root = folder / name.replace(':', '/')
+  root = folder / os.path.expanduser(name).replace(':', '/')
   versions = [str(version) for version in tfds.core.utils.version.list_all_versions(root)]
   for path in [root, *(root / version for version in reversed(versions))]:
     if name and (path / 'dataset_info.json').exists():
@@ -79,17 +89,23 @@ def _open_folder(name: str, folder: tfds.core.Path) -> tfds.core.DatasetBuilder 
   return None
 
 
-def _prepare(name: str, folder: tfds.core.Path) -> tfds.core.DatasetBuilder:
-  photos = pathlib.Path(name).expanduser()
-  if name and image_folder.is_image_folder(photos):
-    return image_folder.prepare(photos.resolve(), str(folder))
-  if name and photos.is_dir():
+def _open_photos(name: str, folder: tfds.core.Path) -> tfds.core.DatasetBuilder:
+  root = pathlib.Path(name).expanduser()
+  if not root.is_dir():
+    raise UserError(f'{name} is no folder: name one that has photos, train/cat/1.jpg, ...')
+  if not image_folder.is_image_folder(root):
     raise UserError(
       f'{name} is a folder, but has no train/ in it: put the photos of each class into one of '
       'their own, train/cat/1.jpg, or set data.data_dir if it is a dataset of TFDS.'
     )
+  return image_folder.prepare(root.resolve(), str(folder))
+
+
+def _prepare(name: str, folder: tfds.core.Path) -> tfds.core.DatasetBuilder:
   registered = {*tfds.list_builders(with_community_datasets=False), 'digits'}
   if re.split('[/:]', name)[0] not in registered:
+    if name and pathlib.Path(name).is_dir():
+      return _open_photos(name, folder)
     raise UserError(_unknown(name, folder, registered))
   try:
     if name == 'digits':

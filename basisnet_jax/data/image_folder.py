@@ -118,9 +118,9 @@ def encode(path: pathlib.Path) -> bytes:
     return written.getvalue()
 
 
-def is_image_folder(root: pathlib.Path) -> bool:
+def is_image_folder(root: str | pathlib.Path) -> bool:
   """Whether `root` is a folder with a train/ in it."""
-  return (root / 'train').is_dir()
+  return (pathlib.Path(root) / 'train').is_dir()
 
 
 def _splits(root):

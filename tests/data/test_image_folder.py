@@ -156,3 +156,29 @@ def test_class_that_training_never_sees_is_refused(root):
 def test_folder_without_train_is_told_what_it_lacks(root):
   with pytest.raises(UserError, match='is a folder, but has no train/ in it'):
     open_folder(root / 'validation')
+
+
+def test_a_folder_that_is_not_there_is_told(root):
+  with pytest.raises(UserError, match='/petz is no folder: name one that has photos'):
+    open_folder(root.with_name('petz'))
+
+
+def test_a_name_is_the_dataset_and_a_path_the_folder_of_the_same_name(root, monkeypatch, capsys):
+  monkeypatch.chdir(root.parent)
+  root.rename('digits')
+  for _ in range(2):  # Prepared or not.
+    assert data.open_dataset('digits', 'data').num_classes == 10
+    assert capsys.readouterr().out == (
+      "data.name='digits' is the dataset of that name; the photos in the folder digits are "
+      "data.name='./digits'.\n"
+    )
+  assert data.open_dataset('./digits', 'data').label_names == ('cat', 'dog')
+  (root.parent / 'digits').rename('pets')
+  assert data.open_dataset('pets', 'data').label_names == ('cat', 'dog')
+  assert 'is the dataset' not in capsys.readouterr().out
+
+
+def test_a_path_is_a_folder_in_the_format_of_tfds_too(root, monkeypatch):
+  monkeypatch.chdir(root.parent)
+  data.open_dataset('digits', 'elsewhere')
+  assert data.open_dataset('./elsewhere/digits', 'data').num_classes == 10
