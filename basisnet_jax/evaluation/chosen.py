@@ -95,21 +95,30 @@ def load(workdir: str, step: int) -> Chosen | None:
 
 
 def _checked(chosen):
+  heldout = chosen.heldout
+  quantiles = heldout.get('confidence_quantiles')
+  costs = 'images', 'exit_rate', 'average_madds', 'top1', 'specialist_top1'
   wrong = [
     name
     for name, right in (
       ('rule', chosen.rule in confidence.RULES),
       (
         'temperatures',
-        all(0 < chosen.temperatures[stage] for stage in ('lightweight', 'specialist')),
+        all(
+          _is_number(t) and t > 0
+          for t in (chosen.temperatures[stage] for stage in ('lightweight', 'specialist'))
+        ),
       ),
-      ('threshold', 0 <= chosen.threshold < float('inf')),
+      ('threshold', _is_number(chosen.threshold)),
       ('goal', isinstance(chosen.goal['by'], str)),
+      ('reason', isinstance(chosen.reason, str)),
       (
         'heldout',
-        {'data', 'split', 'images', 'exit_rate', 'average_madds', 'top1', 'specialist_top1'}
-        <= set(chosen.heldout),
+        all(isinstance(heldout.get(name), str) for name in ('data', 'split'))
+        and all(_is_number(heldout.get(name)) for name in costs),
       ),
+      # Older versions kept none.
+      ('confidence_quantiles', quantiles is None or thresholds.are_quantiles(quantiles)),
       ('step', type(chosen.step) is int),
     )
     if not right
@@ -117,3 +126,7 @@ def _checked(chosen):
   if wrong:
     raise ValueError(f'it has no sensible {" and ".join(wrong)}')
   return chosen
+
+
+def _is_number(value):
+  return type(value) in (int, float) and 0 <= value < 1e300

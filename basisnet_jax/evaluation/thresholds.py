@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import contextlib
+import itertools
 import math
 import numbers
 from typing import Any, NamedTuple
@@ -171,6 +172,16 @@ def confidence_quantiles(confidence: np.ndarray) -> list[float]:
   known = np.where(np.isnan(confidence), 0, confidence)  # NaN never exits.
   shares = np.linspace(0, 1, 101)
   return [float(value) for value in np.quantile(known, shares, method='lower')]
+
+
+def are_quantiles(values: Any) -> bool:
+  """Whether they can be of `confidence_quantiles`."""
+  return (
+    isinstance(values, list)
+    and len(values) == 101
+    and all(type(value) in (int, float) for value in values)
+    and all(low <= high for low, high in itertools.pairwise(values))
+  )
 
 
 def of_exit_rate(exit_rate: float, quantiles: Sequence[float]) -> float:

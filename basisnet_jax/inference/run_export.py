@@ -33,7 +33,28 @@ def opened(file, read):
 @functools.cache
 def about():
   """What model.json says."""
-  return opened('model.json', json.loads)
+
+  def read(data):
+    found = json.loads(data)
+    try:
+      right = (
+        all(type(found[name]) in (int, float) for name in ('resolution', 'crop', 'threshold'))
+        and found['resolution'] > 0
+        and 0 < found['crop'] <= 1
+        and found['resize'] in ('bilinear', 'bicubic')
+        and isinstance(found['labels'], list)
+        and 0 < len(found['formats'])
+        and set(found['formats']) <= {'stablehlo', 'tflite', 'onnx', 'triton'}
+        and len(found['programs']) in (1, 2)
+        and all({'inputs', 'outputs'} <= set(part) for part in found['programs'].values())
+      )
+    except (KeyError, TypeError, AttributeError):
+      right = False
+    if not right:
+      raise ValueError('it is not what an export writes')
+    return found
+
+  return opened('model.json', read)
 
 
 def stablehlo(name, inputs):
@@ -104,6 +125,11 @@ def main(photo, form):
     (stage,) = later
     known |= run(stage, known)
   probabilities = np.asarray(known['probabilities'][0])
+  if len(about()['labels']) != len(probabilities):
+    raise ValueError(
+      f'{FOLDER / "model.json"} has {len(about()["labels"])} labels, and the network '
+      f'{len(probabilities)} classes.'
+    )
   for i in np.argsort(-probabilities)[:5]:
     print(f'{about()["labels"][i]}  {probabilities[i]:.1%}')
   print(f'({stage}; confidence of the first prediction {known["confidence"][0]:.3f})')

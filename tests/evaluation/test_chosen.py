@@ -1,11 +1,13 @@
 """What was chosen comes back for its own checkpoint, and for no other."""
 
 import json
+import math
 
+import numpy as np
 import pytest
 
 from basisnet_jax.errors import UserError
-from basisnet_jax.evaluation import chosen
+from basisnet_jax.evaluation import chosen, thresholds
 
 CHOICE = chosen.Chosen(
   rule='entropy',
@@ -39,6 +41,16 @@ def edited(tmp_path, **changes):
   path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+def quantiles(values):
+  return {'heldout': {**CHOICE.heldout, 'confidence_quantiles': values}}
+
+
+def test_quantiles_as_they_are_written_come_back(tmp_path):
+  written = thresholds.confidence_quantiles(np.random.default_rng(0).uniform(size=300))
+  edited(tmp_path, **quantiles(written))
+  assert chosen.load(str(tmp_path), 12).heldout['confidence_quantiles'] == written
+
+
 @pytest.mark.parametrize(
   'changes, reason',
   [
@@ -47,7 +59,18 @@ def edited(tmp_path, **changes):
     ({'threshold': -1}, 'no sensible threshold'),
     ({'temperatures': {'lightweight': 1.0}}, 'specialist'),
     ({'temperatures': {'lightweight': 0.0, 'specialist': 1.0}}, 'no sensible temperatures'),
+    ({'temperatures': {'lightweight': 10**400, 'specialist': 1}}, 'no sensible temperatures'),
+    ({'reason': 3}, 'no sensible reason'),
     ({'heldout': {}}, 'no sensible heldout'),
+    ({'heldout': []}, 'is damaged'),
+    ({'heldout': {**CHOICE.heldout, 'images': 'many'}}, 'no sensible heldout'),
+    ({'heldout': {**CHOICE.heldout, 'split': None}}, 'no sensible heldout'),
+    (quantiles([0.1] * 100), 'no sensible confidence_quantiles'),
+    (quantiles([]), 'no sensible confidence_quantiles'),
+    (quantiles({}), 'no sensible confidence_quantiles'),
+    (quantiles([0.1] * 100 + ['1']), 'no sensible confidence_quantiles'),
+    (quantiles([0.1] * 100 + [0.0]), 'no sensible confidence_quantiles'),
+    (quantiles([0.1] * 100 + [math.nan]), 'no sensible confidence_quantiles'),
     ({'more': 1}, "unexpected keyword argument 'more'"),
     ({'format_version': 2}, 'format 2, .* reads up to 1; install a newer one'),
     ({'format_version': 'x'}, 'is damaged'),

@@ -1,5 +1,8 @@
 """The runner of exports: what it sees of photos, against `photos`, and whom it asks."""
 
+import functools
+import json
+
 import jax.numpy as jnp
 from kinds_of_photos import KINDS, encoded
 import numpy as np
@@ -41,6 +44,53 @@ def test_what_predict_refuses_it_refuses(tmp_path, about):
     run_export.pixels(path)
 
 
+WELL = {
+  'formats': ['stablehlo'], 'labels': ['a', 'b'], 'threshold': 0.5,
+  'crop': 1.0, 'resolution': RESOLUTION, 'resize': 'bilinear',
+  'programs': {'network': {'inputs': {'images': [RESOLUTION] * 2}, 'outputs': ['probabilities']}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  'told',
+  [
+    {},
+    [],
+    None,
+    {'model_config': {'class_name': 'Sequential'}},
+    {name: value for name, value in WELL.items() if name != 'labels'},
+    WELL | {'threshold': '0.5'},
+    WELL | {'crop': -1},
+    WELL | {'resize': 'nearest'},
+    WELL | {'formats': ['onnx', 'caffe']},
+    WELL | {'programs': {'network': None}},
+  ],
+  ids=repr,
+)
+def test_a_model_json_of_others_is_told(tmp_path, monkeypatch, told):
+  (tmp_path / 'model.json').write_text(json.dumps(told))
+  monkeypatch.setattr(run_export, 'FOLDER', tmp_path)
+  monkeypatch.setattr(run_export, 'about', functools.cache(run_export.about.__wrapped__))
+  with pytest.raises(SystemExit, match=r'model\.json is broken, .*it is not what an export writes'):
+    run_export.start('photo.jpg')
+
+
+def test_other_labels_than_classes_are_told(tmp_path, monkeypatch):
+  program = exporting.Program(
+    'network',
+    lambda x: (jnp.ones((x.shape[0], 3)), jnp.ones(x.shape[:1])),
+    {'images': (RESOLUTION, RESOLUTION, 3)},
+    ('probabilities', 'confidence'),
+  )
+  told = WELL | {'programs': {'network': {'inputs': program.inputs, 'outputs': program.outputs}}}
+  (tmp_path / 'network.stablehlo').write_bytes(exporting.stablehlo(program))
+  (tmp_path / 'photo.png').write_bytes(encoded('RGB'))
+  monkeypatch.setattr(run_export, 'FOLDER', tmp_path)
+  monkeypatch.setattr(run_export, 'about', lambda: told)
+  with pytest.raises(SystemExit, match=r'/model\.json has 2 labels, and the network 3 classes\.$'):
+    run_export.start(tmp_path / 'photo.png')
+
+
 @pytest.mark.parametrize(
   'confidence, stage, label',
   [(0.75, 'lightweight', 'a'), (0.25, 'specialist', 'b'), (np.nan, 'specialist', 'b')],
@@ -62,11 +112,7 @@ def test_who_is_not_sure_enough_asks_the_specialist(
       'specialist', lambda x: (answers([0.2, 0.8])(x),), {'images': image}, ('probabilities',)
     ),
   ]
-  told = {
-    'formats': ['stablehlo'], 'labels': ['a', 'b'], 'threshold': 0.5,
-    'crop': 1.0, 'resolution': RESOLUTION, 'resize': 'bilinear',
-    'programs': {p.name: {'inputs': p.inputs, 'outputs': p.outputs} for p in programs},
-  }  # fmt: skip
+  told = WELL | {'programs': {p.name: {'inputs': p.inputs, 'outputs': p.outputs} for p in programs}}
   for program in programs:
     (tmp_path / f'{program.name}.stablehlo').write_bytes(exporting.stablehlo(program))
   (tmp_path / 'photo.png').write_bytes(encoded('RGB'))
