@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from basisnet_jax.evaluation import confidence as confidence_lib
+from basisnet_jax.evaluation import thresholds
 from basisnet_jax.models import BasisNet, target
 
 # Images that the specialist runs for at once, and how many of those that are left over then. CPU:
@@ -44,6 +46,7 @@ def make_predict(
 ) -> Callable[[Any, jax.Array, float | jax.Array], Predictions]:
   """Returns `predict(variables, images, threshold, real=True)`, to be jitted.
 
+  Outside of `jax.jit` it works, too, for a threshold that is any finite number (else a UserError).
   Images `[b, h, w, 3]` in [-1, 1] exit where the confidence is at least the threshold; above 1
   nobody does. Where `real`, bool `[b]`, is False, there is padding, which always exits. The
   specialist's batch normalisation is at rest, so that it does not matter which images it sees
@@ -65,6 +68,9 @@ def make_predict(
   temperature = {'lightweight': 1.0, 'specialist': 1.0} | dict(temperatures or {})
 
   def predict(variables, images, threshold, real=True):
+    images = jnp.asarray(images)  # NumPy's know no `at`.
+    if not isinstance(threshold, jax.Array | np.ndarray):
+      threshold = thresholds.number('threshold', threshold)
     first, coefficients = model.apply(variables, images, method='preview')
     confidence = confidence_lib.of(first, rule, temperature['lightweight'])
     exited = (confidence >= threshold) | ~jnp.asarray(real)

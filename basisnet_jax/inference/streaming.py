@@ -8,6 +8,7 @@ same time and neither waits for Python.
 
 import collections
 from collections.abc import Iterable, Iterator
+import contextlib
 import functools
 import numbers
 import queue
@@ -104,11 +105,7 @@ class StreamingPredictor:
         f'depth={depth!r}, when_full={when_full!r}: at least one frame waits, and when_full is '
         f'{" or ".join(map(repr, WHEN_FULL))}.'
       )
-    if reuse is not None and not (isinstance(reuse, numbers.Real) and reuse >= 0):
-      raise UserError(
-        f'reuse={reuse!r} is no distance; give 0 or more, such as 0.02, or None for a specialist '
-        'of its own for every frame.'
-      )
+    reuse = None if reuse is None else _distance(reuse)
     threshold = thresholds.number('threshold', threshold)
     confidence_lib.check(rule, {'temperature': temperature})
     self._devices = lightweight_device, specialist_device
@@ -233,6 +230,16 @@ class StreamingPredictor:
       return self._call_blended(blended, frame, first), near
 
     return answer
+
+
+def _distance(reuse):
+  with contextlib.suppress(OverflowError):  # A fraction, or a whole number, may be too large.
+    if isinstance(reuse, numbers.Real) and not isinstance(reuse, bool) and reuse >= 0:
+      return float(reuse)
+  raise UserError(
+    f'reuse={reuse!r} is no distance; give 0 or more, such as 0.02, or None for a specialist of '
+    'its own for every frame.'
+  )
 
 
 def _check(frame):

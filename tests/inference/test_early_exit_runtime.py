@@ -1,3 +1,4 @@
+import fractions
 import functools
 
 import jax
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 import tiny
 
+from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import confidence
 from basisnet_jax.inference import early_exit
 
@@ -44,6 +46,19 @@ def test_answers_are_those_of_the_stage_that_is_to_answer(chunks, kept):
   wanted = np.where((sure >= threshold)[:, None], first / 0.5, final / 2.0)
   np.testing.assert_allclose(found.logits, wanted, rtol=1e-5, atol=1e-5)
   np.testing.assert_allclose(found.confidence, sure, rtol=1e-6)
+
+
+def test_outside_of_jit_numpys_images_and_fractions_do():
+  model, variables, images = example()
+  predict = early_exit.make_predict(model, rule='margin', temperatures={'lightweight': 0.5})
+  threshold = fractions.Fraction(float(np.median(both_stages()[2])))
+  found = predict(variables, np.asarray(images), threshold)
+  wanted = jax.jit(predict)(variables, images, float(threshold))
+  assert 0 < found.exited.sum() < BATCH
+  np.testing.assert_array_equal(found.exited, wanted.exited)
+  np.testing.assert_allclose(found.logits, wanted.logits, rtol=1e-4, atol=1e-5)
+  with pytest.raises(UserError, match="^threshold='0.5' cannot be kept; give a finite number.$"):
+    predict(variables, images, '0.5')
 
 
 def test_images_whose_first_answer_is_not_a_number_go_on():

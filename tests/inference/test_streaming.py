@@ -229,6 +229,8 @@ def test_what_goes_wrong_is_raised_where_the_answers_are_awaited():
     ({'threshold': float('nan')}, '^threshold=nan cannot be kept; give a finite number.$'),
     ({'depth': True}, '^depth=True, when_full='),
     ({'reuse': '0.02'}, "^reuse='0.02' is no distance; give 0 or more"),
+    ({'reuse': True}, '^reuse=True is no distance; give 0 or more'),
+    ({'reuse': 10**400}, '^reuse=10+ is no distance; give 0 or more'),
   ],
 )
 def test_early_termination_that_cannot_be_gets_a_sentence_before_frames_come(options, sentence):
