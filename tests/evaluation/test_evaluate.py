@@ -77,8 +77,13 @@ def one_by_one(network, images):
   return {key: np.array(value) for key, value in results.items()}
 
 
-@pytest.mark.parametrize('devices, size', [(1, 7), (1, 32), (8, 8)])
-def test_every_image_counts_once_whatever_the_batches(network, images, one_by_one, devices, size):
+@pytest.mark.parametrize(
+  'devices, size, at_once', [(1, 7, 512), (1, 32, 512), (8, 8, 512), (1, 23, 10), (1, 32, 16)]
+)
+def test_every_image_counts_once_whatever_the_batches(
+  network, images, one_by_one, devices, size, at_once, monkeypatch
+):
+  monkeypatch.setattr(evaluate, '_AT_ONCE', at_once)
   model, variables = network
   mesh = sharding.create_mesh(devices=jax.devices()[:devices])
   done, step = [], evaluate.make_eval_step(model, mesh, rule='margin')
@@ -111,14 +116,31 @@ def test_every_image_counts_once_whatever_the_batches(network, images, one_by_on
   assert done == list(range(1, -(-IMAGES // size) + 1))
 
 
+def test_a_large_batch_takes_little_more_memory_than_a_part_of_it():
+  model, mesh = tiny.basisnet(resolution=32), sharding.create_mesh(devices=jax.devices()[:1])
+  variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+  temperatures = {stage: np.float32(1) for stage in metrics.STAGES}
+
+  def needed(size, exchange):
+    step = evaluate.make_eval_step(model, mesh, exchange=exchange)
+    compiled = step.lower(variables, tiny.batch(size, resolution=32), temperatures).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  for exchange in (False, True):
+    assert needed(4096, exchange) < 2 * needed(512, exchange)
+
+
+@pytest.mark.parametrize('devices, at_once', [(8, 512), (1, 10)])
 @pytest.mark.parametrize('refine', [0.0, 0.5])
-def test_specialist_with_another_images_coefficients(refine):
+def test_specialist_with_another_images_coefficients(refine, devices, at_once, monkeypatch):
+  monkeypatch.setattr(evaluate, '_AT_ONCE', at_once)
   model = tiny.basisnet().clone(refine=refine)
   mask = np.r_[np.ones(20), np.zeros(4)].astype(np.float32)
   batch = tiny.batch(24) | {'mask': mask}
   images = batch['image'].astype(np.float32) / 127.5 - 1
   variables = jax.jit(model.init)(jax.random.key(0), images)
-  step = evaluate.make_eval_step(model, sharding.create_mesh(), exchange=True)
+  mesh = sharding.create_mesh(devices=jax.devices()[:devices])
+  step = evaluate.make_eval_step(model, mesh, exchange=True)
   values, _ = step(variables, batch, {})
   partners = np.asarray(evaluate._another(jnp.asarray(mask)))
   assert sorted(partners[:20]) == list(range(20))
