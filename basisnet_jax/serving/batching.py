@@ -79,10 +79,17 @@ class Batches:
     self._wait = 0
     self._changed.set()
 
-  async def warm_up(self, shape: Sequence[int]) -> None:
-    """Answers for batches of each size, of images of this shape, so that all is compiled."""
-    for size in self._sizes:
+  async def warm_up(
+    self, shape: Sequence[int], on_size: Callable[[int], None] = lambda done: None
+  ) -> None:
+    """Answers for batches of each size, of images of this shape, so that all is compiled.
+
+    `on_size` is told how many sizes are, from 0 on.
+    """
+    for done, size in enumerate(self._sizes):
+      on_size(done)
       await self._run(np.zeros((size, *shape), np.uint8), 1)
+    on_size(len(self._sizes))
 
   async def run(self) -> None:
     """Answers until it is cancelled."""

@@ -8,9 +8,11 @@ import asyncio
 import contextlib
 import functools
 import json
+import os
 import resource
 import signal
 import socket
+import sys
 
 import h11
 import uvicorn
@@ -50,13 +52,15 @@ class _Protocol(H11Protocol):
   start, until there is a request. (The alternative, httptools, takes heads without end.)
   """
 
-  def __init__(self, *arguments, most, **options):
+  def __init__(self, *arguments, most, refused, **options):
+    """`most` connections there may be; `refused` is told of what needs no application."""
     super().__init__(*arguments, **options)
-    self._most = most
+    self._most, self._refused = most, refused
 
   def connection_made(self, transport):
     super().connection_made(transport)
     if len(self.connections) > self._most:
+      self._refused(503)
       transport.write(_FULL)
       transport.close()
       return
@@ -77,6 +81,7 @@ class _Protocol(H11Protocol):
   def send_400_response(self, msg):
     # Who was refused before all of a body had come has an answer: uvicorn would fail at a second.
     if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+      self._refused(400)
       self.transport.write(_NO_HTTP)
     self.transport.close()
 
@@ -97,7 +102,8 @@ class _Server(uvicorn.Server):
 def run(service: Service, listener: socket.socket, seconds: float) -> None:
   """Returns after SIGTERM or SIGINT, when those that were accepted are answered.
 
-  Raises what the service raised: it ends the server. To be called in the main thread.
+  While the service compiles, the process ends at once. Raises what the service raised: it ends the
+  server. To be called in the main thread.
 
   Args:
     service: what is served.
@@ -108,7 +114,7 @@ def run(service: Service, listener: socket.socket, seconds: float) -> None:
   server = _Server(
     uvicorn.Config(
       service,
-      http=functools.partial(_Protocol, most=most),
+      http=functools.partial(_Protocol, most=most, refused=service.refused),
       backlog=backlog,
       ws='none',
       interface='asgi3',
@@ -149,6 +155,9 @@ async def _run(server, service, listener):
   work = asyncio.create_task(service.run())
   work.add_done_callback(end)
   await server.serve(sockets=[listener])
+  if not (service.ready or work.done()):  # Python would wait for the thread that compiles.
+    sys.stdout.flush()
+    os._exit(0)
   work.cancel()
   with contextlib.suppress(asyncio.CancelledError):
     await work

@@ -41,7 +41,7 @@ class Request:
   """
 
   def __init__(self, scope: Mapping[str, Any], receive: Callable[[], Awaitable[Any]]):
-    self.method, self.path = scope['method'], scope['path']
+    self.method, self.path = scope['method'], _without_host(scope['path'])
     self.query = urllib.parse.parse_qs(
       scope['query_string'].decode('latin-1'), keep_blank_values=True
     )
@@ -100,6 +100,12 @@ class Request:
       raise Gone
     self.complete = not message.get('more_body', False)
     return message.get('body', b'')
+
+
+def _without_host(path):
+  """Of 'http://host/health', which HTTP/1.1 has servers take, too, '/health'."""
+  scheme, mark, rest = path.partition('://')
+  return f'/{rest.partition("/")[2]}' if mark and scheme.lower() in ('http', 'https') else path
 
 
 class Answer:

@@ -44,7 +44,11 @@ class Limits(NamedTuple):
 
 
 class Service:
-  """Of one predictor, in one event loop."""
+  """Of one predictor, in one event loop.
+
+  Attributes:
+    ready: whether all is compiled.
+  """
 
   def __init__(
     self,
@@ -63,7 +67,7 @@ class Service:
     """
     self._predictor, self._limits, self._about = predictor, limits, dict(about)
     self._decoders = concurrent.futures.ThreadPoolExecutor(predictor_lib.decoders())
-    self._ready, self._ending, self._unanswered = False, False, 0
+    self.ready, self._ending, self._unanswered = False, False, 0
     side = predictor.preparation.resolution
     self._shape = side, side, 3
     self._batches = Batches(
@@ -84,10 +88,20 @@ class Service:
 
   async def run(self) -> None:
     """Compiles, and then answers until it is cancelled."""
-    await self._batches.warm_up(self._shape)
-    self._ready = True
+    began, count = time.monotonic(), len(self._predictor.sizes)
+
+    def tell(done):
+      seconds = time.monotonic() - began
+      print(f'Compiling: {done} of {counted(count, "program")} in {seconds:.0f} s.', flush=True)
+
+    await self._batches.warm_up(self._shape, tell)
+    self.ready = True
     print('Ready.', flush=True)
     await self._batches.run()
+
+  def refused(self, status: int) -> None:
+    """To be told of what was answered without it, with this status."""
+    self._counts.request('other', status)
 
   def hurry(self) -> None:
     """To be called when no more connections will come."""
@@ -145,7 +159,7 @@ class Service:
 
   async def _predict(self, request, began):
     top_k = self._check(request)
-    if not self._ready:
+    if not self.ready:
       raise self._not_ready()
     if self._unanswered >= self._limits.requests:
       raise Refusal(
@@ -211,7 +225,7 @@ class Service:
     return Answer(200, self._about)
 
   async def _health(self, request, began):
-    if not self._ready:
+    if not self.ready:
       raise self._not_ready()
     if (seconds := self._batches.working()) > _HANGS * self._limits.seconds:
       raise Refusal(

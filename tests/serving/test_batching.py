@@ -146,6 +146,7 @@ def test_an_error_is_theirs_who_asked_and_the_next_are_answered():
 
 @pytest.mark.parametrize('sizes', [[1], [1, 2, 4, 8]])
 def test_every_size_is_compiled_first(sizes):
-  network = Network()
-  asyncio.run(batches_of(network, sizes=sizes).warm_up((3,)))
+  network, told = Network(), []
+  asyncio.run(batches_of(network, sizes=sizes).warm_up((3,), told.append))
   assert [len(numbers) for numbers, _ in network.seen] == sizes
+  assert told == [*range(len(sizes) + 1)]

@@ -7,6 +7,7 @@ import json
 import signal
 import socket
 
+import forks
 import pytest
 import servers
 from servers import FEW, LONG, PNG, assert_is, over, talk
@@ -81,6 +82,41 @@ def test_a_second_ctrl_c_leaves_who_is_not_answered(workdir, images):
   assert code == 0 and not err, err
 
 
+def test_who_closes_one_half_of_a_connection_is_gone(workdir, images):
+  server = servers.Server(workdir, LONG)
+  head = f'POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: {len(images[0])}\r\n\r\n'
+  with socket.create_connection(('127.0.0.1', server.port), timeout=60) as connection:
+    connection.sendall(head.encode() + images[0])
+    server.until_unanswered(1)
+    connection.shutdown(socket.SHUT_WR)
+    assert connection.recv(1) == b''
+  server.until_unanswered(0)
+  assert server.metric('basisnet_requests_total{path="/predict",status="499"}') == 1
+  assert server.end()[0] == 0
+
+
+def test_a_server_that_compiles_ends_at_once(workdir):
+  forever = (
+    'import time; from basisnet_jax.inference import predictor; '
+    'predictor.Predictor.answers = lambda *a, **k: time.sleep(600); '
+  )
+  port = forks.free_port()
+  process = servers.start('--mode=serve', f'--workdir={workdir}', f'--port={port}', files=forever)
+  status = None
+  while status is None:
+    assert process.poll() is None
+    connection = http.client.HTTPConnection('127.0.0.1', port, timeout=60)
+    with contextlib.suppress(ConnectionError), contextlib.closing(connection):
+      connection.request('GET', '/health')
+      with connection.getresponse() as answer:
+        status = answer.status
+  assert status == 503
+  process.send_signal(signal.SIGTERM)
+  out, err = process.communicate(timeout=120)
+  assert process.returncode == 0 and not err, err
+  assert out.endswith('It compiles first.\nCompiling: 0 of 6 programs in 0 s.\n')
+
+
 def test_more_connections_than_files_are_refused_in_a_sentence(workdir, images, expected):
   server = servers.Server(workdir, f'--threshold={expected[0]!r}', '--top_k=10', files=FEW)
   with contextlib.ExitStack() as stack:
@@ -95,5 +131,6 @@ def test_more_connections_than_files_are_refused_in_a_sentence(workdir, images, 
     for connection in idle:
       connection.close()
     assert_is(server.ask('POST', '/predict', images[0], PNG), expected[1][0])
+  assert server.metric('basisnet_requests_total{path="other",status="503"}') > 200
   code, out, err = server.end()
   assert code == 0 and 'Traceback' not in err and len(err) < 1000

@@ -100,8 +100,14 @@ def test_what_is_refused_gets_a_sentence(server, method, path, body, headers, st
   assert set(content) == {'error'} and sentence in content['error']
 
 
-def test_what_is_no_http_is_refused(server):
+def test_targets_may_name_the_host(server):
+  found = talk(server, b'GET http://b.c/health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n')
+  assert found.startswith('HTTP/1.1 200 ') and found.endswith('{"status": "ready"}\n')
+
+
+def test_what_is_no_http_is_refused_and_counted(server):
   found = talk(server, b'how are you?\r\n\r\n')
+  assert server.metric('basisnet_requests_total{path="other",status="400"}') == 1
   assert found.startswith('HTTP/1.1 400 ')
   assert json.loads(found.split('\r\n\r\n')[1])['error'].startswith('This is no HTTP, or its head')
   endless = b'GET / HTTP/1.1\r\nA: ' + b'b' * 200_000

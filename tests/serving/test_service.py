@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import threading
 import types
 
@@ -119,6 +120,26 @@ async def metrics(client):
 async def until_metric(client, name, value):
   while (await metrics(client))[name] != value:
     await asyncio.sleep(0.001)
+
+
+def test_targets_with_a_host_are_those_without():
+  async def scenario(client, predictor):
+    assert (await client('http://a:80/predict?top_k=1', [b'7']))[2]['labels'] == ['7']
+    assert (await client('HTTPS://a', method='GET'))[2] == {'labels': list('abcdef')}
+    status, _, content = await client('ftp://a/health', method='GET')
+    assert status == 404 and content['error'].startswith('There is no ftp://a/health')
+    assert (await metrics(client))['basisnet_requests_total{path="/predict",status="200"}'] == 1
+
+  within(scenario)
+
+
+def test_it_tells_how_far_it_has_compiled(capsys):
+  async def scenario(client, predictor):
+    pass
+
+  within(scenario)
+  told = [re.sub(r'\d+ s', 'N s', line) for line in capsys.readouterr().out.splitlines()]
+  assert told == [*(f'Compiling: {i} of 3 programs in N s.' for i in range(4)), 'Ready.']
 
 
 def test_nobody_is_answered_before_all_is_compiled():
