@@ -19,7 +19,6 @@ _VALUES = 256  # Of a uint8.
 _IMAGE = tf.TensorSpec([None, None, 3], tf.uint8)
 _NUMBER = tf.TensorSpec([], tf.float32)
 _TABLES = tf.TensorSpec([3, _VALUES], tf.uint8)
-_COUNTS = tf.TensorSpec([3, _VALUES], tf.int32)
 
 
 def _compiled(*signature):
@@ -146,12 +145,12 @@ def rotate(image: tf.Tensor, degrees: tf.Tensor) -> tf.Tensor:
 
 def autocontrast(image: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
   """Stretches each channel so that its values go from 0 to 255."""
-  return _look_up(_stretching_tables(_histograms(image)), image)
+  return _look_up(_stretching_tables(image), image)
 
 
 def equalize(image: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
   """Maps the values of each channel so that all come about equally often."""
-  return _look_up(_equalizing_tables(_histograms(image)), image)
+  return _look_up(_equalizing_tables(image), image)
 
 
 # In this order `apply` counts them.
@@ -212,7 +211,6 @@ def paint(image: tf.Tensor, rectangle: tf.Tensor, filling: tf.Tensor) -> tf.Tens
   return tf.where(inside, filling, image)
 
 
-@_compiled(_IMAGE)
 def _histograms(image):
   channels = tf.unstack(tf.reshape(tf.cast(image, tf.int32), [-1, 3]), axis=1)
   ones = tf.ones_like(channels[0])
@@ -226,8 +224,9 @@ def _look_up(tables, image):
   return tf.gather(tf.reshape(tables, [-1]), entries)
 
 
-@_compiled(_COUNTS)
-def _stretching_tables(counts):
+@_compiled(_IMAGE)
+def _stretching_tables(image):
+  counts = _histograms(image)
   values = tf.range(_VALUES)
   lowest = tf.reduce_min(tf.where(counts > 0, values, _VALUES), axis=1, keepdims=True)
   extent = _highest(counts) - lowest
@@ -235,8 +234,9 @@ def _stretching_tables(counts):
   return tf.cast(tf.where(extent > 0, tf.clip_by_value(stretched, 0, 255), values), tf.uint8)
 
 
-@_compiled(_COUNTS)
-def _equalizing_tables(counts):
+@_compiled(_IMAGE)
+def _equalizing_tables(image):
+  counts = _histograms(image)
   values = tf.range(_VALUES)
   of_highest = tf.reduce_sum(tf.where(values == _highest(counts), counts, 0), 1, keepdims=True)
   step = (tf.reduce_sum(counts, axis=1, keepdims=True) - of_highest) // 255

@@ -136,8 +136,9 @@ def resize(
     image: uint8 [height, width, 3].
     resolution: height and width of the result, pixels.
     exact: True is `method` with antialiasing, as in PIL and torchvision. False averages
-      over areas where the image shrinks and is bilinear elsewhere: nearly the same
-      picture, five times faster, which doubles the speed of a training pipeline.
+      over areas where two pixels or more become one and is bilinear elsewhere (until then
+      its four pixels miss few): nearly the same picture, 0.7 gray levels from the exact one
+      in crops of ImageNet, five times faster, which doubles the speed of a training pipeline.
 
   Returns:
     uint8 [resolution, resolution, 3].
@@ -146,19 +147,24 @@ def resize(
   plain = lambda: tf.image.resize(image, size, method=method)  # noqa: E731
   height_and_width = tf.shape(image)[:2]
 
-  def resized():
-    if exact:
-      # Antialiasing changes nothing where the image grows.
-      antialiased = lambda: tf.image.resize(image, size, method=method, antialias=True)  # noqa: E731
-      result = tf.cond(tf.reduce_all(height_and_width <= resolution), plain, antialiased)
-      result = tf.clip_by_value(result, 0.0, 255.0)  # Cubics overshoot.
-    else:
-      area = lambda: tf.image.resize(image, size, method='area')  # noqa: E731
-      result = tf.cond(tf.reduce_all(height_and_width >= resolution), area, plain)
+  def exactly():
+    # Antialiasing changes nothing where the image grows.
+    antialiased = lambda: tf.image.resize(image, size, method=method, antialias=True)  # noqa: E731
+    result = tf.cond(tf.reduce_all(height_and_width <= resolution), plain, antialiased)
+    return to_bytes(tf.clip_by_value(result, 0.0, 255.0))  # Cubics overshoot.
+
+  def to_bytes(result):
     return tf.cast(result + 0.5, tf.uint8)
 
-  fits = tf.reduce_all(height_and_width == resolution)
-  return tf.ensure_shape(tf.cond(fits, lambda: image, resized), [*size, 3])
+  if exact:
+    fits = tf.reduce_all(height_and_width == resolution)
+    result = tf.cond(fits, lambda: image, exactly)
+  else:
+    area = lambda: tf.image.resize(image, size, method='area')  # noqa: E731
+    shrinks = tf.reduce_all(height_and_width >= resolution)
+    halves = tf.reduce_prod(height_and_width) >= 2 * resolution**2
+    result = to_bytes(tf.cond(shrinks & halves, area, plain))
+  return tf.ensure_shape(result, [*size, 3])
 
 
 def _decode(encoded: tf.Tensor) -> tf.Tensor:
@@ -169,7 +175,12 @@ def _decode(encoded: tf.Tensor) -> tf.Tensor:
   return tf.cond(tf.io.is_jpeg(encoded), from_jpeg, lambda: _decode_other(encoded))
 
 
-@tf.function(autograph=False, input_signature=[tf.TensorSpec([], tf.string)])
+# By itself: as a part of what calls it, its operations would be passed by one by one for a JPEG.
+@tf.function(
+  autograph=False,
+  input_signature=[tf.TensorSpec([], tf.string)],
+  experimental_attributes={'_noinline': True},
+)
 def _decode_other(encoded: tf.Tensor) -> tf.Tensor:
   def number(position, dtype, little_endian):
     encoded_number = tf.strings.substr(encoded, position, dtype.size)
@@ -194,8 +205,8 @@ def _decode_other(encoded: tf.Tensor) -> tf.Tensor:
 
 def _checked(shape: tf.Tensor) -> tf.Tensor:
   """The same shape, [height, width, ...]; an error where it is of no image or of a giant one."""
-  height, width = tf.unstack(tf.cast(shape[:2], tf.int64))
-  fits = (tf.minimum(height, width) > 0) & (height * width <= MOST_PIXELS)
+  pixels = tf.reduce_prod(tf.cast(shape[:2], tf.int64))
+  fits = (pixels > 0) & (pixels <= MOST_PIXELS)
   # The bare operation: what TensorFlow wraps around it takes long to trace.
   with tf.control_dependencies([tf.raw_ops.Assert(condition=fits, data=[shape])]):
     return tf.identity(shape)

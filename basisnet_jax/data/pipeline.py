@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 import functools
+import os
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from basisnet_jax.data.quiet_tensorflow import as_written, tf
 from basisnet_jax.errors import UserError
 
 CROPS = ('area', 'pad')
+# Images begun at once; the next one is at hand where a core becomes free.
+_CALLS = 2 * (os.cpu_count() or 1)
 
 
 def train_batches(
@@ -118,8 +121,9 @@ def train_batches(
 
   def make(step, careful):
     read = recovery.or_replacement(example, black) if careful else example
-    stream = _in_training_order(dataset, split, start_step=step, **order)
-    stream = stream.map(as_written(read), tf.data.AUTOTUNE, deterministic=True)
+    stream, find = _in_training_order(dataset, split, start_step=step, **order)
+    made = as_written(lambda *found: read(*find(*found)))
+    stream = stream.map(made, _CALLS, deterministic=True)
     return stream.batch(local_size, drop_remainder=True)
 
   records.check_files(dataset, split)  # Now, and not at the first batch.
@@ -141,7 +145,7 @@ def train_records(
 
   The other arguments are those of `train_batches`; the first batch has number 0.
   """
-  stream = _in_training_order(
+  stream, find = _in_training_order(
     dataset,
     split,
     batch_size=batch_size,
@@ -152,7 +156,7 @@ def train_records(
     process_count=process_count,
   )
   rows = stream.take(batch_size // process_count)
-  ids = rows.map(as_written(lambda position, record_id, record: record_id))
+  ids = rows.map(as_written(lambda *found: find(*found)[1]))
   return [records.describe(dataset, record_id) for record_id in ids.as_numpy_iterator()]
 
 
@@ -215,7 +219,7 @@ def eval_batches(
     if files:
       read = recovery.or_replacement(example, black) if careful else example
       real = records.in_order(dataset, files).skip(batch * batch_size)
-      images = real.map(as_written(read), tf.data.AUTOTUNE, deterministic=True).concatenate(images)
+      images = real.map(as_written(read), _CALLS, deterministic=True).concatenate(images)
     return images.batch(batch_size, drop_remainder=True)
 
   return recovery.batches(make, 0, dataset=dataset, policy=broken_images)
@@ -254,7 +258,7 @@ def _keys(seed):
 def _in_training_order(
   dataset, split, *, batch_size, shuffle_buffer, seed, start_step, process_index, process_count
 ):
-  """Endless (position in the sequence, id, record) of this host's rows of the batches."""
+  """This host's rows of the batches, endless, and (position, id, record) of one of them."""
   (files,) = records.shares(dataset, split, 1)
   order_key, *_ = _keys(seed)
   local_size = batch_size // process_count

@@ -36,6 +36,8 @@ import tensorflow_datasets as tfds  # noqa: E402
 
 tf.config.set_visible_devices([], 'GPU')
 tf.config.set_visible_devices([], 'TPU')
+# Many images are made at a time, each by one thread: XLA would wake others for its operations.
+tf.config.threading.set_intra_op_parallelism_threads(1)
 
 # A function for tf.data, traced as it is written: rewriting it first, for branches on tensors that
 # none of ours has, would take a second at the start.

@@ -5,6 +5,7 @@ the middle of a run costs little. Its id, int64, tells its file and its number t
 (`describe`).
 """
 
+from collections.abc import Callable
 import os
 
 import numpy as np
@@ -102,7 +103,7 @@ def describe(dataset: Dataset, record_id: int) -> str:
 
 def shuffled_in_memory(
   dataset: Dataset, files: list, *, batch_size: int, rows: range, key: int, start_step: int
-) -> tf.data.Dataset:
+) -> tuple[tf.data.Dataset, Callable]:
   """Returns records epoch after epoch for ever, each epoch in its own order.
 
   Every epoch has each record once. The order is a function of `key`, the epoch and the
@@ -117,7 +118,8 @@ def shuffled_in_memory(
     start_step: batches to skip, counted from the beginning of the first epoch.
 
   Returns:
-    Endless dataset of (position in the sequence, id, record): int64, int64 and string scalars.
+    Endless dataset, and the function from its elements to (position in the sequence, id, record):
+    int64, int64 and string scalars. It copies the record, which is for the caller's parallel map.
   """
   ids, records = in_order(dataset, files).batch(count_records(files)).get_single_element()
 
@@ -130,8 +132,11 @@ def shuffled_in_memory(
   first_epoch, skipped = divmod(start, count_records(files))
   epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
   indices = epochs.flat_map(one_epoch).skip(skipped).enumerate(start)
-  mine = _only(rows, batch_size, indices)
-  return mine.map(as_written(lambda position, index: (position, ids[index], records[index])))
+
+  def find(position, index):
+    return position, tf.gather(ids, index), tf.gather(records, index)
+
+  return _only(rows, batch_size, indices), find
 
 
 def shuffled_from_files(
@@ -143,7 +148,7 @@ def shuffled_from_files(
   buffer: int,
   key: int,
   start_step: int,
-) -> tf.data.Dataset:
+) -> tuple[tf.data.Dataset, Callable]:
   """Returns records epoch after epoch for ever, without holding them all.
 
   The split is cut into streams by the batch size alone, and each has its own rows of every
@@ -155,10 +160,7 @@ def shuffled_from_files(
     dataset: from `open_dataset`.
     split: see `shares`.
     buffer: records in the buffers of all streams together.
-    batch_size, rows, key, start_step: see `shuffled_in_memory`.
-
-  Returns:
-    Endless dataset of (position in the sequence, id, record): int64, int64 and string scalars.
+    batch_size, rows, key, start_step: see `shuffled_in_memory`, also for what is returned.
   """
   most = min(MOST_STREAMS, dataset.builder.info.splits[split].num_examples)
   num_streams = max(n for n in range(1, most + 1) if batch_size % n == 0)
@@ -194,7 +196,8 @@ def shuffled_from_files(
     return indexed.map(with_position)
 
   streams = tf.data.Dataset.range(first, last)
-  return _only(rows, batch_size, streams.interleave(stream, len(files), block))
+  numbered = streams.interleave(stream, len(files), block)
+  return _only(rows, batch_size, numbered), lambda *found: found
 
 
 def _only(rows, batch_size, numbered):

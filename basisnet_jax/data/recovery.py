@@ -72,17 +72,23 @@ def batches(
   seen = broken = failures = 0
   number, careful = start, False
   named = _named.setdefault(dataset.builder, set())
+
+  def checked(batch):
+    nonlocal seen, broken, number, failures
+    ids = batch.pop('id')
+    _check_labels(batch['label'], ids, dataset)
+    lost = ids[(batch['mask'] == 0) & (ids != FILLER_ID)]
+    seen, broken = seen + len(ids), broken + len(lost)
+    if len(lost):
+      _tell(lost, named, seen, broken, dataset, policy)
+    number, failures = number + 1, 0
+    return batch
+
   while True:
     try:
-      for batch in make(number, careful).prefetch(_BATCHES_AHEAD).as_numpy_iterator():
-        ids = batch.pop('id')
-        _check_labels(batch['label'], ids, dataset)
-        lost = ids[(batch['mask'] == 0) & (ids != FILLER_ID)]
-        seen, broken = seen + len(ids), broken + len(lost)
-        if len(lost):
-          _tell(lost, named, seen, broken, dataset, policy)
-        yield batch
-        number, failures = number + 1, 0
+      ahead = make(number, careful).prefetch(_BATCHES_AHEAD).with_options(_untuned())
+      # No loop: its variable would keep a batch's memory while the next one is made.
+      yield from map(checked, ahead.as_numpy_iterator())
       return
     except tf.errors.InvalidArgumentError:
       if careful:
@@ -98,6 +104,13 @@ def batches(
       logging.warning('Reading failed (%s); next attempt in %d s.', reason, RETRIES[failures])
       time.sleep(RETRIES[failures])
       failures += 1
+
+
+def _untuned():
+  """Options without tf.data's search for its parallelism, whose clocks cost one image in 20."""
+  options = tf.data.Options()
+  options.autotune.enabled = False
+  return options
 
 
 def _check_labels(labels, ids, dataset):

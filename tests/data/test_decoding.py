@@ -92,6 +92,19 @@ def test_fast_resize_looks_like_the_exact_one(resolution):
   assert np.abs(fast - exact).mean() < 4
 
 
+def test_fast_resize_keeps_an_image_of_the_right_size():
+  pixels = photo(32, 32)
+  np.testing.assert_array_equal(decoding.resize(tf.constant(pixels), 32, exact=False), pixels)
+
+
+@pytest.mark.parametrize(('side', 'averages'), [(40, False), (44, False), (46, True), (64, True)])
+def test_fast_resize_averages_where_two_pixels_or_more_become_one(side, averages):
+  pixels = tf.constant(photo(side, side))
+  method = 'area' if averages else 'bilinear'
+  expected = tf.cast(tf.image.resize(pixels, [32, 32], method=method) + 0.5, tf.uint8)
+  np.testing.assert_array_equal(decoding.resize(pixels, 32, exact=False), expected)
+
+
 def test_area_crop_keeps_the_promised_share_and_aspect_ratio():
   # Red and green count pixels from the left and the top, so a crop tells where it was.
   y, x = np.mgrid[0:200, 0:200]

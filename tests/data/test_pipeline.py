@@ -1,4 +1,5 @@
 import itertools
+import weakref
 
 import numpy as np
 import PIL.Image
@@ -60,6 +61,12 @@ def test_batches_have_the_promised_shapes_and_types(jpeg_images, storage):
     'label': ((4,), 'int32'),
     'mask': ((4,), 'float32'),
   }
+
+
+def test_no_batch_is_kept_while_the_next_is_made(jpeg_images):
+  batches = train_batches(jpeg_images, **DEFAULTS)
+  image = weakref.ref(next(batches)['image'])
+  assert image() is None
 
 
 @pytest.mark.parametrize('crop', ['area', 'pad'])
