@@ -5,6 +5,7 @@ images -> preview (lightweight model) -> logits, coefficients
 (`refine`, which is ours and not the paper's: with a part of the preview's added)
 """
 
+import functools
 from typing import NamedTuple
 
 from flax import linen as nn
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from basisnet_jax.models import coefficients as coefficients_lib
-from basisnet_jax.models import preprocessing, synthesis
+from basisnet_jax.models import memory, preprocessing, synthesis
 from basisnet_jax.models.coefficients import AT_REST, Annealed
 
 
@@ -107,6 +108,37 @@ class BasisNet(nn.Module):
     logits, coefficients = self.preview(images, train=train, annealed=annealed)
     final = self.specialize(images, coefficients, logits, train=train)
     return Outputs(logits, final, coefficients)
+
+
+def apply_in_turn(model: BasisNet, variables, images, *, annealed: Annealed, rngs):
+  """What `model.apply` does in training, but its gradients preview a second time.
+
+  What the preview makes on the way is not kept while the specialist runs, forward and back: less
+  memory for more time.
+
+  Args:
+    model: the network.
+    variables: of both stages, 'params' and 'batch_stats'.
+    images: `[b, h, w, 3]`; on CPU they get no gradient by the preview.
+    annealed: see `preview`.
+    rngs: {'dropout': key}.
+
+  Returns:
+    Outputs, and {'batch_stats': after the batch}.
+  """
+  light, special = of_stages(variables)
+  run = functools.partial(model.apply, train=True, mutable=['batch_stats'])
+
+  def preview(params, images, rest):
+    stats, annealed, rngs = rest
+    held = {'params': params, 'batch_stats': stats}
+    return run(held, images, annealed=annealed, rngs=rngs, method='preview')
+
+  rest = light.get('batch_stats', {}), annealed, rngs
+  (logits, coefficients), first = memory.stage_made_again(preview)(light['params'], images, rest)
+  final, second = run(special, images, coefficients, logits, rngs=rngs, method='specialize')
+  stats = first.get('batch_stats', {}) | second.get('batch_stats', {})
+  return Outputs(logits, final, coefficients), {'batch_stats': stats}
 
 
 def of_stages(variables):

@@ -8,6 +8,8 @@ values cannot be made before.
 import jax
 import jax.numpy as jnp
 
+from basisnet_jax.models import target
+
 
 def when_there(x, signal):
   """`x [b, ...]`, made after `signal [b, ...]`; images whose signal begins with NaN become NaN."""
@@ -39,7 +41,10 @@ def made_again(blend, operation):
     x, coefficients, bases = inputs
     of_coefficients = lambda c: blend(c, bases)  # noqa: E731
     kernels, transposed = jax.vjp(of_coefficients, when_there(coefficients, dy))
-    dx, dkernels = jax.vjp(operation, x, kernels)[1](dy)
+    (dx,) = jax.vjp(lambda x: operation(x, kernels), x)[1](dy)
+    if 8 * dy.size < kernels.size:  # Then kernels and their gradients are not there together.
+      dy = when_there(dy, dx)
+    (dkernels,) = jax.vjp(lambda k: operation(x, k), kernels)[1](dy)
     (dcoefficients,) = transposed(dkernels)
     # Last of all, so that the optimizer may write over bases that nobody will read.
     for reading in (kernels, dcoefficients):
@@ -49,3 +54,37 @@ def made_again(blend, operation):
 
   run.defvjp(lambda *inputs: (run(*inputs), inputs), backward)
   return run
+
+
+def stage_made_again(run):
+  """Returns `run`, whose gradients run it a second time: nothing on the way is kept until then.
+
+  Args:
+    run: from parameters, images `[b, ...]` and a tree of what has no gradients to a tree of
+      outputs `[b, ...]` and one of what has no gradients either.
+
+  Returns:
+    Function of the same. On CPU the images get no gradient.
+  """
+  if target.platform() != 'cpu':
+    return jax.checkpoint(run)
+
+  @jax.custom_vjp
+  def kept(params, images, rest):
+    return run(params, images, rest)
+
+  def backward(inputs, gradients):
+    params, images, rest = inputs
+    of_outputs, _ = gradients
+    for signal in jax.tree.leaves(of_outputs):
+      if signal.size:
+        images = when_there(images, signal)
+    _, transposed, _ = jax.vjp(lambda p: run(p, images, rest), params, has_aux=True)
+    (of_params,) = transposed(of_outputs)
+    # All at once, so that the optimizer may write over parameters that nobody will read.
+    first = jnp.stack([leaf[(0,) * leaf.ndim] for leaf in jax.tree.leaves(of_params)])
+    are_there = (first == first).all()
+    return jax.tree.map(lambda leaf: jnp.where(are_there, leaf, jnp.nan), of_params), None, None
+
+  kept.defvjp(lambda *inputs: (run(*inputs), inputs), backward)
+  return kept

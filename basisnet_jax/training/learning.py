@@ -13,7 +13,7 @@ import optax
 
 from basisnet_jax import models, sharding
 from basisnet_jax.errors import UserError
-from basisnet_jax.models import coefficients
+from basisnet_jax.models import coefficients, target
 from basisnet_jax.training import distillation, experiment, kept_step, losses, mixing
 from basisnet_jax.training import objective as objective_lib
 from basisnet_jax.training import state as train_state
@@ -51,8 +51,9 @@ def objective(
   Raises:
     UserError: an option for two stages, and the network has one.
   """
-  loss, s = config.loss, config.distillation
+  loss, s, remat = config.loss, config.distillation, config.training.remat_preview
   for key, value in (
+    ('training.remat_preview', remat),
     ('loss.exit_aware', loss.exit_aware),
     ('distillation.from_specialist', s.from_specialist),
   ):
@@ -85,6 +86,7 @@ def objective(
     coefficient_entropy=config.loss.coefficient_entropy,
     distill=distill,
     exit_weight=exit_weight,
+    remat_preview=target.platform() == 'cpu' if remat is None else remat,
   )
 
 

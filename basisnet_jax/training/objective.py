@@ -1,6 +1,7 @@
 """What a step makes small: from parameters and a batch to the loss of each image."""
 
 from collections.abc import Callable
+import functools
 from typing import Any, NamedTuple
 
 from flax import linen as nn
@@ -48,6 +49,7 @@ def make_objective(
   exit_weight: Callable[[jax.Array], jax.Array] | None = None,
   load_balance: float = 0.0,
   coefficient_entropy: float = 0.0,
+  remat_preview: bool = False,
 ) -> Objective:
   """Returns `objective(params, batch_stats, batch, key, step, teacher=None) -> Terms`.
 
@@ -66,19 +68,22 @@ def make_objective(
     load_balance: weight of `losses.load_balance`, over the images that count.
     coefficient_entropy: weight of the mean `coefficients.entropy` over an image's layers: above
       0 it makes an image choose few bases, below 0 many.
+    remat_preview: of two stages, see `basisnet.apply_in_turn`.
   """
   two_stage = isinstance(model, basisnet.BasisNet)
   blends = isinstance(model, basisnet.BasisNet | routed.Routed)
   has_coefficients = two_stage and len(model.layers) > 0
+  if two_stage and remat_preview:
+    run = functools.partial(basisnet.apply_in_turn, model)
+  else:
+    run = functools.partial(model.apply, train=True, mutable=['batch_stats'])
 
   def objective(params, batch_stats, batch, key, step, teacher=None):
     images, targets = preprocessing.normalize(batch['image']), batch.get('target', batch['label'])
-    outputs, updates = model.apply(
+    outputs, updates = run(
       {'params': params, 'batch_stats': batch_stats},
       images,
-      train=True,
       rngs={'dropout': key},
-      mutable=['batch_stats'],
       **({'annealed': annealed(step)} if blends else {}),
     )
     losses_of, weights, values, penalties = {}, {}, {}, {}

@@ -92,3 +92,28 @@ def test_sums_of_kernel_gradients_are_not_held_from_the_start():
   padded = 4 * 8 * (7 + 4) ** 2 * 32
   # Of each layer its input with borders, and its output, by which the sine's gradient goes.
   assert (held(9) - held(3)) / 6 < padded + 1.1 * x.nbytes
+
+
+def test_a_stage_made_again_is_not_held_beside_the_next():
+  """Judge: what the gradients of two chains, one after the other, hold."""
+  random = np.random.default_rng(0)
+  weights = jnp.float32(random.normal(size=(2, LAYERS, CHANNELS, CHANNELS)) / 8)
+  x = jnp.float32(random.normal(size=(64, 9, CHANNELS)))
+
+  def chain(weights, x):
+    for own in weights:
+      x = jnp.sin(x @ own)
+    return x
+
+  def gradients(stage):
+    def loss(weights):
+      first, _ = stage(lambda own, x, rest: (chain(own, x), rest))(weights[0], x, {})
+      return (chain(weights[1], first) ** 2).sum()
+
+    return jax.jit(jax.grad(loss)).lower(weights).compile()
+
+  again, kept = map(gradients, (memory.stage_made_again, lambda run: run))
+  np.testing.assert_allclose(again(weights), kept(weights), 1e-5, 1e-6)
+  held = [program.memory_analysis().temp_size_in_bytes for program in (again, kept)]
+  # Of each layer, what the sine sees and what it gives; but the stages' end and the next's start.
+  assert held[1] - held[0] > 2 * (LAYERS - 2) * x.nbytes

@@ -18,13 +18,19 @@ def config():
 
 
 @pytest.mark.parametrize(
-  'key', ['loss.exit_aware', 'distillation.from_specialist', 'training.alternate_steps']
+  'key, value',
+  [
+    ('loss.exit_aware', 1),
+    ('distillation.from_specialist', 1),
+    ('training.alternate_steps', 1),
+    ('training.remat_preview', True),
+  ],
 )
-def test_option_for_two_stages_is_refused_where_there_is_one(config, key):
-  config.update_from_flattened_dict({key: 1})
+def test_option_for_two_stages_is_refused_where_there_is_one(config, key, value):
+  config.update_from_flattened_dict({key: value})
   config.model.name = 'tiny'
   model = experiment.build_model(config)
-  with pytest.raises(UserError, match=rf"{key}=1.* is for two stages, and 'tiny' has one"):
+  with pytest.raises(UserError, match=rf"{key}={value}.* is for two stages, and 'tiny' has one"):
     learning.objective(config, model, experiment.Schedule(config, 100))
     experiment.optimizer(config, model, optax.constant_schedule(0.1))
 

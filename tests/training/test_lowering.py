@@ -37,9 +37,10 @@ def lowered(function, backend, *arguments):
 
 
 @pytest.mark.filterwarnings('ignore:The Pallas Triton backend is deprecated')  # See the kernels.
-@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
-def test_training_step(backend, dtype):
+@pytest.mark.parametrize('dtype, remat', [('float32', True), ('bfloat16', False)])
+def test_training_step(backend, dtype, remat):
   config = tiny.get_config()
+  config.training.remat_preview = remat
   config.model.dtype = dtype
   mesh = sharding.create_mesh(config.sharding.mesh)
   training = learning.Training(config, mesh, 160)
