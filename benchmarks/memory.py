@@ -16,12 +16,13 @@ _BATCHES = (8, 32, 128)
 def cases(seconds: float) -> Iterator[table.Row]:
   """BasisNet and its peers; `seconds` is not used."""
   del seconds
-  variants = {'static': 'large', 'BasisNet': '', 'CondConv': 'condconv'}
+  recipes = {
+    'static': ours.recipe('large'),
+    **ours.basisnets('BasisNet'),
+    'CondConv': ours.recipe('condconv'),
+  }
   for batch in _BATCHES:
-    used = {
-      name: ours.TrainStep(ours.recipe(variant), batch).megabytes
-      for name, variant in variants.items()
-    }
+    used = {name: ours.TrainStep(recipe, batch).megabytes for name, recipe in recipes.items()}
     for name, size in used.items():
       compared = {}
       if name != 'static':

@@ -67,8 +67,9 @@ def _inference(seconds):
 def _training(seconds):
   cpu = jax.default_backend() == 'cpu'
   batch = _TRAINING_BATCH if cpu else _TRAINING_BATCH_OF_ACCELERATORS
-  names = {STATIC: 'large', BOTH: '', **_PEERS}
-  calls = {name: ours.TrainStep(ours.recipe(variant), batch) for name, variant in names.items()}
+  recipes = {STATIC: ours.recipe('large'), **ours.basisnets(BOTH)}
+  recipes |= {name: ours.recipe(variant) for name, variant in _PEERS.items()}
+  calls = {name: ours.TrainStep(recipe, batch) for name, recipe in recipes.items()}
   if peers.torch_is_there():
     calls |= peers.training(batch)
   if cpu:

@@ -29,6 +29,13 @@ def recipe(variant: str = '', **changes: Any) -> ml_collections.ConfigDict:
   return config
 
 
+def basisnets(name: str) -> dict[str, ml_collections.ConfigDict]:
+  """The recipe, and beside it what else `training.remat_preview` may be."""
+  again = jax.default_backend() != 'cpu'
+  other = ', preview run again' if again else ', preview kept'
+  return {name: recipe(), name + other: recipe(training__remat_preview=again)}
+
+
 def command(variant: str, workdir: str, data_dir: str, *flags: str) -> list[str]:
   """The main recipe's own command, float32 on CPU; validation images stand in for training's."""
   return [
