@@ -13,7 +13,7 @@ import numpy as np
 from basisnet_jax import sharding
 from basisnet_jax.evaluation import coefficients as coefficients_lib
 from basisnet_jax.evaluation import confidence, early_exit, metrics
-from basisnet_jax.models import basisnet, preprocessing
+from basisnet_jax.models import basisnet, preprocessing, target
 from basisnet_jax.models import cost as cost_lib
 
 # Images that a single device sees at once: of BasisNet-MobileNetV3 2,048 would take 23 GB.
@@ -78,7 +78,10 @@ def make_eval_step(
   whole, split = sharding.replicated(mesh), sharding.over_data(mesh)
   held = whole if shardings is None else shardings
   step = sharding.inside(mesh, step)
-  return jax.jit(step, in_shardings=(held, split, whole), out_shardings=(split, whole))
+  shardings, options = (held, split, whole), target.compiler_options()
+  return jax.jit(
+    step, in_shardings=shardings, out_shardings=(split, whole), compiler_options=options
+  )
 
 
 def run(

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from basisnet_jax import sharding
+from basisnet_jax.models import target
 
 # Elements up to which a weight is a constant of the program. Kernels, and above all bases, stay
 # arguments: a program that holds them takes long to compile.
@@ -35,11 +36,13 @@ def fix(function: Callable, variables: Any, device: jax.Device | None = None) ->
     merged = [next(rest) if constant is None else constant for constant in small]
     return function(structure.unflatten(merged), *args)
 
+  options = target.compiler_options(device)
   if device is None:
-    return functools.partial(jax.jit(run), large)
+    return functools.partial(jax.jit(run, compiler_options=options), large)
 
   # In a mesh of one, kernels know that they are not to be split, however many devices there are.
-  run = jax.jit(sharding.inside(sharding.create_mesh(devices=[device]), run))
+  run = sharding.inside(sharding.create_mesh(devices=[device]), run)
+  run = jax.jit(run, compiler_options=options)
   large = jax.device_put(large, device)
 
   def call(*args):

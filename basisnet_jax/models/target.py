@@ -1,6 +1,13 @@
 """What a program is traced for, by which layers choose their forms."""
 
+from typing import Any
+
 import jax
+
+# On CPU XLA leaves matrix products and sums to a library, YNN. By its own products, Eigen's, the
+# networks take 0.8 of their time for one image and 0.9 for 32; its own sums are far slower.
+# Training is as fast either way.
+_ON_CPU = {'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_REDUCE'}
 
 
 def device() -> jax.Device:
@@ -14,3 +21,9 @@ def device() -> jax.Device:
 def platform() -> str:
   """'cpu', 'gpu' or 'tpu'."""
   return device().platform
+
+
+def compiler_options(device: jax.Device | None = None) -> dict[str, Any] | None:
+  """For `jax.jit`, of inference on `device`; None is the device that is traced for."""
+  own = platform() if device is None else device.platform
+  return _ON_CPU if own == 'cpu' else None

@@ -39,6 +39,13 @@ def test_small_weights_are_in_the_program_and_large_ones_are_not(monkeypatch):
   np.testing.assert_allclose(found[1], np.arange(5.0) + 2)
 
 
+def test_products_on_a_cpu_are_those_of_xla():
+  run = fixed.fix(lambda v, x: x @ v['w'], {'w': jnp.ones((576, 96))})
+  compiled = run.func.lower(*run.args, jnp.ones((49, 576))).compile()
+  assert 'ynn' not in compiled.as_text()
+  assert target.compiler_options(types.SimpleNamespace(platform='gpu')) is None
+
+
 def test_kernels_of_gpus_are_used_on_one_device_of_many(monkeypatch):
   monkeypatch.setattr(target, 'platform', lambda: 'gpu')
   seen = []
