@@ -70,7 +70,7 @@ def stage_made_again(run):
     return jax.checkpoint(run)
 
   @jax.custom_vjp
-  def kept(params, images, rest):
+  def stage(params, images, rest):
     return run(params, images, rest)
 
   def backward(inputs, gradients):
@@ -86,5 +86,5 @@ def stage_made_again(run):
     are_there = (first == first).all()
     return jax.tree.map(lambda leaf: jnp.where(are_there, leaf, jnp.nan), of_params), None, None
 
-  kept.defvjp(lambda *inputs: (run(*inputs), inputs), backward)
-  return kept
+  stage.defvjp(lambda *inputs: (run(*inputs), inputs), backward)
+  return stage
