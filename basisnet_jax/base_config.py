@@ -132,8 +132,8 @@ def get_config() -> ml_collections.ConfigDict:
   t.resolutions = ()
   # A batch goes through the model in so many parts, one after another, which takes less memory.
   t.accumulation = 1
-  # For its gradients the preview runs a second time: less memory (0.82 at batch 32, 0.79 at 128)
-  # for more time (1.05 on CPU). None does so on CPU alone, where the memory is the machine's.
+  # For its gradients the preview runs a second time: less memory (0.81 at batch 32, 0.77 at 128)
+  # for more time (1.06 on CPU). None does so on CPU alone, where the memory is the machine's.
   t.remat_preview = config_dict.placeholder(bool)
   # Alphas of mixup and CutMix, which mix each image with another of its device (0.2 and 1.0 are
   # usual); 0 is off.

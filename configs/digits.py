@@ -43,6 +43,7 @@ def get_config(variant=None):
 
   c.training.batch_size = 96
   c.training.epochs = 34.0
+  c.training.remat_preview = False  # There is memory enough.
   c.loss.label_smoothing = 0.1
   c.optimizer.name = 'adamw'
   c.optimizer.schedule = 'cosine'
