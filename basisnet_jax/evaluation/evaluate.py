@@ -78,9 +78,11 @@ def make_eval_step(
   whole, split = sharding.replicated(mesh), sharding.over_data(mesh)
   held = whole if shardings is None else shardings
   step = sharding.inside(mesh, step)
-  shardings, options = (held, split, whole), target.compiler_options()
   return jax.jit(
-    step, in_shardings=shardings, out_shardings=(split, whole), compiler_options=options
+    step,
+    in_shardings=(held, split, whole),
+    out_shardings=(split, whole),
+    compiler_options=target.compiler_options(),
   )
 
 

@@ -6,7 +6,6 @@ folder, which is never chosen.
 """
 
 import contextlib
-import itertools
 import logging
 import numbers
 import os
@@ -159,7 +158,8 @@ class Checkpoints:
     if damaged:
       step, reason = damaged[0]
       others = self._other_shapes(step, like)
-      for path, (saved, wanted) in itertools.islice(others.items(), 1):
+      if others:
+        path, (saved, wanted) = next(iter(others.items()))
         reason = f'{path} is of the shape {list(saved)}, and by this recipe {list(wanted)}'
       raise UnreadableError(
         f'None of the {len(damaged)} checkpoints in {self._folder} can be read (step {step}: '
