@@ -10,9 +10,11 @@ all. The average is what an image costs when 37% exit after the preview (Zhang e
 
 from collections.abc import Iterator
 import functools
+import os
 
 from flax import traverse_util
 import jax
+from jax.extend import backend
 import jax.numpy as jnp
 import numpy as np
 
@@ -30,8 +32,12 @@ _BASISNETS = {'': '', ', 1x1 alone': 'pointwise'}  # What is told of them: the v
 
 def cases(seconds: float) -> Iterator[table.Row]:
   """Sizes of the files, then times by threads, for each run time and how weights are stored."""
-  for run_time, weights in (('LiteRT', 'float32'), ('LiteRT', 'int8'), ('ONNX Runtime', 'float32')):
-    write = functools.partial(_litert, weights=weights) if run_time == 'LiteRT' else _onnx
+  for run_time, weights, write in (
+    ('LiteRT', 'float32', functools.partial(_litert, weights='float32')),
+    ('LiteRT', 'int8', functools.partial(_litert, weights='int8')),
+    ('ONNX Runtime', 'float32', _onnx),
+    ('XLA', 'float32', _stablehlo),
+  ):
     written = {name: write(programs) for name, programs in _networks(run_time, weights)}
     for name, (size, _) in written.items():
       yield table.Row(f'{run_time}, {weights}, file', name, measure.spread([size / 1e6]), 'MB')
@@ -88,6 +94,23 @@ def _onnx(programs):
       )
       for program in programs
     }
+
+  return sum(map(len, files.values())), reader
+
+
+def _stablehlo(programs):
+  """The same of programs for any number of images."""
+  files = {program.name: exporting.stablehlo(program) for program in programs}
+
+  def reader(threads):
+    if os.environ.get('NPROC') != str(threads):  # XLA reads it when it starts.
+      os.environ['NPROC'] = str(threads)
+      backend.clear_backends()
+    calls = {}
+    for program in programs:
+      run, inputs = jax.jit(exporting.read_stablehlo(files[program.name])), _inputs(program)
+      calls[program.name] = lambda run=run, inputs=inputs: jax.block_until_ready(run(*inputs))
+    return calls
 
   return sum(map(len, files.values())), reader
 
