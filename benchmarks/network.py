@@ -20,6 +20,7 @@ STATIC, SPECIALIST, BOTH = 'static', 'BasisNet, specialist', 'BasisNet, both sta
 # For one image at a time.
 _SMALLEST = ', bases stored in int8'
 _STORED = {', bases stored in float16': storage.in_float16, _SMALLEST: storage.in_int8}
+_FEW = ', few images at once'  # As predictors and evaluation run networks on CPU.
 _PEERS = {'CondConv, K = 8': 'condconv', 'Dynamic Convolution, K = 4': 'dynamic_convolution'}
 
 
@@ -34,6 +35,7 @@ def _inference(seconds):
   basisnet = ours.Stages(model, held)
   stored = {name: ours.Stages(model, store(held)) for name, store in _STORED.items()}
   static = ours.network(ours.recipe('large'))
+  static_by_few = ours.network(ours.recipe('large'), few_at_once=True)
   others = {name: ours.network(ours.recipe(variant)) for name, variant in _PEERS.items()}
   madds = ours.madds(ours.recipe()) / ours.madds(ours.recipe('large'))
   for batch in _BATCHES:
@@ -49,6 +51,9 @@ def _inference(seconds):
       for name, own in stored.items():
         runs[SPECIALIST + name] = lambda own=own, x=x, c=coefficients: own.specialize(x, c)
         runs[BOTH + name] = lambda own=own, x=x: own.both(x)
+    elif jax.default_backend() == 'cpu':
+      runs[STATIC + _FEW] = lambda x=x: static_by_few(x)
+      runs[BOTH + _FEW] = lambda x=x: basisnet.few_at_once(x)
     calls = {name: _waiting(run) for name, run in runs.items()}
     if peers.torch_is_there():
       calls |= peers.inference(batch)

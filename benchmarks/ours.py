@@ -13,7 +13,7 @@ import numpy as np
 
 from basisnet_jax import command_line, models, sharding
 from basisnet_jax.inference import fixed
-from basisnet_jax.models import cost
+from basisnet_jax.models import cost, in_parts
 from basisnet_jax.training import experiment, learning
 
 _RECIPE = str(pathlib.Path(__file__).parents[1] / 'configs' / 'mnv3.py')
@@ -77,6 +77,7 @@ class Stages:
     preview: images -> logits, coefficients.
     specialize: images, coefficients -> logits.
     both: images -> logits.
+    few_at_once: the same as evaluation has it, by `in_parts`.
   """
 
   def __init__(self, model: models.BasisNet, held: dict, device: jax.Device | None = None):
@@ -85,7 +86,9 @@ class Stages:
     self.preview = fixed.fix(functools.partial(model.apply, method='preview'), light, device)
     specialize = functools.partial(model.apply, method='specialize')
     self.specialize = fixed.fix(specialize, special, device)
-    self.both = fixed.fix(lambda v, x: model.apply(v, x).specialist, held, device)
+    both = lambda v, x: model.apply(v, x).specialist  # noqa: E731
+    self.both = fixed.fix(both, held, device)
+    self.few_at_once = fixed.fix(_few_at_once(both), held, device)
 
 
 def basisnet(config: ml_collections.ConfigDict) -> tuple[models.BasisNet, dict]:
@@ -94,11 +97,18 @@ def basisnet(config: ml_collections.ConfigDict) -> tuple[models.BasisNet, dict]:
   return model, variables(model)
 
 
-def network(config: ml_collections.ConfigDict) -> Callable[[jax.Array], jax.Array]:
+def network(
+  config: ml_collections.ConfigDict, few_at_once: bool = False
+) -> Callable[[jax.Array], jax.Array]:
   """Inference with a network of one stage, its weights fixed: images -> logits."""
   model = experiment.build_model(config)
   assert not isinstance(model, models.BasisNet)
-  return fixed.fix(model.apply, variables(model))
+  apply = _few_at_once(model.apply) if few_at_once else model.apply
+  return fixed.fix(apply, variables(model))
+
+
+def _few_at_once(apply):
+  return lambda v, x: in_parts.call(functools.partial(apply, v), x)
 
 
 class TrainStep:

@@ -13,7 +13,7 @@ import numpy as np
 from basisnet_jax import sharding
 from basisnet_jax.evaluation import coefficients as coefficients_lib
 from basisnet_jax.evaluation import confidence, early_exit, metrics
-from basisnet_jax.models import basisnet, preprocessing, target
+from basisnet_jax.models import basisnet, in_parts, preprocessing, target
 from basisnet_jax.models import cost as cost_lib
 
 # Images that a single device sees at once: of BasisNet-MobileNetV3 2,048 would take 23 GB.
@@ -47,9 +47,12 @@ def make_eval_step(
     def ask(pixels, *arguments, **options):
       return model.apply(variables, preprocessing.normalize(pixels), *arguments, **options)
 
-    # Several devices share a batch.
-    in_parts = _in_parts if mesh.size == 1 else lambda function, *arrays: function(*arrays)
-    outputs = in_parts(functools.partial(ask, train=False), batch['image'])
+    def some(function, *arrays):
+      if mesh.size > 1:  # They share a batch.
+        return function(*arrays)
+      return in_parts.call(function, *arrays, most=_AT_ONCE)
+
+    outputs = some(functools.partial(ask, train=False), batch['image'])
     values, sums = {'mask': batch['mask'], 'label': batch['label']}, None
     for stage, logits in metrics.stage_logits(outputs).items():
       found = metrics.per_image(logits, batch['label'])
@@ -71,7 +74,7 @@ def make_eval_step(
         if exchange:
           others = outputs.coefficients[_another(batch['mask'])]
           specialize = functools.partial(ask, method='specialize')
-          logits = in_parts(specialize, batch['image'], others, outputs.lightweight)
+          logits = some(specialize, batch['image'], others, outputs.lightweight)
           values['exchanged'] = metrics.per_image(logits, batch['label'])['top1']
     return values, sums
 
@@ -190,22 +193,6 @@ def answers(results) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def madds(cost: cost_lib.Cost) -> dict[str, int]:
   """The costs that the functions of `early_exit` take."""
   return {'lightweight_madds': cost.lightweight_madds, 'total_madds': cost.total_madds}
-
-
-def _in_parts(function, *arrays):
-  """What it makes of arrays `[b, ...]`, of no more than `_AT_ONCE` rows at once."""
-  size = len(arrays[0])
-  count = -(-size // _AT_ONCE)
-  if count == 1:
-    return function(*arrays)
-  rows = -(-size // count)
-
-  def split(x):
-    padded = jnp.pad(x, [(0, count * rows - size)] + [(0, 0)] * (x.ndim - 1))
-    return padded.reshape(count, rows, *x.shape[1:])
-
-  found = jax.lax.map(lambda parts: function(*parts), tuple(map(split, arrays)))
-  return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:size], found)
 
 
 def _another(mask):

@@ -24,7 +24,7 @@ from basisnet_jax.evaluation import thresholds
 from basisnet_jax.evaluation.chosen import NOTHING, Chosen
 from basisnet_jax.inference import early_exit, fixed
 from basisnet_jax.inference.prediction import Prediction, prediction
-from basisnet_jax.models import BasisNet, preprocessing
+from basisnet_jax.models import BasisNet, in_parts, preprocessing
 from basisnet_jax.models.cost import Cost
 
 BATCH_SIZE = 32
@@ -325,7 +325,8 @@ def _answer(model: nn.Module, chosen: Chosen) -> Callable[..., tuple[jax.Array, 
 
   def answer(variables, pixels, real, threshold):
     del threshold
-    logits = model.apply(variables, preprocessing.normalize(pixels)).astype(jnp.float32)
+    ask = lambda pixels: model.apply(variables, preprocessing.normalize(pixels))  # noqa: E731
+    logits = in_parts.call(ask, pixels).astype(jnp.float32)
     probabilities = jax.nn.softmax(logits / chosen.temperatures.get('network', 1.0))
     return probabilities, probabilities.max(-1), jnp.zeros_like(real)
 

@@ -1,0 +1,39 @@
+"""Networks on a few images at once, one part of a batch after the other."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from basisnet_jax.models import target
+
+# What is between the layers stays in the cache then: 32 images take the static network 0.83 of the
+# time (two cores; four at once 0.81, sixteen 0.90).
+_ON_CPU = 8
+
+
+def call(function: Callable[..., Any], *arrays: jax.Array, most: int | None = None) -> Any:
+  """What `function` makes of arrays `[b, ...]`; on CPU of no more than eight rows at once.
+
+  Args:
+    function: from arrays `[n, ...]` to a tree of arrays `[n, ...]`, each row by itself.
+    arrays: of one device.
+    most: rows at once elsewhere, and on CPU if it is fewer; None is all.
+
+  Returns:
+    The tree, its arrays `[b, ...]`.
+  """
+  size = len(arrays[0])
+  limits = [size, most, _ON_CPU if target.platform() == 'cpu' else None]
+  count = -(-size // max(1, min(limit for limit in limits if limit is not None)))
+  if count <= 1:
+    return function(*arrays)
+  rows = -(-size // count)
+
+  def split(x):
+    padded = jnp.pad(x, [(0, count * rows - size)] + [(0, 0)] * (x.ndim - 1))
+    return padded.reshape(count, rows, *x.shape[1:])
+
+  found = jax.lax.map(lambda part: function(*part), tuple(map(split, arrays)))
+  return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:size], found)

@@ -1,0 +1,43 @@
+"""Networks on a few images at once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from basisnet_jax.models import in_parts
+
+
+def recorded(rows):
+  """A function that notes how many rows it is given."""
+
+  def function(x, y):
+    rows.append(len(x))
+    return {'sum': x + y[:, None], 'odd': (y % 2).astype(jnp.int32)}
+
+  return function
+
+
+@pytest.mark.parametrize(
+  'size, most, at_once',
+  [(1, None, 1), (8, None, 8), (9, None, 5), (12, None, 6), (32, None, 8), (20, 512, 7), (7, 3, 3)],
+)
+def test_rows_come_back_in_order(size, most, at_once):
+  x = np.arange(3.0 * size).reshape(size, 3)
+  y = np.arange(float(size))
+  rows = []
+  found = jax.jit(lambda *arrays: in_parts.call(recorded(rows), *arrays, most=most))(x, y)
+  assert set(rows) == {at_once}
+  np.testing.assert_array_equal(found['sum'], x + y[:, None])
+  np.testing.assert_array_equal(found['odd'], np.arange(size) % 2)
+
+
+@pytest.mark.parametrize('most, at_once', [(None, 20), (512, 20), (10, 10)])
+def test_elsewhere_only_what_is_asked_for(most, at_once, monkeypatch):
+  monkeypatch.setattr(in_parts.target, 'platform', lambda: 'tpu')
+  rows = []
+  jax.eval_shape(
+    lambda *arrays: in_parts.call(recorded(rows), *arrays, most=most),
+    *(jnp.zeros((20, 3)), jnp.zeros(20)),
+  )
+  assert set(rows) == {at_once}
