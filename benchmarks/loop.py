@@ -21,8 +21,9 @@ from basisnet_jax import sharding
 from basisnet_jax.training import experiment
 from benchmarks import measure, ours, table
 
-_STEPS_A_LOG = 5
-_LOGS = 8
+_STEPS_A_LOG = 10
+_LOGS = 10
+_FIRST = 2  # Logs of steps that compile and fill buffers.
 _ROUNDS = 3
 
 
@@ -36,7 +37,7 @@ def cases(seconds: float, data_dir: str) -> Iterator[table.Row]:
   found = {name: [_rates(call, seconds)] for name, call in alone.items()} | {'loop': []}
   ratios = []
   for _ in range(_ROUNDS):  # Shared machines change: a loop's floor is measured before and after.
-    found['loop'].append(_loop(data_dir)[1:])  # The first log's steps compile.
+    found['loop'].append(_loop(data_dir)[_FIRST:])
     for name, call in alone.items():
       found[name].append(_rates(call, seconds))
     pipeline, step = (statistics.median(sum(found[name][-2:], [])) for name in alone)
