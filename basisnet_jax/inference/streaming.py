@@ -28,6 +28,7 @@ from basisnet_jax.inference import fixed
 from basisnet_jax.models import BasisNet, basisnet
 
 WHEN_FULL = ('wait', 'drop_oldest')
+_UNDER_WAY = 3  # Frames: one in each stage, and an answer that nobody has taken yet.
 _END = object()
 
 
@@ -141,7 +142,8 @@ class StreamingPredictor:
       raise UserError(f'Frames come as [frame, ...]; this is {type(frames).__name__}.')
     stop, counts, (light, special) = threading.Event(), collections.Counter(), self._devices
     waiting = _Waiting(self._depth, self._drop, stop)
-    between, answers = queue.Queue(1), queue.Queue(1)
+    # Who asks slowly holds up the preview alone: else his time would count as the specialist's.
+    under_way, between, answers = queue.Queue(_UNDER_WAY), queue.Queue(), queue.Queue()
     self.metrics = {}
 
     def read():
@@ -159,7 +161,7 @@ class StreamingPredictor:
 
     def preview():
       answer = self._scenes() if self._reuse is not None else self._each
-      while isinstance(item := waiting.get(), tuple):
+      while isinstance(item := waiting.get(), tuple) and _put(under_way, None, stop):
         number, frame, arrived = item
         began = time.perf_counter()
         found = jax.block_until_ready(self._preview(jax.device_put(frame, light)))
@@ -171,8 +173,7 @@ class StreamingPredictor:
         if not exited:  # The device begins it when it is done with the frame before.
           final, reused = answer(*jax.device_put((frame, coefficients, first), special))
         said = first, final, confidence, bool(exited), reused
-        if not _put(between, (number, arrived, sent, said), stop):
-          return
+        between.put((number, arrived, sent, said))
       _put(between, item, stop)
 
     def finish():
@@ -186,10 +187,8 @@ class StreamingPredictor:
         counts['exited'] += exited
         counts['reused'] += reused
         milliseconds = 1e3 * (done - arrived)
-        found = Answer(number, first, final, confidence, exited, reused, milliseconds)
-        if not _put(answers, found, stop):
-          return
-      _put(answers, item, stop)
+        answers.put(Answer(number, first, final, confidence, exited, reused, milliseconds))
+      answers.put(item)
 
     # What goes wrong goes the way of the frames, and comes after the answers of those before it.
     threads = [
@@ -200,6 +199,7 @@ class StreamingPredictor:
       thread.start()
     try:
       while isinstance(item := answers.get(), Answer):
+        under_way.get()
         self.metrics = _metrics(counts, waiting.dropped)
         yield item
       self.metrics = _metrics(counts, waiting.dropped)
@@ -224,7 +224,8 @@ class StreamingPredictor:
         raise UserError(f'reuse is for frames of one image; this one has {len(frame)}.')
       # In NumPy: JAX would compile it while the first frames are waiting.
       now = np.asarray(coefficients)
-      near = made_by is not None and bool(np.abs(now - made_by).max() <= self._reuse)
+      # All: of a cascade there are none.
+      near = made_by is not None and bool((np.abs(now - made_by) <= self._reuse).all())
       if not near:
         blended, made_by = self._blend(coefficients), now
       return self._call_blended(blended, frame, first), near

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
+from basisnet_jax import models
 from basisnet_jax.errors import UserError
 from basisnet_jax.inference import streaming
 from basisnet_jax.models import basisnet
@@ -102,8 +103,7 @@ def test_no_more_frames_are_taken_than_may_be_under_way():
   for done in range(1, 4):
     next(answers)
     time.sleep(0.3)
-    # Two wait, one is held before them; each stage has one, and one lies before and behind the
-    # second.
+    # Two wait, one is held before them and one behind; three are under way.
     assert len(taken) <= done + 7
   answers.close()
   assert len(taken) <= 11
@@ -130,6 +130,14 @@ def test_a_camera_is_never_held_up_and_old_frames_are_forgotten():
   assert stream.metrics['dropped'] == 200 - len(found)
 
 
+def test_who_asks_slowly_is_in_no_time_of_a_stage():
+  stream = predictor()
+  list(stream(example()[2]))  # Both stages compile.
+  for _ in stream(example()[2]):
+    time.sleep(0.2)
+  assert max(stream.metrics['lightweight_ms'], stream.metrics['specialist_ms']) < 100
+
+
 def test_similar_frames_share_a_specialist():
   model, variables, frames = example(0.5)
   one = frames[:, :1]
@@ -148,6 +156,22 @@ def test_similar_frames_share_a_specialist():
     wanted = model.apply(
       variables, frame, coefficients[made_for], answer.first, method='specialize'
     )
+    np.testing.assert_allclose(answer.final, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_all_frames_share_the_specialist_of_a_cascade():
+  networks = {stage: tiny.TinyNetwork(10) for stage in ('lightweight', 'specialist')}
+  model = models.create('cascade', **networks, resolution=8, num_bases=tiny.NUM_BASES)
+  frames = example()[2][:3, :1]
+  variables = model.init(jax.random.key(0), jnp.asarray(frames[0]))
+  device = jax.devices()[0]
+  stream = streaming.StreamingPredictor(
+    model, variables, lightweight_device=device, specialist_device=device, reuse=0.0
+  )
+  answers = list(stream(frames))
+  assert [answer.reused for answer in answers] == [False, True, True]
+  for answer, frame in zip(answers, frames, strict=True):
+    wanted = model.apply(variables, jnp.asarray(frame)).specialist
     np.testing.assert_allclose(answer.final, wanted, rtol=1e-4, atol=1e-5)
 
 
