@@ -77,8 +77,9 @@ def batches(
     nonlocal seen, broken, number, failures
     ids = batch.pop('id')
     _check_labels(batch['label'], ids, dataset)
-    lost = ids[(batch['mask'] == 0) & (ids != FILLER_ID)]
-    seen, broken = seen + len(ids), broken + len(lost)
+    real = ids != FILLER_ID
+    lost = ids[(batch['mask'] == 0) & real]
+    seen, broken = seen + np.count_nonzero(real), broken + len(lost)
     if len(lost):
       _tell(lost, named, seen, broken, dataset, policy)
     number, failures = number + 1, 0

@@ -114,6 +114,19 @@ def test_too_many_broken_images_end_the_run(corrupt, storage):
     train(corrupt, 100)
 
 
+class MostlyBroken(JpegImages):
+  def _encoded(self, number):
+    return super()._encoded(number)[: None if number > CORRUPT else 200]
+
+
+@pytest.mark.parametrize('batch_size', [TRAIN, 2048])
+def test_what_fills_up_an_evaluation_is_no_image_that_can_be_read(tmp_path, batch_size):
+  dataset = prepared(MostlyBroken, tmp_path)
+  options = dict(split='train', resolution=8, eval_crop=1.0)
+  with pytest.raises(UserError, match='12 of the first 23 images .* that is more than 1%'):
+    list(data.eval_batches(dataset, batch_size=batch_size, **options))
+
+
 class WrongLabel(JpegImages):
   """One label is beyond the classes: TFDS would not write it."""
 
