@@ -218,4 +218,6 @@ def how_to_exit(asked: Predictor, threshold: float) -> str:
   """What to do where nobody has chosen a threshold for two stages; else ''."""
   if asked.cost.lightweight_madds is None or not threshold == asked.threshold == thresholds.NOBODY:
     return ''
+  if asked.about(threshold)['chosen']:  # So it was, by what was to be reached.
+    return ''
   return 'Nobody exits: give --threshold, or have one chosen on held-out images (README).'

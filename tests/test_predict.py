@@ -11,6 +11,7 @@ import tiny
 from basisnet_jax import config as config_lib
 from basisnet_jax import predict
 from basisnet_jax.errors import UserError
+from basisnet_jax.evaluation import chosen
 from basisnet_jax.training import experiment, trained
 from basisnet_jax.training.checkpoints import Checkpoints
 
@@ -116,3 +117,25 @@ def test_a_recipe_that_was_edited_is_told(workdir, group, key, value, sentence):
   with pytest.raises(UserError, match=sentence):
     predict.load(workdir)
   path.write_text(whole)
+
+
+def test_how_to_exit_is_told_where_nobody_has_chosen(workdir):
+  asked = predict.load(workdir)
+  told = predict.how_to_exit(asked, asked.threshold_for())
+  assert told.startswith('Nobody exits: give --threshold, or have one chosen')
+  numbers = dict.fromkeys(('images', 'exit_rate', 'average_madds', 'top1', 'specialist_top1'), 0)
+  kept = chosen.Chosen(
+    rule='margin',
+    temperatures={'lightweight': 1.0, 'specialist': 1.0},
+    threshold=2.0,
+    goal={'by': 'guarantee'},
+    reason='nobody exits, since none passed the test',
+    heldout={'data': 'digits', 'split': 'train[80%:]'} | numbers,
+    checkpoint='checkpoints',
+    step=0,
+  )
+  chosen.save(workdir, kept)
+  asked = predict.load(workdir)
+  assert asked.about(asked.threshold)['chosen']['reason'] == kept.reason
+  assert predict.how_to_exit(asked, asked.threshold_for()) == ''
+  (workdir / chosen.NAME).unlink()
