@@ -26,9 +26,9 @@ class Chosen:
       least this exit; 2 where nobody does.
     goal: what was to be reached: 'by' and the numbers that belong to it.
     reason: the same in words.
-    heldout: of the held-out images 'data' (the dataset), 'split' and 'images', and what is expected
-      from those of them that the threshold was chosen on: 'exit_rate', 'average_madds', 'top1',
-      'specialist_top1'.
+    heldout: 'data' (the dataset) and 'split' of the held-out images; of those of them that the
+      threshold was chosen on, how many 'images', and what is expected from them: 'exit_rate',
+      'average_madds', 'top1', 'specialist_top1'.
     checkpoint: the folder in the workdir that holds the checkpoint.
     step: of the checkpoint.
   """

@@ -199,7 +199,7 @@ class Fit(NamedTuple):
     temperatures: {stage: T}.
     threshold: of early termination; None for a single network.
     reason: how it was found.
-    expected: 'exit_rate', 'average_madds' and 'top1' of the images that it was chosen on,
+    expected: 'exit_rate', 'average_madds' and 'top1' of the 'images' that it was chosen on,
       'specialist_top1', always running the specialist, and their `confidence_quantiles`; None for
       a single network.
   """
@@ -248,6 +248,7 @@ def fit(
     threshold, reason = choose(goal, heldout, **costs)
   expected = early_exit.operating_point(threshold, *heldout, **costs)
   del expected['threshold']
+  expected['images'] = len(heldout.confidence)
   expected['specialist_top1'] = float(np.mean(heldout.specialist_correct, dtype=np.float64))
   expected['confidence_quantiles'] = confidence_quantiles(heldout.confidence)
   return Fit(temperatures, threshold, reason, expected)

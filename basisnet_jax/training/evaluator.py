@@ -92,7 +92,7 @@ class Evaluator:
       heldout={
         'data': self._config.data.name,
         'split': split,
-        'images': len(results['label']),
+        'images': len(results['label']),  # Or fewer, where a threshold is chosen.
         **(fit.expected or {}),
       },
       checkpoint=checkpoint,

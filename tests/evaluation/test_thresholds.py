@@ -146,6 +146,7 @@ def test_fit_scales_by_temperature_and_guarantees_on_other_images_than_those_of_
   chosen_on = sure if by == 'accuracy_loss' else sure[np.arange(2000) % 5 != 0]
   assert found.expected['exit_rate'] == np.mean(chosen_on >= found.threshold) > 0.98
   assert found.expected['top1'] == found.expected['specialist_top1']
+  assert found.expected['images'] == len(chosen_on)
 
 
 def test_single_network_has_temperatures_alone():
