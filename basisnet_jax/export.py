@@ -204,7 +204,8 @@ def _compared(config, network, runs, threshold) -> list[str]:
   lines = []
   for name, first in same.items():
     by_stage = found[first]
-    title = f'{name}, {counted(count, "image")} of {config.data.name}, {split}'
+    images = next(iter(by_stage.values())).images  # Those that could be read.
+    title = f'{name}, {counted(images, "image")} of {config.data.name}, {split}'
     lines.append(f'\n{title:<44}{"network":>9}{"exported":>10}{"same answer":>13}')
     for stage, shares in by_stage.items():
       percent = f'{shares.right:>9.1%}{shares.exported_right:>10.1%}{shares.same:>13.1%}'

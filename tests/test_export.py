@@ -174,6 +174,21 @@ def test_where_no_threshold_was_chosen_it_is_said(workdir, tmp_path):
   assert told in (tmp_path / 'export' / 'README.md').read_text()
 
 
+def test_images_that_cannot_be_read_are_not_among_those_compared(monkeypatch):
+  part = exporting.Program(
+    'network',
+    lambda images: (images.mean((1, 2)), images.max((1, 2, 3))),
+    {'images': (2, 2, 3)},
+    ('probabilities', 'confidence'),
+  )
+  batch = {'image': np.zeros((4, 2, 2, 3), np.uint8), 'label': np.zeros(4, int)}
+  batch['mask'] = np.array([1, 0, 1, 1])
+  for name, found in (('open_dataset', None), ('num_images', 4), ('eval_batches', [batch])):
+    monkeypatch.setattr(export.experiment, name, lambda *_, found=found: found)
+  title, _ = export._compared(tiny.get_config(), [part], {'onnx': {'network': part.call}}, 0.5)
+  assert '3 images of digits, test' in title
+
+
 def test_smaller_weights_are_compared_on_images(workdir, exported, tmp_path):
   code, out, err = run(
     '--mode=export', f'--workdir={workdir}', f'--output={tmp_path}', '--weights=int8'
