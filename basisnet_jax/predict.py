@@ -181,7 +181,8 @@ def opened(output: str | None) -> Iterator[TextIO]:
 
 def _by_lines(file):
   if isinstance(file, io.TextIOWrapper):  # It is, but for buckets.
-    file.reconfigure(line_buffering=True)
+    # Not all labels are of a console's alphabet.
+    file.reconfigure(line_buffering=True, errors='backslashreplace')
   return file
 
 

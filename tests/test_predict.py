@@ -1,5 +1,6 @@
 """Runs that cannot be loaded; tables that grow: to full disks, and to readers who leave."""
 
+import io
 import json
 import os
 import sys
@@ -39,6 +40,14 @@ def test_a_reader_who_leaves_is_told_once(monkeypatch):
       with predict.opened(None) as file:
         file.write('a\n')
     stdout.flush()  # As Python does at its end.
+
+
+def test_a_console_without_a_labels_letters_gets_their_numbers(monkeypatch):
+  console = io.TextIOWrapper(io.BytesIO(), 'ascii')
+  monkeypatch.setattr(sys, 'stdout', console)
+  with predict.opened(None) as file:
+    file.write('köter,1\n')
+  assert console.buffer.getvalue() == b'k\\xf6ter,1\n'
 
 
 def test_errors_of_those_who_answer_are_theirs():
