@@ -87,7 +87,7 @@ def _animated(source):
       for number in itertools.count() if count is None else range(count):
         try:
           image.seek(number)
-          frame = photos.read(image.convert('RGBA'))
+          frame = photos.read(image.copy())
         except (EOFError, IndexError, *photos.ERRORS) as error:
           raise _damaged(source, error) from error
         yield f'{number}', frame

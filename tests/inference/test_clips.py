@@ -41,6 +41,16 @@ def test_images_of_a_folder_in_order(tmp_path, pictures):
   assert_colors(list(one.frames), COLORS[1:2])
 
 
+def test_one_image_is_read_as_in_a_folder(tmp_path):
+  gray = np.linspace(0, 65535, 64 * 48).reshape(48, 64).astype(np.uint16)
+  Image.fromarray(gray).save(tmp_path / '1.png')
+  ((_, alone),), ((_, among),) = (
+    clips.open_clip(str(path)).frames for path in (tmp_path / '1.png', tmp_path)
+  )
+  np.testing.assert_array_equal(alone, among)
+  assert np.ptp(np.asarray(alone)) == 255
+
+
 def test_numbers_in_names_count_as_numbers(tmp_path, pictures):
   names = ['1/frame_9.png', '1/frame_10.png', '1/frame_010.png', '2.png', '10.png', 'last.png']
   (tmp_path / '1').mkdir()
