@@ -100,7 +100,7 @@ def encode(path: pathlib.Path) -> bytes:
   """
   data = path.read_bytes()
   try:
-    opened = Image.open(io.BytesIO(data))
+    opened = Image.open(io.BytesIO(data), formats=photos_lib.KINDS)
   except UnidentifiedImageError as error:
     raise ValueError(photos_lib.unknown(data)) from error
   with opened as image:

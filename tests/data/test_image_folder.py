@@ -123,6 +123,13 @@ def test_unreadable_photos_are_left_out_and_named(root, capsys):
   assert 'phone.HEIC (HEIC is not read; convert it to JPEG)' in said
 
 
+@pytest.mark.parametrize('kind', ['EPS', 'TGA'])
+def test_a_file_of_another_kind_than_photos_is_not_even_opened(tmp_path, kind):
+  Image.new('RGB', (64, 48)).save(tmp_path / 'a.jpg', kind)
+  with pytest.raises(ValueError, match='^not an image of a kind that is known$'):
+    image_folder.encode(tmp_path / 'a.jpg')
+
+
 def test_photos_whose_names_are_not_utf_8_are_read(root, capsys):
   folder = root / 'train' / 'cat'
   (folder / '0.png').rename(folder / os.fsdecode(b'gr\xf6n.png'))
