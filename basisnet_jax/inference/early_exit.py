@@ -18,8 +18,8 @@ from basisnet_jax.evaluation import thresholds
 from basisnet_jax.models import BasisNet, in_parts, target
 
 # Images that the specialist runs for at once, and how many of those that are left over then. CPU:
-# an image takes 5.5 ms alone, 4.3 of two, 4.0 of three, 3.2 of four, 3.0 of eight and of sixteen, no
-# less of more (measured).
+# an image takes 5.5 ms alone, 4.3 of two, 4.0 of three, 3.2 of four, 3.0 of eight and of sixteen,
+# no less of more (measured).
 _CHUNKS = {'cpu': (16, 8, 4, 3, 2, 1)}
 _USUAL_CHUNKS = (64, 16)
 
