@@ -28,7 +28,7 @@ from basisnet_jax.inference import fixed
 from basisnet_jax.models import BasisNet, basisnet
 
 WHEN_FULL = ('wait', 'drop_oldest')
-_UNDER_WAY = 3  # Frames: one in each stage, and an answer that nobody has taken yet.
+_UNDER_WAY = 4  # Frames: one in each stage, one between them, an answer that nobody has taken yet.
 _END = object()
 
 
@@ -161,7 +161,10 @@ class StreamingPredictor:
 
     def preview():
       answer = self._scenes() if self._reuse is not None else self._each
-      while isinstance(item := waiting.get(), tuple) and _put(under_way, None, stop):
+      while _put(under_way, None, stop):
+        if not isinstance(item := waiting.get(), tuple):
+          _put(between, item, stop)
+          return
         number, frame, arrived = item
         began = time.perf_counter()
         found = jax.block_until_ready(self._preview(jax.device_put(frame, light)))
@@ -174,7 +177,6 @@ class StreamingPredictor:
           final, reused = answer(*jax.device_put((frame, coefficients, first), special))
         said = first, final, confidence, bool(exited), reused
         between.put((number, arrived, sent, said))
-      _put(between, item, stop)
 
     def finish():
       done = 0.0

@@ -103,7 +103,7 @@ def test_no_more_frames_are_taken_than_may_be_under_way():
   for done in range(1, 4):
     next(answers)
     time.sleep(0.3)
-    # Two wait, one is held before them and one behind; three are under way.
+    # Two wait, one is held before them; four are under way.
     assert len(taken) <= done + 7
   answers.close()
   assert len(taken) <= 11
