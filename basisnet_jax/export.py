@@ -37,6 +37,7 @@ _FILES = {
   'triton': f'triton/{triton_repository.program_file("{}")}',
 }
 FORMATS = tuple(_FILES)
+_LIBRARIES = {'tflite': litert, 'onnx': onnx_file, 'triton': onnx_file}
 _RUNNER = pathlib.Path(run_export.__file__)
 _COMPARED = 1000  # Images, at most.
 
@@ -83,6 +84,9 @@ def export_workdir(
     _program_files(formats, [part.name for part in network]),
     _program_files(FORMATS, exporting.NAMES),
   )
+  for name in formats:
+    if name in _LIBRARIES:  # Now, not when the other formats have been made, for minutes.
+      _LIBRARIES[name].check_installed()
   predictor = ready.predictor()
   threshold = predictor.threshold_for(**budget)
   stored = exporting.stored(ready.model, ready.variables, resolution, weights)

@@ -228,6 +228,22 @@ def test_what_cannot_be_exported_is_a_sentence(workdir, exported, tmp_path):
   assert (tmp_path / 'README.md').read_text() == '# Mine'
 
 
+@pytest.mark.parametrize('name, library', [('onnx', 'onnxruntime'), ('tflite', 'litert_converter')])
+def test_a_converter_that_is_missing_is_named_before_other_formats_are_made(
+  workdir, tmp_path, name, library
+):
+  without = f'import runpy, sys; sys.modules[{library!r}] = None'
+  script = f'{without}; runpy.run_module("basisnet_jax.main", run_name="__main__", alter_sys=True)'
+  flags = '--mode=export', f'--workdir={workdir}', f'--output={tmp_path / "there"}'
+  command = [sys.executable, '-c', script, *flags, f'--format=stablehlo,{name}']
+  environment = forks.environment(1)
+  done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+  assert done.returncode == 2
+  err = done.stderr
+  assert err.count('\n') == 1 and f'--format={name}' in err and 'pip install' in err, err
+  assert not (tmp_path / 'there').exists()
+
+
 def test_an_export_to_where_one_was_takes_its_place(workdir, exported):
   folder = shutil.copytree(exported[0], workdir.parent / 'again')
   (folder / 'notes.txt').write_text('mine')
@@ -247,6 +263,7 @@ def cut(path):
   [
     (lambda f: (f / 'photo.png').unlink(), 'No such file or directory: .*photo.png'),
     (lambda f: (f / 'photo.png').write_bytes(b'no image'), 'photo.png is broken, or of a kind'),
+    (lambda f: (f / 'photo.png').write_bytes(b'no image'), r'\(no image of a kind that'),
     (lambda f: cut(f / 'photo.png'), r'photo.png is broken, or of a kind .* \(.*truncated'),
     (lambda f: (f / 'preview.stablehlo').unlink(), 'No such file or directory: .*preview.stable'),
     (lambda f: (f / 'preview.stablehlo').write_bytes(b'x'), r'preview.stablehlo is broken, or of'),
@@ -283,7 +300,7 @@ def test_run_py_says_how_it_is_used(exported, arguments):
   assert code == 1 and err == 'Usage: python run.py photo.jpg [stablehlo]\n'
 
 
-@pytest.mark.parametrize('name', ['jax', 'flatbuffers'])
+@pytest.mark.parametrize('name', ['jax', 'flatbuffers', 'numpy', 'PIL'])
 def test_run_py_without_what_it_needs_is_a_sentence(exported, photo, name):
   script = f'import runpy, sys; sys.modules["{name}"] = None; sys.argv = sys.argv[1:]; '
   script += 'runpy.run_path(sys.argv[0], run_name="__main__")'

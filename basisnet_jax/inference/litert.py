@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import contextlib
+import importlib.util
 import io
 import os
 from typing import Any
@@ -103,6 +104,15 @@ class Reader:
     """Runs a signature: inputs by name, more than it takes do not matter, to outputs by name."""
     signature = self._signatures[name]
     return signature(**{key: inputs[key] for key in signature.get_input_details()})
+
+
+def check_installed() -> None:
+  """Raises a UserError where what writes files, or reads them again, is not installed."""
+  # Found and not imported: that prints (see `flatbuffer`), and takes seconds.
+  if not all(
+    map(importlib.util.find_spec, ('litert_converter', 'ai_edge_quantizer', 'ai_edge_litert'))
+  ):
+    raise _missing()
 
 
 def _missing():

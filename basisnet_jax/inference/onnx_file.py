@@ -12,6 +12,7 @@ from collections.abc import Callable
 import dataclasses
 import functools
 import hashlib
+import importlib.util
 from typing import Any, NamedTuple
 
 import jax
@@ -86,6 +87,12 @@ def reader(data: bytes, threads: int = 0) -> Callable[..., list[np.ndarray]]:
   session = onnxruntime.InferenceSession(data, options, providers=['CPUExecutionProvider'])
   names = [own.name for own in session.get_inputs()]
   return lambda *arrays: session.run(None, dict(zip(names, map(np.asarray, arrays), strict=True)))
+
+
+def check_installed() -> None:
+  """Raises a UserError where what writes files, or reads them again, is not installed."""
+  if not all(map(importlib.util.find_spec, ('onnx', 'onnxruntime'))):
+    raise _missing()
 
 
 def _missing():

@@ -10,8 +10,14 @@ import json
 import pathlib
 import sys
 
-import numpy as np
-from PIL import Image, ImageOps
+MISSING = '{} (README.md has the pip install line)'
+try:
+  import numpy as np
+  from PIL import Image, ImageOps, UnidentifiedImageError
+except ImportError as error:
+  if __name__ != '__main__':
+    raise
+  sys.exit(MISSING.format(error))
 
 FOLDER = pathlib.Path(__file__).parent
 
@@ -95,7 +101,10 @@ def pixels(photo):
   """What the programs see of a photo: float32 [1, resolution, resolution, 3] in [-1, 1]."""
 
   def upright(data):
-    return ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    try:
+      return ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    except UnidentifiedImageError as error:  # Which names an address in memory.
+      raise ValueError('no image of a kind that Pillow knows') from error
 
   image = opened(pathlib.Path(photo).absolute(), upright)
   if image.mode == 'F':
@@ -143,7 +152,7 @@ def start(photo=None, form=None, *more):
       sys.exit(f'Usage: python run.py photo.jpg [{" | ".join(forms)}]')
     main(photo, form or forms[0])
   except ImportError as error:
-    sys.exit(f'{error} (README.md has the pip install line)')
+    sys.exit(MISSING.format(error))
   except (OSError, ValueError) as error:
     sys.exit(str(error))
 
