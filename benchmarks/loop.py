@@ -40,9 +40,9 @@ def cases(seconds: float, data_dir: str) -> Iterator[table.Row]:
     found['loop'].append(_loop(data_dir)[_FIRST:])
     for name, call in alone.items():
       found[name].append(_rates(call, seconds))
-    pipeline, step = (statistics.median(sum(found[name][-2:], [])) for name in alone)
-    both = 1 / (1 / pipeline + 1 / step)
-    floor = both if jax.default_backend() == 'cpu' else min(pipeline, step)
+    medians = [statistics.median(sum(found[name][-2:], [])) for name in alone]
+    both = 1 / sum(1 / rate for rate in medians)
+    floor = both if jax.default_backend() == 'cpu' else min(medians)
     ratios += [rate / floor for rate in found['loop'][-1]]
   case = f'MobileNetV3-Small, batch {ours.BATCH}'
   for name, rates in found.items():

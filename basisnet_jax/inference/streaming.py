@@ -143,7 +143,8 @@ class StreamingPredictor:
     stop, counts, (light, special) = threading.Event(), collections.Counter(), self._devices
     waiting = _Waiting(self._depth, self._drop, stop)
     # Who asks slowly holds up the preview alone: else his time would count as the specialist's.
-    under_way, between, answers = queue.Queue(_UNDER_WAY), queue.Queue(), queue.Queue()
+    under_way = threading.Semaphore(_UNDER_WAY)
+    between, answers = queue.SimpleQueue(), queue.SimpleQueue()
     self.metrics = {}
 
     def read():
@@ -161,10 +162,7 @@ class StreamingPredictor:
 
     def preview():
       answer = self._scenes() if self._reuse is not None else self._each
-      while _put(under_way, None, stop):
-        if not isinstance(item := waiting.get(), tuple):
-          _put(between, item, stop)
-          return
+      while under_way.acquire() and isinstance(item := waiting.get(), tuple):
         number, frame, arrived = item
         began = time.perf_counter()
         found = jax.block_until_ready(self._preview(jax.device_put(frame, light)))
@@ -177,10 +175,11 @@ class StreamingPredictor:
           final, reused = answer(*jax.device_put((frame, coefficients, first), special))
         said = first, final, confidence, bool(exited), reused
         between.put((number, arrived, sent, said))
+      between.put(item)
 
     def finish():
       done = 0.0
-      while isinstance(item := _get(between, stop), tuple):
+      while isinstance(item := between.get(), tuple) and not stop.is_set():
         number, arrived, sent, (first, final, confidence, exited, reused) = item
         jax.block_until_ready(final)
         before, done = done, time.perf_counter()
@@ -194,14 +193,14 @@ class StreamingPredictor:
 
     # What goes wrong goes the way of the frames, and comes after the answers of those before it.
     threads = [
-      threading.Thread(target=_guarded, args=(work, line, stop), daemon=True)
+      threading.Thread(target=_guarded, args=(work, line), daemon=True)
       for work, line in ((read, between), (preview, between), (finish, answers))
     ]
     for thread in threads:
       thread.start()
     try:
       while isinstance(item := answers.get(), Answer):
-        under_way.get()
+        under_way.release()
         self.metrics = _metrics(counts, waiting.dropped)
         yield item
       self.metrics = _metrics(counts, waiting.dropped)
@@ -210,6 +209,7 @@ class StreamingPredictor:
     finally:
       stop.set()
       waiting.close()
+      under_way.release()  # The preview may wait for it.
       for thread in threads[1:]:  # The first may wait for a camera.
         thread.join()
 
@@ -289,32 +289,12 @@ class _Waiting:
       self._changed.notify_all()
 
 
-def _guarded(work, line, stop):
+def _guarded(work, line):
   """Whatever goes wrong in a thread is put into its line."""
   try:
     work()
   except BaseException as error:
-    _put(line, error, stop)
-
-
-def _put(line, item, stop) -> bool:
-  """False where nobody takes it any more."""
-  while not stop.is_set():
-    try:
-      line.put(item, timeout=0.1)
-      return True
-    except queue.Full:
-      continue
-  return False
-
-
-def _get(line, stop):
-  while not stop.is_set():
-    try:
-      return line.get(timeout=0.1)
-    except queue.Empty:
-      continue
-  return _END
+    line.put(error)
 
 
 def _metrics(counts, dropped):

@@ -25,10 +25,12 @@ def call(function: Callable[..., Any], *arrays: jax.Array, most: int | None = No
     The tree, its arrays `[b, ...]`.
   """
   size = len(arrays[0])
-  limits = [size, most, _ON_CPU if target.platform() == 'cpu' else None]
-  count = -(-size // max(1, min(limit for limit in limits if limit is not None)))
-  if count <= 1:
+  most = size if most is None else most
+  if target.platform() == 'cpu':
+    most = min(most, _ON_CPU)
+  if size <= most:
     return function(*arrays)
+  count = -(-size // most)
   rows = -(-size // count)
 
   def split(x):
