@@ -121,9 +121,21 @@ def lowered(
 
 def stablehlo(program: Program) -> bytes:
   """For `jax.export.deserialize`, for any number of images and all platforms."""
+
+  def call(*arrays):
+    """One image has forms of its own: which it is, is known when this is compiled for a number."""
+    (count,) = {x.shape[0] for x in arrays}
+
+    def one(*arrays):
+      results = program.call(*(x[:1] for x in arrays))
+      return tuple(jnp.broadcast_to(x, (count, *x.shape[1:])) for x in results)
+
+    return jax.lax.cond(jnp.asarray(count) == 1, one, program.call, *arrays)
+
   (batch,) = jax.export.symbolic_shape('batch')
   # Other forms are of one backend, or of known batches alone.
-  return bytes(lowered(program, batch, form='shift', platforms=PLATFORMS).serialize())
+  any_number = program._replace(call=call)
+  return bytes(lowered(any_number, batch, form='shift', platforms=PLATFORMS).serialize())
 
 
 def read_stablehlo(data: bytes) -> Callable[..., Any]:

@@ -46,7 +46,9 @@ def synthesize(coefficients, bases, dtype=None):
   # Depthwise kernels are small, and XLA would do their sum again for every pixel.
   if coefficients.shape[0] == 1 and convolution.runs_on_cpu() and not are_depthwise(bases):
     c = coefficients[0].astype(jnp.float32)
-    total = sum(c[k] * bases[k].astype(jnp.float32) for k in range(num_bases))
+    # A place that XLA does not know: of stored constants it would make float32 as it compiles.
+    first = 0 if bases.dtype == jnp.float32 else jnp.isnan(c[0]).astype(jnp.int32)
+    total = sum(c[k] * bases[first + k].astype(jnp.float32) for k in range(num_bases))
     return total.astype(dtype)[None]
   bases = bases.astype(dtype).reshape(num_bases, -1)
   with jax.named_scope(SCOPE):
@@ -128,12 +130,16 @@ def lifted(root: tuple[str, ...], coefficients: Mapping[str, jax.Array]) -> Iter
     root: the path of the specialist in its parent module.
     coefficients: {path of the layer below root: `[b, K]`}.
   """
+  wait = memory.in_turn()
 
   def intercept(next_fun, args, kwargs, context):
     blend = coefficients.get(_called_below(root, context))
     if blend is None or not _can_hold_bases(context.module):
       return next_fun(*args, **kwargs)
-    return _run_lifted(context.module, layer_input(args, kwargs), blend)
+    x = layer_input(args, kwargs)
+    if x.shape[0] == 1 and convolution.runs_on_cpu():
+      blend = wait(blend, x)
+    return _run_lifted(context.module, x, blend)
 
   with nn.intercept_methods(intercept):
     yield
