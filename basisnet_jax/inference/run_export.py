@@ -63,13 +63,19 @@ def about():
   return opened('model.json', read)
 
 
+@functools.cache
+def compiled(file):
+  """A StableHLO program, read once: JAX compiles each that is read, and never forgets it."""
+  from jax import export, jit
+
+  return jit(opened(file, lambda data: export.deserialize(bytearray(data))).call)
+
+
 def stablehlo(name, inputs):
   """The outputs of a program, by name; it takes any number of images."""
-  from jax import export
-
-  program = opened(f'{name}.stablehlo', lambda data: export.deserialize(bytearray(data)))
+  program = compiled(FOLDER / f'{name}.stablehlo')
   wanted = about()['programs'][name]
-  results = program.call(*(inputs[key] for key in wanted['inputs']))
+  results = program(*(inputs[key] for key in wanted['inputs']))
   return dict(zip(wanted['outputs'], results, strict=True))
 
 

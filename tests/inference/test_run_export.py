@@ -3,6 +3,7 @@
 import functools
 import json
 
+import jax
 import jax.numpy as jnp
 from kinds_of_photos import KINDS, encoded
 import numpy as np
@@ -122,3 +123,29 @@ def test_who_is_not_sure_enough_asks_the_specialist(
   best, _, last = capsys.readouterr().out.splitlines()
   assert best.startswith(f'{label}  ')
   assert last == f'({stage}; confidence of the first prediction {confidence:.3f})'
+
+
+def test_a_second_photo_compiles_nothing(tmp_path, monkeypatch):
+  program = exporting.Program(
+    'network', lambda x: (x.mean((1, 2, 3)),), {'images': (RESOLUTION, RESOLUTION, 3)}, ('mean',)
+  )
+  told = WELL | {'programs': {'network': {'inputs': program.inputs, 'outputs': program.outputs}}}
+  (tmp_path / 'network.stablehlo').write_bytes(exporting.stablehlo(program))
+  monkeypatch.setattr(run_export, 'FOLDER', tmp_path)
+  monkeypatch.setattr(run_export, 'about', lambda: told)
+  compiled = []
+
+  def on_event(name, *_, **__):
+    compiled.extend([name] * name.endswith('backend_compile_duration'))
+
+  jax.monitoring.register_event_duration_secs_listener(on_event)
+  try:
+    counts = []
+    for value in (0.25, 0.5):
+      images = np.full((1, RESOLUTION, RESOLUTION, 3), value, np.float32)
+      found = run_export.stablehlo('network', {'images': images})['mean']
+      np.testing.assert_allclose(found, value)
+      counts.append(len(compiled))
+  finally:
+    jax.monitoring.unregister_event_duration_listener(on_event)
+  assert counts[0] == counts[1] > 0
