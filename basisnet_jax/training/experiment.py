@@ -1,7 +1,6 @@
 """From a recipe to the things it describes: the only reader of its model and data keys."""
 
 from collections.abc import Iterator
-import dataclasses
 import functools
 import math
 
@@ -14,9 +13,10 @@ import optax
 
 from basisnet_jax import models, sharding
 from basisnet_jax.errors import UserError
-from basisnet_jax.models import once_for_all, pretrained, upcycling
+from basisnet_jax.models import once_for_all, pretrained
 from basisnet_jax.training import optimizers
 from basisnet_jax.training import state as train_state
+from basisnet_jax.training import weights as weights_lib
 
 # Known without the data, so that costs can be counted anywhere.
 _NUM_CLASSES = {'imagenet2012': 1000, 'cifar10': 10, 'cifar100': 100, 'digits': 10}
@@ -306,10 +306,8 @@ def abstract_state(
   return sharding.abstract(jax.eval_shape(create_state), mesh, rules)
 
 
-def with_trained_weights(
-  config: ml_collections.ConfigDict, model: nn.Module, state: train_state.TrainState
-) -> train_state.TrainState:
-  """A fresh state with the weights of the recipe's files, if it names any, on the same devices.
+def read_weights(config: ml_collections.ConfigDict, model: nn.Module) -> weights_lib.Weights:
+  """What the recipe's files of trained weights hold, if it names any.
 
   Raises:
     UserError: a file cannot be read or does not fit, or no stage takes it.
@@ -320,26 +318,25 @@ def with_trained_weights(
       f'config.init.lightweight_weights is set, but {config.model.name!r} has one stage: use '
       'config.init.weights.'
     )
-  if not (i.weights or i.lightweight_weights):
-    return state
 
   def load(network, path):
     return pretrained.load(network, path, classifier=i.classifier) if path else None
 
-  variables = {'params': state.params, 'batch_stats': state.batch_stats}
-  if two_stage:
-    variables = upcycling.upcycle(
-      model,
-      variables,
-      specialist=load(model.specialist, i.weights),
-      lightweight=load(model.lightweight, i.lightweight_weights),
-      perturbation=i.perturbation,
-      seed=config.seed,
-    )
-  else:
-    variables = upcycling.fill(variables, load(model, i.weights))
-  place = functools.partial(jax.tree.map, lambda new, old: jax.device_put(new, old.sharding))
-  params = place(variables['params'], state.params)
-  batch_stats = place(variables.get('batch_stats', {}), state.batch_stats)
-  ema = state.ema and jax.tree.map(jnp.copy, {'params': params, 'batch_stats': batch_stats})
-  return dataclasses.replace(state, params=params, batch_stats=batch_stats, ema=ema)
+  final = load(model.specialist if two_stage else model, i.weights)
+  light = load(model.lightweight, i.lightweight_weights) if two_stage else None
+  return weights_lib.Weights(final, light)
+
+
+def with_trained_weights(
+  config: ml_collections.ConfigDict,
+  model: nn.Module,
+  state: train_state.TrainState,
+  weights: weights_lib.Weights | None = None,
+) -> train_state.TrainState:
+  """A fresh state with the weights of `read_weights`, on the same devices.
+
+  They are read where they are not given; it raises the same.
+  """
+  weights = weights or read_weights(config, model)
+  options = {'perturbation': config.init.perturbation, 'seed': config.seed}
+  return weights_lib.put(weights, model, state, **options)

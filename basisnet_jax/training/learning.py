@@ -133,15 +133,27 @@ class Training:
     self._create_state = experiment.state_factory(config, self.model, self._optimizer)
     self.state = experiment.abstract_state(config, self._create_state, mesh)
     self.shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state)
+    self._weights = None
+
+  def read_weights(self) -> None:
+    """Reads the recipe's files of weights for `fresh_state`, which else does so itself.
+
+    Raises:
+      UserError: a file cannot be read or does not fit, or no stage takes it.
+    """
+    self._weights = experiment.read_weights(self._config, self.model)
 
   def fresh_state(self) -> train_state.TrainState:
     """The state at step 0, with the weights of the recipe's files, if it names any.
 
     Raises:
-      UserError: a file cannot be read or does not fit, or no stage takes it.
+      UserError: as `read_weights`.
     """
+    if self._weights is None:
+      self.read_weights()
+    weights, self._weights = self._weights, None  # Or they would stay in memory.
     state = train_state.initialize(self._create_state, self.shardings)
-    return experiment.with_trained_weights(self._config, self.model, state)
+    return experiment.with_trained_weights(self._config, self.model, state, weights)
 
   def abstract_batch(self, index: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes, dtypes and shardings of the training batch of that number; the first is 0."""

@@ -70,6 +70,8 @@ def train_and_evaluate(
     )
     if latest.latest_step is not None or best.latest_step is not None:
       config_lib.check_same_run(config, workdir)
+    if latest.latest_step is None:
+      training.read_weights()  # What is wrong with them is told before minutes of set-up.
     if first_host:
       config_lib.save(
         config,

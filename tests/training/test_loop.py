@@ -13,7 +13,7 @@ import tiny
 
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import chosen
-from basisnet_jax.training import evaluator, experiment, loop
+from basisnet_jax.training import evaluator, experiment, learning, loop
 
 
 @pytest.fixture(scope='module')
@@ -205,6 +205,20 @@ def test_steps_that_are_all_skipped_end_the_run(config, tmp_path, monkeypatch):
   with pytest.raises(UserError, match='The loss was not finite in step 3 '):
     loop.train_and_evaluate(config, str(tmp_path))
   assert os.listdir(tmp_path / 'checkpoints') == []
+
+
+def test_wrong_file_of_weights_is_told_before_anything_is_set_up(config, tmp_path, capsys):
+  config.init.weights = str(tmp_path / 'none.npz')
+  with pytest.raises(UserError, match='There is no file .*none.npz'):
+    loop.train_and_evaluate(config, str(tmp_path / 'run'))
+  assert capsys.readouterr().out == ''
+  assert not (tmp_path / 'run' / 'config.json').exists()
+
+
+def test_continued_run_needs_its_files_of_weights_no_more(finished, config, monkeypatch):
+  _, workdir, summary = finished
+  monkeypatch.delattr(learning.Training, 'read_weights')
+  assert loop.train_and_evaluate(config, workdir)['specialist'] == summary['specialist']
 
 
 def test_unknown_policy_is_one_sentence(config, tmp_path):
