@@ -205,7 +205,8 @@ def get_config() -> ml_collections.ConfigDict:
   o.clip_norm = 0.0
 
   # (regular expression of parameters' paths, factor of the learning rate) in order; the first
-  # that matches counts, and 0 freezes: (('specialist/(stem|block_[1-4])/', 0.0),)
+  # that matches counts, and 0 freezes what a file of `init` gives weights:
+  # (('specialist/(stem|block_[1-4])/', 0.0),)
   o.learning_rate_factors = ()
   # The gradients of bases count K times, before weight decay: for 'sgd' alone, where each gets only
   # a Kth of a plain kernel's gradient if the coefficients sum to one.

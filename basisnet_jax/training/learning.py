@@ -14,7 +14,7 @@ import optax
 from basisnet_jax import models, sharding
 from basisnet_jax.errors import UserError
 from basisnet_jax.models import coefficients, target
-from basisnet_jax.training import distillation, experiment, kept_step, losses, mixing
+from basisnet_jax.training import distillation, experiment, kept_step, losses, mixing, optimizers
 from basisnet_jax.training import objective as objective_lib
 from basisnet_jax.training import state as train_state
 from basisnet_jax.training import step as step_lib
@@ -139,8 +139,10 @@ class Training:
     """Reads the recipe's files of weights for `fresh_state`, which else does so itself.
 
     Raises:
-      UserError: a file cannot be read or does not fit, or no stage takes it.
+      UserError: a file cannot be read or does not fit, or no stage takes it; or layers never
+        learn, and there is none for them.
     """
+    _check_frozen(self._config, self.model, self.state.params)
     self._weights = experiment.read_weights(self._config, self.model)
 
   def fresh_state(self) -> train_state.TrainState:
@@ -234,6 +236,21 @@ class Step:
       return kept
     lowered = self.jitted.lower(*arguments)
     return kept_step.compile_and_keep(lowered, path) if path else lowered.compile()
+
+
+def _check_frozen(config, model, params):
+  """Refuses layers that begin at random and never learn: their file was forgotten."""
+  for path in optimizers.frozen(config.optimizer.learning_rate_factors, params):
+    key = 'weights'
+    if isinstance(model, models.BasisNet):
+      # What makes the coefficients is in no file.
+      key = {'lightweight': 'lightweight_weights', 'specialist': key}.get(path.split('/')[0])
+    if key and not config.init[key]:
+      raise UserError(
+        f'config.init.{key} is empty, and config.optimizer.learning_rate_factors freezes {path}, '
+        'which would stay as random as it begins; name a file of trained weights, or set '
+        "--config.optimizer.learning_rate_factors='()'."
+      )
 
 
 def _shapes(batch):

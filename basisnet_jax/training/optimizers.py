@@ -128,12 +128,22 @@ def scale_by_path(factors: Sequence[tuple[str, float]], params) -> optax.Gradien
   Raises:
     UserError: a pattern that is no regular expression, or that no parameter matches first.
   """
+  by_path = _by_path(factors, params)
+  return optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, by_path))
+
+
+def frozen(factors: Sequence[tuple[str, float]], params) -> list[str]:
+  """Paths of the kernels and bases that `scale_by_path` freezes; it raises the same."""
+  by_path, _ = jax.tree_util.tree_flatten_with_path(_by_path(factors, params))
+  return [_name(path) for path, factor in by_path if not factor and path[-1].key in _DECAYED]
+
+
+def _by_path(factors, params):
   unused = dict(factors)
 
   def factor(path, _):
-    name = '/'.join(key.key for key in path)
     for pattern, value in factors:
-      if re.match(pattern, name):
+      if re.match(pattern, _name(path)):
         unused.pop(pattern, None)
         return value
     return 1.0
@@ -150,7 +160,11 @@ def scale_by_path(factors: Sequence[tuple[str, float]], params) -> optax.Gradien
       f'config.optimizer.learning_rate_factors has {next(iter(unused))!r}, which is the first '
       'match of no parameter; --mode=cost writes their paths to cost.json.'
     )
-  return optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, by_path))
+  return by_path
+
+
+def _name(path):
+  return '/'.join(key.key for key in path)
 
 
 def _scale_bases() -> optax.GradientTransformation:

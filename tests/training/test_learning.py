@@ -72,6 +72,25 @@ def test_images_mix_in_pairs_that_a_device_has(config):
     learning.mixer(config, mesh)
 
 
+def test_what_never_learns_needs_a_file_of_weights(config):
+  def start():
+    return learning.Training(config, sharding.create_mesh(), 100).fresh_state()
+
+  config.optimizer.learning_rate_factors = (('((lightweight|specialist)/)?(dense|norm)', 0.0),)
+  with pytest.raises(UserError, match='lightweight_weights is empty.* lightweight/dense/kernel'):
+    start()
+  config.init.lightweight_weights = 'there.npz'
+  with pytest.raises(UserError, match='config.init.weights is empty.* specialist/dense/.*bases'):
+    start()
+  config.model.name, config.init.lightweight_weights = 'tiny', ''
+  with pytest.raises(UserError, match='config.init.weights is empty.* freezes dense/kernel'):
+    start()
+  # What begins as zeros and ones may stay so, and coefficients are in no file.
+  config.model.name = 'basisnet'
+  config.optimizer.learning_rate_factors = (('.*/bias', 0.0), ('coefficient_head', 0.0))
+  assert start().step == 0
+
+
 def test_gradients_are_clipped_by_their_global_norm(config):
   config.optimizer.clip_norm = 2.0
   config.optimizer.name, config.optimizer.weight_decay = 'sgd', 0.0
