@@ -89,12 +89,7 @@ class Evaluator:
       threshold=fit.threshold,
       goal=self._goal.as_dict(),
       reason=fit.reason,
-      heldout={
-        'data': self._config.data.name,
-        'split': split,
-        'images': len(results['label']),  # Or fewer, where a threshold is chosen.
-        **(fit.expected or {}),
-      },
+      heldout={'data': self._config.data.name, 'split': split, **(fit.expected or {})},
       checkpoint=checkpoint,
       step=int(state.step),
     )
