@@ -48,9 +48,12 @@ class ImageFolder(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager) -> dict:
     del dl_manager  # Nothing to fetch.
-    return {split: self._generate_examples(photos) for split, photos in self._photos.items()}
+    return {
+      split: self._generate_examples(photos) for split, photos in self._photos.items() if photos
+    }
 
   def _generate_examples(self, photos: list[pathlib.Path]):
+    lost = len(self.unreadable)
     for path in photos:
       try:
         image = io.BytesIO(encode(path))
@@ -61,6 +64,11 @@ class ImageFolder(tfds.core.GeneratorBasedBuilder):
         photos_lib.as_text(path.relative_to(self._root)),
         {'image': image, 'label': path.parent.name},
       )
+    if len(self.unreadable) - lost == len(photos):
+      raise UserError(
+        f'{path.parents[1]}: none of its {counted(len(photos), "photo")} can be read, such as '
+        f'{self.unreadable[-1]}.'
+      )
 
 
 def prepare(root: pathlib.Path, data_dir: str) -> ImageFolder:
@@ -68,7 +76,7 @@ def prepare(root: pathlib.Path, data_dir: str) -> ImageFolder:
 
   Raises:
     UserError: there is no train/ in it with photos of two classes, a split has a class that
-      train/ has not or whose name is no line of text, or no photo can be read.
+      train/ has not or whose name is no line of text, or no photo of it can be read.
   """
   photos = {split: _photos(root / split) for split in _splits(root)}
   digest = hashlib.sha256()
