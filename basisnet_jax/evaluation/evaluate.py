@@ -138,7 +138,7 @@ def run(
   }
   if 'confidence' in merged:
     merged['coefficients'] = coefficients[real[0]]
-  if total is not None:
+  if total is not None and merged['label'].size:
     merged['coefficient_statistics'] = coefficients_lib.statistics(total)
   return merged
 

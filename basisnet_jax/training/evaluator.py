@@ -11,6 +11,7 @@ import ml_collections
 import optax
 
 from basisnet_jax import sharding
+from basisnet_jax.counting import counted
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import (
   analysis,
@@ -77,6 +78,9 @@ class Evaluator:
       workdir: may hold an earlier choice.
       checkpoint: the folder in it where this state is saved.
       on_batch: called after each batch.
+
+    Raises:
+      UserError: no image can be read.
     """
     split, rule = self._config.data.heldout_split, self._config.early_exit.rule
     if not split:
@@ -120,6 +124,9 @@ class Evaluator:
     """Returns (`evaluate.summarize`'s summary, `evaluate.run`'s results).
 
     `on_batch` is called after each batch, `watch` with what is in it (`evaluate.run`).
+
+    Raises:
+      UserError: no image can be read.
     """
     results = self._run(
       state,
@@ -159,6 +166,11 @@ class Evaluator:
         **options,
       )
     read = len(results['label'])
+    if not read:
+      raise UserError(
+        f'None of the {counted(images, "image")} of {split!r} of dataset {self._dataset.name!r} '
+        'can be read; prepare it again, or name another split.'
+      )
     if read < images and jax.process_index() == 0:
       print(f'{images - read:,} of {images:,} images could not be read: left out.')
     return results

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tiny
 
+from basisnet_jax import sharding
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import chosen
 from basisnet_jax.training import evaluator, experiment, learning, loop
@@ -99,6 +100,23 @@ def test_choice_of_another_step_or_rule_is_not_used_and_it_is_said(
   chosen.save(run, dataclasses.replace(kept, heldout={**kept.heldout, 'split': 'test[50%:]'}))
   assert 'chosen' not in evaluator.evaluate_workdir(config, run)
   assert "eval_split='test' share 180 images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('model', ['basisnet', 'tiny'])
+def test_split_of_broken_images_alone_is_refused(config, model, monkeypatch):
+  config.model.name, config.data.eval_split = model, 'test[:8]'
+  read = experiment.eval_batches
+
+  def broken(*arguments):
+    for batch in read(*arguments):
+      yield batch | {'mask': np.zeros_like(batch['mask'])}
+
+  monkeypatch.setattr(experiment, 'eval_batches', broken)
+  mesh, dataset = sharding.create_mesh(), experiment.open_dataset(config)
+  training = learning.Training(config, mesh, 100)
+  evaluate = evaluator.Evaluator(config, training.model, dataset, mesh, training.state)
+  with pytest.raises(UserError, match=r"None of the 8 images of 'test\[:8\]' of dataset 'digits'"):
+    evaluate(training.fresh_state())
 
 
 @pytest.mark.parametrize(
