@@ -150,7 +150,8 @@ def write(
   Raises:
     UserError: it cannot be written.
   """
-  suffix = os.path.splitext(output)[1] if output else '.csv'
+  # A file '.csv' is told by its end as well, though it has no suffix.
+  suffix = '.jsonl' if (output or '').endswith('.jsonl') else '.csv'
   with progress, opened(output) as file:
     return folder.write(answers, file, suffix, top_k, progress.update)
 

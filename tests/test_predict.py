@@ -13,8 +13,10 @@ from basisnet_jax import config as config_lib
 from basisnet_jax import predict
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import chosen
+from basisnet_jax.inference import prediction
 from basisnet_jax.training import experiment, trained
 from basisnet_jax.training.checkpoints import Checkpoints
+from basisnet_jax.training.progress import Progress
 
 
 def test_each_line_is_there_when_it_is_written(tmp_path):
@@ -23,6 +25,13 @@ def test_each_line_is_there_when_it_is_written(tmp_path):
     for line in ('a\n', 'b\n'):
       file.write(line)
       assert path.read_text().endswith(line)
+
+
+@pytest.mark.parametrize(('name', 'first'), [('.csv', 'file,stage,'), ('.jsonl', '{"file": ')])
+def test_a_name_that_is_a_kind_alone_tells_the_kind(tmp_path, name, first):
+  answer = prediction.Prediction(('a',), (1.0,), 'network', 1.0, 5)
+  predict.write([('a.jpg', answer)], str(tmp_path / name), 1, Progress(1, enabled=False))
+  assert (tmp_path / name).read_text().startswith(first)
 
 
 def test_a_full_disk_is_told():
