@@ -14,6 +14,7 @@ from basisnet_jax.errors import UserError
 from basisnet_jax.inference import folder
 
 _ANIMATED = ('.gif', '.webp', '.png', '.apng', '.avif')
+_WANTED = 'a video file, an animated image, or a folder or pattern of images'
 _RATE = 25.0  # Frames a second, where nothing says how many.
 
 
@@ -39,7 +40,7 @@ def open_clip(source: str) -> Clip:
     UserError: there is nothing, or nothing that can be read; or a video, and PyAV is not installed.
   """
   if not os.path.isfile(source):
-    paths = sorted(folder.files(source, '--video'), key=_counting)
+    paths = sorted(folder.files(source, '--video', _WANTED), key=_counting)
     return Clip(((path, _read(path)) for path in paths), len(paths), _RATE)
   if source.lower().endswith(_ANIMATED):
     return _animated(source)

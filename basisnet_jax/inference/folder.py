@@ -15,6 +15,7 @@ from basisnet_jax.errors import UserError
 from basisnet_jax.inference.prediction import Prediction
 
 FORMATS = ('.csv', '.jsonl')
+_WANTED = "a folder of images, a pattern such as 'photos/*.jpg', or a file"
 
 
 class Total(NamedTuple):
@@ -33,14 +34,14 @@ class Total(NamedTuple):
   unreadable: list[str]
 
 
-def files(pattern: str, flag: str = '--images') -> list[str]:
+def files(pattern: str, flag: str = '--images', wanted: str = _WANTED) -> list[str]:
   """Images of a folder and all in it, those that fit a pattern such as `photos/*.jpg`, or one.
 
   Links to folders are followed. Those that are known to be of a kind that is not read are there,
   too, and folders that cannot be looked into: who reads them tells.
 
   Raises:
-    UserError: there are none; it names the flag.
+    UserError: there are none; it names the flag, and what is wanted where there is no such folder.
   """
   closed: list[str] = []
   if os.path.isdir(pattern):
@@ -59,6 +60,8 @@ def files(pattern: str, flag: str = '--images') -> list[str]:
     found = _fitting(pattern, closed) if not os.path.isfile(pattern) else [pattern]
     found = {path for path in found if os.path.isfile(path)}
     what = 'no such folder, and no files fit it'
+    if not closed:
+      what += f'; give {wanted}'
   if not found:
     if closed:
       what += f', as far as one can look: {min(closed)} is not yours to read'

@@ -162,5 +162,6 @@ def test_what_is_no_clip_gets_a_sentence(tmp_path):
     clips.open_clip(str(tmp_path / 'clip.mp4'))
   with pytest.raises(UserError, match=r'clip\.gif: not readable'):
     clips.open_clip(str(tmp_path / 'clip.gif'))
-  with pytest.raises(UserError, match=r'^--video=.*nowhere: no such folder'):
+  with pytest.raises(UserError, match=r'^--video=.*nowhere: no such folder') as refused:
     clips.open_clip(str(tmp_path / 'nowhere'))
+  assert '; give a video file, an animated image, or a folder' in str(refused.value)

@@ -179,7 +179,10 @@ def test_kinds_that_are_not_read_are_not_passed_over(tmp_path):
 def test_nothing_to_predict_and_nowhere_to_write(tmp_path):
   with pytest.raises(UserError, match=r'no images \(.jpg, .*\) in the folder'):
     folder.files(str(tmp_path))
-  with pytest.raises(UserError, match='no such folder, and no files fit it'):
+  with pytest.raises(UserError, match='no such folder, and no files fit it') as refused:
     folder.files(str(tmp_path / 'no*where'))
+  assert str(refused.value).endswith(
+    "; give a folder of images, a pattern such as 'photos/*.jpg', or a file."
+  )
   with pytest.raises(UserError, match='the name ends in .csv or .jsonl'):
     folder.check_output('out.txt')
