@@ -209,6 +209,8 @@ def tell(asked: Predictor, total: folder.Total, threshold: float, output: str | 
     text += (
       f' ({most:.4g} without early termination); {share:.1f}% exited, threshold {threshold:.4g}'
     )
+    if threshold > 1:
+      text += ': every image goes through both stages'
   say(text)
   if mending := how_to_exit(asked, threshold):
     say(mending)

@@ -13,7 +13,7 @@ from basisnet_jax import config as config_lib
 from basisnet_jax import predict
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import chosen
-from basisnet_jax.inference import prediction
+from basisnet_jax.inference import folder, prediction
 from basisnet_jax.training import experiment, trained
 from basisnet_jax.training.checkpoints import Checkpoints
 from basisnet_jax.training.progress import Progress
@@ -102,6 +102,15 @@ def workdir(tmp_path_factory):
   with Checkpoints(str(folder / 'checkpoints'), keep=1) as saved:
     saved.save(jax.jit(experiment.state_factory(config, model, update))())
   return folder
+
+
+def test_a_budget_that_takes_no_exit_is_told_in_words(workdir, capsys):
+  asked = predict.load(workdir)
+  threshold, madds = asked.threshold_for(average_madds=1e6), asked.cost.total_madds
+  predict.tell(asked, folder.Total(2, 0, 2 * madds, []), threshold, 'table.csv')
+  assert '; 0.0% exited, threshold 2: every image goes through both' in capsys.readouterr().err
+  predict.tell(asked, folder.Total(2, 0, 2 * madds, []), 1.0, 'table.csv')
+  assert '; 0.0% exited, threshold 1\n' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('count', [1, 9, 11])
