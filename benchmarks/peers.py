@@ -1,4 +1,4 @@
-"""The same layers and networks in PyTorch, which is an extra: `pip install .[bench]`.
+"""The same layers and networks in PyTorch, which is an extra: `pip install '.[bench]'`.
 
 PyTorch is imported when it is needed. Its networks are torchvision's, with random weights, and run
 channels last where JAX does: on CPU in float32, on a GPU in mixed bfloat16. 'grouped' is

@@ -102,8 +102,8 @@ def _video(source):
     import av
   except ImportError as error:
     raise UserError(
-      f'{source}: videos are read with PyAV: pip install basisnet_jax[video], or give a folder of '
-      'images.'
+      f"{source}: videos are read with PyAV: pip install 'basisnet_jax[video]', or give a folder "
+      'of images.'
     ) from error
   try:
     container: Any = av.open(source)

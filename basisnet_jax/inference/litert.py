@@ -116,4 +116,4 @@ def check_installed() -> None:
 
 
 def _missing():
-  return UserError('--format=tflite needs LiteRT: pip install basisnet_jax[litert].')
+  return UserError("--format=tflite needs LiteRT: pip install 'basisnet_jax[litert]'.")

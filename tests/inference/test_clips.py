@@ -1,5 +1,6 @@
 """Frames of every kind of clip, against the pictures that it was made of."""
 
+import sys
 import time
 
 import av
@@ -153,6 +154,13 @@ def test_pace(monkeypatch, pictures):
   for _ in clips.paced(clip):
     now[0] += 0.04  # Whoever takes them needs so long.
   assert slept == pytest.approx([0, 0.06, 0.06])
+
+
+def test_what_videos_need_is_told_as_shells_take_it(tmp_path, monkeypatch):
+  (tmp_path / 'clip.mp4').touch()
+  monkeypatch.setitem(sys.modules, 'av', None)
+  with pytest.raises(UserError, match=r"clip\.mp4: .* pip install 'basisnet_jax\[video\]', or"):
+    clips.open_clip(str(tmp_path / 'clip.mp4'))
 
 
 def test_what_is_no_clip_gets_a_sentence(tmp_path):
