@@ -34,9 +34,8 @@ def _inference(seconds):
   model, held = ours.basisnet(ours.recipe())
   basisnet = ours.Stages(model, held)
   stored = {name: ours.Stages(model, store(held)) for name, store in _STORED.items()}
-  static = ours.network(ours.recipe('large'))
-  static_by_few = ours.network(ours.recipe('large'), few_at_once=True)
-  others = {name: ours.network(ours.recipe(variant)) for name, variant in _PEERS.items()}
+  static, static_by_few = ours.network(ours.recipe('large'))
+  others = {name: ours.network(ours.recipe(variant))[0] for name, variant in _PEERS.items()}
   madds = ours.madds(ours.recipe()) / ours.madds(ours.recipe('large'))
   for batch in _BATCHES:
     x = ours.images(batch)

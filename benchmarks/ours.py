@@ -97,14 +97,15 @@ def basisnet(config: ml_collections.ConfigDict) -> tuple[models.BasisNet, dict]:
   return model, variables(model)
 
 
-def network(
-  config: ml_collections.ConfigDict, few_at_once: bool = False
-) -> Callable[[jax.Array], jax.Array]:
-  """Inference with a network of one stage, its weights fixed: images -> logits."""
+def network(config: ml_collections.ConfigDict) -> tuple[Callable[[jax.Array], jax.Array], ...]:
+  """Inference with a network of one stage, its weights fixed: images -> logits.
+
+  And the same as evaluation has it, few images at once, by `in_parts`.
+  """
   model = experiment.build_model(config)
   assert not isinstance(model, models.BasisNet)
-  apply = _few_at_once(model.apply) if few_at_once else model.apply
-  return fixed.fix(apply, variables(model))
+  held = variables(model)
+  return fixed.fix(model.apply, held), fixed.fix(_few_at_once(model.apply), held)
 
 
 def _few_at_once(apply):
