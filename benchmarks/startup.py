@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import os
 import pty
 import re
+import select
 import signal
 import subprocess
 import tempfile
@@ -52,7 +53,9 @@ def _first_step(folder, data_dir, run):
   os.close(end)
   text = ''
   try:
-    while time.perf_counter() < start + _TIMEOUT:
+    while (left := start + _TIMEOUT - time.perf_counter()) > 0:
+      if not select.select([terminal], [], [], left)[0]:  # It may say nothing for ever.
+        break
       text += os.read(terminal, 65536).decode(errors='replace')
       if re.search(rf'\| ([{first}-9]|[1-9][\d,]+)/', text):
         return time.perf_counter() - start
