@@ -36,8 +36,8 @@ def make_eval_step(
   the rule of `confidence.RULES` from the lightweight model's calibrated logits, and
   'coefficients' `[b, layers, K]`. The sums are those of the coefficients over the batch's
   real images, None where no layer has any. With `exchange` there is also 'exchanged', float32:
-  whether the specialist is right with the coefficients of another image of the batch, which
-  takes another run of it. `shardings` are those of the variables; None: replicated.
+  whether the specialist is right with the coefficients of another image of the batch, if it can
+  hold one, which takes another run of it. `shardings` are those of the variables; None: replicated.
   `temperatures` are {stage: number}; a stage that is not in it has 1.
   """
 
@@ -71,7 +71,7 @@ def make_eval_step(
         sums = coefficients_lib.sums(
           outputs.coefficients, batch['label'], batch['mask'], num_classes
         )
-        if exchange:
+        if exchange and len(batch['mask']) > 1:  # Else there is no other.
           others = outputs.coefficients[_another(batch['mask'])]
           specialize = functools.partial(ask, method='specialize')
           logits = some(specialize, batch['image'], others, outputs.lightweight)

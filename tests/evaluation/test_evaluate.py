@@ -155,6 +155,17 @@ def test_specialist_with_another_images_coefficients(refine, devices, at_once, m
   assert evaluate._another(jnp.ones(1)) == evaluate._another(jnp.zeros(1)) == 0
 
 
+@pytest.mark.parametrize('size', [1, 2])
+def test_only_batches_with_another_image_exchange_coefficients(size):
+  model, batch = tiny.basisnet(), tiny.batch(size)
+  variables = jax.eval_shape(model.init, jax.random.key(0), batch['image'].astype(np.float32))
+  step = evaluate.make_eval_step(
+    model, sharding.create_mesh(devices=jax.devices()[:1]), exchange=True
+  )
+  values, _ = jax.eval_shape(step, variables, batch, {})
+  assert ('exchanged' in values) == (size > 1)
+
+
 def test_summary_averages_over_images():
   random = np.random.default_rng(0)
   results = {
