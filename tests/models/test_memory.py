@@ -96,7 +96,7 @@ def test_kernels_of_one_image_are_made_shortly_before_their_layers():
   assert 1 < held / (4 * CHANNELS**2) < 5
 
 
-@pytest.mark.parametrize('again', [(), (1, 2, 5), (0, 3, 11)])
+@pytest.mark.parametrize('again', [(), (1, 2, 3, 4), (0, 3, 11)])
 def test_kernels_of_one_image_that_wait_are_right_and_learn(again):
   """Judge: a product with each layer's kernel, blended before."""
   run, params, coefficients, x = chain_of_one_image(again=again)
