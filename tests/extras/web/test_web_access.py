@@ -75,7 +75,15 @@ def test_axe_finds_nothing(made, address, visit, scheme, width):
 
 @pytest.mark.parametrize(
   'width,font',
-  [(320, '100%'), (360, '100%'), (768, '100%'), (1440, '100%'), (640, '200%'), (1280, '200%')],
+  [
+    (320, '100%'),
+    (320, '200%'),
+    (360, '100%'),
+    (768, '100%'),
+    (1440, '100%'),
+    (640, '200%'),
+    (1280, '200%'),
+  ],
 )
 def test_screens_need_no_scrolling_sideways_and_cards_hold_what_is_theirs(
   made, address, visit, width, font
@@ -106,6 +114,18 @@ def test_screens_need_no_scrolling_sideways_and_cards_hold_what_is_theirs(
   assert page.evaluate(own) == '100%'
   larger = page.locator('#why').evaluate('(e) => parseFloat(getComputedStyle(e).fontSize)')
   assert larger == pytest.approx({'100%': 14.72, '200%': 29.44}[font])
+
+
+def test_the_largest_letters_do_not_lie_on_one_another(address, visit):
+  page = visit(address, viewport={'width': 320, 'height': 740}, bypass_csp=True)
+  page.add_style_tag(content=':root { font-size: 200% }')
+  own = """(e) => {
+    const range = document.createRange();
+    range.selectNodeContents(e);
+    return range.getBoundingClientRect().toJSON();
+  }"""
+  label, value = (page.locator(f'.dial {name}').evaluate(own) for name in ('label', 'output'))
+  assert value['left'] >= label['right'] or value['top'] >= label['bottom']
 
 
 def test_bars_and_maps_are_seen_in_forced_colours(made, address, visit):
