@@ -180,7 +180,7 @@ def test_the_client_of_the_readme_shows_labels_and_who_answered(made, server):
   (client,) = re.findall('```python\n(.*?)```', text, re.DOTALL)
   assert "'localhost:8000'" in client
   page = (ROOT / 'docs' / 'fine_tune_and_ship.md').read_text()
-  assert client.replace('16, 16', '224, 224') in page
+  assert client.replace('16, 16', '160, 160') in page
   client = client.replace('localhost:8000', f'localhost:{server.port}')
   answered = zip(made['photos'], made['answers'], strict=True)
   by_stage = {right.stage: (photo, right) for photo, right in answered}
