@@ -123,8 +123,8 @@ def stablehlo(program: Program) -> bytes:
   """For `jax.export.deserialize`, for any number of images and all platforms."""
 
   def call(*arrays):
-    """One image has forms of its own: which it is, is known when this is compiled for a number."""
-    (count,) = {x.shape[0] for x in arrays}
+    """The program's; where it is compiled for one image, in forms that suit one."""
+    count = arrays[0].shape[0]
 
     def one(*arrays):
       results = program.call(*(x[:1] for x in arrays))
