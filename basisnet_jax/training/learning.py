@@ -19,6 +19,7 @@ from basisnet_jax.training import objective as objective_lib
 from basisnet_jax.training import state as train_state
 from basisnet_jax.training import step as step_lib
 from basisnet_jax.training import teacher as teacher_lib
+from basisnet_jax.training import weights as weights_lib
 
 
 def annealed(
@@ -133,27 +134,23 @@ class Training:
     self._create_state = experiment.state_factory(config, self.model, self._optimizer)
     self.state = experiment.abstract_state(config, self._create_state, mesh)
     self.shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state)
-    self._weights = None
 
-  def read_weights(self) -> None:
-    """Reads the recipe's files of weights for `fresh_state`, which else does so itself.
+  def read_weights(self) -> weights_lib.Weights:
+    """What the recipe's files of weights hold, if it names any.
 
     Raises:
       UserError: a file cannot be read or does not fit, or no stage takes it; or layers never
         learn, and there is none for them.
     """
     _check_frozen(self._config, self.model, self.state.params)
-    self._weights = experiment.read_weights(self._config, self.model)
+    return experiment.read_weights(self._config, self.model)
 
-  def fresh_state(self) -> train_state.TrainState:
-    """The state at step 0, with the weights of the recipe's files, if it names any.
+  def fresh_state(self, weights: weights_lib.Weights | None = None) -> train_state.TrainState:
+    """The state at step 0, with the weights of `read_weights`.
 
-    Raises:
-      UserError: as `read_weights`.
+    They are read where they are not given; it raises the same.
     """
-    if self._weights is None:
-      self.read_weights()
-    weights, self._weights = self._weights, None  # Or they would stay in memory.
+    weights = weights or self.read_weights()
     state = train_state.initialize(self._create_state, self.shardings)
     return experiment.with_trained_weights(self._config, self.model, state, weights)
 

@@ -70,8 +70,8 @@ def train_and_evaluate(
     )
     if latest.latest_step is not None or best.latest_step is not None:
       config_lib.check_same_run(config, workdir)
-    if latest.latest_step is None:
-      training.read_weights()  # What is wrong with them is told before minutes of set-up.
+    # Now: what is wrong with them is told before minutes of set-up.
+    weights = training.read_weights() if latest.latest_step is None else None
     if first_host:
       config_lib.save(
         config,
@@ -101,7 +101,8 @@ def train_and_evaluate(
       first = beside.submit(lambda: list(itertools.islice(batches, int(start < total))))
       like = training.abstract_batch(start)
       compiled = beside.submit(lambda: start < total and train_step.compile(training.state, like))
-      state = training.fresh_state() if fresh else state
+      state = training.fresh_state(weights) if fresh else state
+    del weights  # Their memory is the run's.
     batches = itertools.chain(first.result(), batches)
     compiled.result()
     if fresh:
