@@ -23,6 +23,7 @@ from basisnet_jax.inference import (
   litert,
   onnx_file,
   run_export,
+  storage,
   triton_repository,
 )
 from basisnet_jax.models import preprocessing
@@ -126,7 +127,7 @@ def export_workdir(
   tables = []
   if weights != 'float32':  # Whose answers are the network's.
     tables = _compared(config, network, runs, threshold)
-    if set(formats) != {'tflite'} and not any('coefficients' in part.inputs for part in network):
+    if set(formats) != {'tflite'} and not storage.has_bases(ready.variables['params']):
       tables.append(f'\nThere are no bases: only tflite has fewer bytes by --weights={weights}.')
   table = '\n'.join([f'{"file":<32}{"MB":>8}{"difference from the network":>28}', *rows, *tables])
   about = {

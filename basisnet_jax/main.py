@@ -46,7 +46,10 @@ _FORMAT = flags.DEFINE_list(
   'format', ['stablehlo'], 'For --mode=export: stablehlo, tflite, onnx, triton.'
 )
 _WEIGHTS = flags.DEFINE_enum(
-  'weights', 'float32', ['float32', 'float16', 'int8'], 'For --mode=export: how they are stored.'
+  'weights',
+  'float32',
+  ['float32', 'float16', 'int8'],
+  'For --mode=predict, stream, serve and export: how bases are stored; in tflite all weights.',
 )
 _VIDEO = flags.DEFINE_string(
   'video', None, 'For --mode=stream: a video, an animated image, or a folder of images.'
@@ -187,7 +190,7 @@ def _predict(config, workdir):
     _IMAGES.value,
     _OUTPUT.value,
     checkpoint=config.evaluation.checkpoint,
-    **_values(_TOP_K, _RAY, *_BUDGET),
+    **_values(_TOP_K, _WEIGHTS, _RAY, *_BUDGET),
   )
 
 
@@ -205,7 +208,7 @@ def _stream(config, workdir):
     _VIDEO.value,
     _OUTPUT.value,
     checkpoint=config.evaluation.checkpoint,
-    **_values(_TOP_K, _REUSE, _REALTIME, *_BUDGET),
+    **_values(_TOP_K, _WEIGHTS, _REUSE, _REALTIME, *_BUDGET),
   )
 
 
@@ -216,7 +219,7 @@ def _serve(config, workdir):
   serve.serve_workdir(
     workdir,
     checkpoint=config.evaluation.checkpoint,
-    **_values(_HOST, _PORT, _TOP_K, *limits, *_BUDGET),
+    **_values(_HOST, _PORT, _TOP_K, _WEIGHTS, *limits, *_BUDGET),
   )
 
 

@@ -17,7 +17,7 @@ from basisnet_jax.counting import counted
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import chosen as chosen_lib
 from basisnet_jax.evaluation import thresholds
-from basisnet_jax.inference import folder, on_ray
+from basisnet_jax.inference import exporting, folder, on_ray, storage
 from basisnet_jax.inference.prediction import Prediction
 from basisnet_jax.inference.predictor import BATCH_SIZE, Predictor, Preparation
 from basisnet_jax.models import cost
@@ -50,8 +50,12 @@ class Ready(NamedTuple):
 
 
 @errors.of_buckets()
-def ready(workdir: str, checkpoint: str, device: jax.Device, *, dtype: str = '') -> Ready:
+def ready(
+  workdir: str, checkpoint: str, device: jax.Device, *, dtype: str = '', weights: str = 'float32'
+) -> Ready:
   """The network that a run has trained; see `load`. `dtype` is of its computation; '' the run's."""
+  if weights not in list(exporting.WEIGHTS):
+    raise UserError(f'weights={weights!r}: there are {", ".join(exporting.WEIGHTS)}.')
   config = trained.recipe(workdir, workdir)
   folder_name = evaluator.checkpoint_folder(
     'checkpoint', checkpoint or config.evaluation.checkpoint
@@ -67,10 +71,14 @@ def ready(workdir: str, checkpoint: str, device: jax.Device, *, dtype: str = '')
     config.model.dtype = dtype or config.model.dtype
   mesh = sharding.create_mesh(devices=[device])
   found = trained.load(config, workdir, folder_name, mesh, workdir)
-  resolution = config.model.resolution
+  resolution, variables = config.model.resolution, found.variables
+  if weights != 'float32':
+    if not storage.has_bases(variables['params']):
+      raise UserError(f'weights={weights!r} is for bases, and the network of {workdir} has none.')
+    variables = exporting.stored(found.model, variables, resolution, weights)
   return Ready(
     found.model,
-    found.variables,
+    variables,
     trained.labels(workdir) or tuple(str(i) for i in range(config.model.num_classes)),
     Preparation(resolution, config.data.eval_crop, config.data.eval_resize),
     cost.count(found.model, resolution, found.variables),
@@ -85,6 +93,7 @@ def load(
   checkpoint: str = '',
   batch_size: int = BATCH_SIZE,
   devices: Sequence[jax.Device] | None = None,
+  weights: str = 'float32',
 ) -> Predictor:
   """The network that a run has trained, ready to predict.
 
@@ -93,10 +102,12 @@ def load(
     checkpoint: 'latest' or 'best'; '' is the one that the recipe evaluates.
     batch_size: the most images at once, a power of two.
     devices: where it runs; None: all accelerators of this host, or its CPU.
+    weights: how bases are stored, of `exporting.WEIGHTS`: 'int8' takes a quarter of the memory, and
+      less time for one image on CPU, but more for several (`inference.storage`).
 
   Raises:
-    UserError: there is no such run or checkpoint, its early termination cannot be read, or an
-      argument is of another kind.
+    UserError: there is no such run or checkpoint, its early termination cannot be read, an
+      argument is of another kind, or there are no bases to store.
   """
   if not isinstance(workdir, str | os.PathLike):
     raise UserError(f'workdir is the folder of a run, and this is {type(workdir).__name__}.')
@@ -104,7 +115,8 @@ def load(
   if not (devices is None or several):
     raise UserError(f'devices={devices!r} is no list of JAX devices, such as jax.devices()[:2].')
   first = devices[0] if devices else jax.local_devices()[0]
-  return ready(workdir, checkpoint, first).predictor(batch_size=batch_size, devices=devices)
+  found = ready(workdir, checkpoint, first, weights=weights)
+  return found.predictor(batch_size=batch_size, devices=devices)
 
 
 def predict_files(
@@ -114,6 +126,7 @@ def predict_files(
   *,
   checkpoint: str,
   top_k: int,
+  weights: str = 'float32',
   ray: str | None = None,
   **budget: Any,
 ) -> None:
@@ -126,12 +139,12 @@ def predict_files(
   """
   folder.check_output(output)
   paths = folder.files(images)
-  asked = load(workdir, checkpoint=checkpoint)
+  asked = load(workdir, checkpoint=checkpoint, weights=weights)
   top_k = min(top_k, len(asked.labels))
   threshold = asked.threshold_for(**budget)
   if ray:
     shared = workdir if '://' in workdir else os.path.abspath(workdir)
-    again = functools.partial(load, shared, checkpoint=checkpoint)
+    again = functools.partial(load, shared, checkpoint=checkpoint, weights=weights)
     answers = on_ray.stream(again, paths, threshold, top_k=top_k, address=ray)
   else:
     answers = asked.stream(paths, threshold, top_k=top_k)

@@ -21,6 +21,7 @@ def serve_workdir(
   max_pixels: float,
   queue: int,
   request_timeout: float,
+  weights: str = 'float32',
   **budget: float | None,
 ) -> None:
   """Serves until SIGTERM or SIGINT.
@@ -37,6 +38,7 @@ def serve_workdir(
     max_pixels: of an image, in millions.
     queue: requests that are accepted and not answered yet.
     request_timeout: seconds from the head of a request to its answer.
+    weights: as of `predict.load`.
     budget: of `Predictor.threshold_for`.
 
   Raises:
@@ -48,7 +50,9 @@ def serve_workdir(
   except ImportError as error:
     raise UserError(f'--mode=serve needs {error.name}: pip install basisnet_jax[serve].') from error
   device = jax.local_devices()[0]  # It answers batch after batch.
-  predictor = predict.load(workdir, checkpoint=checkpoint, batch_size=batch_size, devices=[device])
+  predictor = predict.load(
+    workdir, checkpoint=checkpoint, batch_size=batch_size, devices=[device], weights=weights
+  )
   threshold = predictor.threshold_for(**budget)
   limits = service.Limits(
     top_k,

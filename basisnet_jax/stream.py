@@ -25,6 +25,7 @@ def stream_clip(
   *,
   checkpoint: str,
   top_k: int,
+  weights: str = 'float32',
   reuse: float | None,
   realtime: bool,
   **budget: Any,
@@ -37,6 +38,7 @@ def stream_clip(
     output: .csv or .jsonl; None: stdout.
     checkpoint: 'latest' or 'best'.
     top_k: labels of each frame.
+    weights: as of `predict.load`.
     reuse: see `StreamingPredictor`.
     realtime: frames come at the video's rate, and those that nobody has time for are dropped.
     budget: of early termination, as of `Predictor.threshold_for`.
@@ -47,7 +49,7 @@ def stream_clip(
   folder.check_output(output)
   clip = clips.open_clip(video)
   light, special = _devices()
-  ready = predict.ready(workdir, checkpoint, special)
+  ready = predict.ready(workdir, checkpoint, special, weights=weights)
   if not isinstance(ready.model, BasisNet):
     raise UserError(f'{workdir} is of a network of one stage; --mode=stream is for two.')
   asked = ready.predictor()

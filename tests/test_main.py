@@ -152,6 +152,8 @@ def test_prediction_needs_nothing_but_the_workdir(short, tmp_path):
   out, _ = run_well(*asked)
   assert out.splitlines()[0].startswith('file,stage,confidence,madds,label_1')
   assert len(out.splitlines()) == 6
+  smaller, _ = run_well(*asked, '--weights=int8')
+  assert smaller != out and len(smaller.splitlines()) == 6
   code, _, err = run(*asked, '--max_latency=5')
   assert code == 2 and 'exclude each other' in err
 

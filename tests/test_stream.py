@@ -31,7 +31,8 @@ def test_nothing_is_compiled_once_frames_come(monkeypatch, tmp_path, threshold, 
   counted = cost.count(model, SIDE, variables)
   labels = tuple(map(str, range(10)))
 
-  def ready(_, __, device):
+  def ready(_, __, device, weights):
+    assert weights == 'float32'
     own = Preparation(SIDE)
     return predict.Ready(model, variables, labels, own, counted, chosen.NOTHING, device)
 

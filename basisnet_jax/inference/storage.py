@@ -12,6 +12,11 @@ import jax.numpy as jnp
 from basisnet_jax.models import synthesis
 
 
+def has_bases(params: Any) -> bool:
+  """Whether there are any that become smaller."""
+  return any(_become_smaller(*item) for item in traverse_util.flatten_dict(params).items())
+
+
 def in_float16(params: Any) -> Any:
   """Half of the bytes, at a relative error of 2^-11.
 
@@ -42,8 +47,12 @@ def in_int8(params: Any) -> Any:
 def _stored(params, store):
   kept = {}
   for path, leaf in traverse_util.flatten_dict(params).items():
-    if path[-1] == 'bases' and not synthesis.are_depthwise(leaf):
+    if _become_smaller(path, leaf):
       kept |= {(*path[:-1], name): value for name, value in store(leaf).items()}
     else:
       kept[path] = leaf
   return traverse_util.unflatten_dict(kept)
+
+
+def _become_smaller(path, leaf):
+  return path[-1] == 'bases' and not synthesis.are_depthwise(leaf)

@@ -48,6 +48,7 @@ def synthesize(coefficients, bases, dtype=None):
     c = coefficients[0].astype(jnp.float32)
     # A place that XLA does not know: of stored constants it would make float32 as it compiles.
     first = 0 if bases.dtype == jnp.float32 else jnp.isnan(c[0]).astype(jnp.int32)
+    bases = jnp.asarray(bases)  # NumPy's cannot be asked for it.
     total = sum(c[k] * bases[first + k].astype(jnp.float32) for k in range(num_bases))
     return total.astype(dtype)[None]
   bases = bases.astype(dtype).reshape(num_bases, -1)

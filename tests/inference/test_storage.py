@@ -82,3 +82,9 @@ def test_blended_from_smaller_bases(variables, dtype):
   np.testing.assert_allclose(
     basisnet.call_blended(model, own, images), wanted, rtol=1e-4, atol=1e-5
   )
+
+
+def test_bases_that_become_smaller_are_known():
+  small, depthwise = jnp.zeros((4, 1, 1, 5, 7)), jnp.zeros((4, 3, 3, 1, 5))
+  assert storage.has_bases({'block': {'conv': {'bases': small}}, 'norm': {'scale': small}})
+  assert not storage.has_bases({'block': {'conv': {'bases': depthwise, 'kernel': small}}})
