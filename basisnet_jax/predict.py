@@ -102,8 +102,8 @@ def load(
     checkpoint: 'latest' or 'best'; '' is the one that the recipe evaluates.
     batch_size: the most images at once, a power of two.
     devices: where it runs; None: all accelerators of this host, or its CPU.
-    weights: how bases are stored, of `exporting.WEIGHTS`: 'int8' takes a quarter of the memory, and
-      less time for one image on CPU, but more for several (`inference.storage`).
+    weights: how bases are stored, of `exporting.WEIGHTS`: 'int8' takes less time for one image at a
+      time on CPU, but more for several (`inference.storage`).
 
   Raises:
     UserError: there is no such run or checkpoint, its early termination cannot be read, an

@@ -7,7 +7,7 @@ more than one image convert the bases anew each time, which is slower than float
 from typing import Any
 
 from flax import traverse_util
-import jax.numpy as jnp
+import numpy as np
 
 from basisnet_jax.models import synthesis
 
@@ -23,7 +23,7 @@ def in_float16(params: Any) -> Any:
   Args:
     params: of a `BasisNet`, or a tree with them in it.
   """
-  return _stored(params, lambda bases: {'bases': bases.astype(jnp.float16)})
+  return _stored(params, lambda bases: {'bases': bases.astype(np.float16)})
 
 
 def in_int8(params: Any) -> Any:
@@ -37,9 +37,9 @@ def in_int8(params: Any) -> Any:
   """
 
   def store(bases):
-    largest = jnp.abs(bases).max(tuple(range(1, bases.ndim)), keepdims=True)
-    scales = jnp.where(largest > 0, largest, 1) / 127
-    return {'bases': jnp.round(bases / scales).astype(jnp.int8), 'scales': scales.reshape(-1)}
+    largest = np.abs(bases).max(tuple(range(1, bases.ndim)), keepdims=True)
+    scales = np.where(largest > 0, largest, np.float32(1)) / 127
+    return {'bases': np.round(bases / scales).astype(np.int8), 'scales': scales.reshape(-1)}
 
   return _stored(params, store)
 
@@ -48,7 +48,8 @@ def _stored(params, store):
   kept = {}
   for path, leaf in traverse_util.flatten_dict(params).items():
     if _become_smaller(path, leaf):
-      kept |= {(*path[:-1], name): value for name, value in store(leaf).items()}
+      # In NumPy: JAX would compile for each shape.
+      kept |= {(*path[:-1], name): value for name, value in store(np.asarray(leaf)).items()}
     else:
       kept[path] = leaf
   return traverse_util.unflatten_dict(kept)
