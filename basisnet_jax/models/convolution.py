@@ -57,8 +57,9 @@ def form(name: str):
 
 
 def runs_on_cpu() -> bool:
-  """Whether what is traced is to be fast on this machine's CPU."""
-  return target.platform() == 'cpu' and _form.get() not in ('native', 'onnx')
+  """Whether what is traced is to be fast on CPU: this machine's, or whoever's reads it."""
+  kind = _form.get()
+  return kind == 'shift' or target.platform() == 'cpu' and kind not in ('native', 'onnx')
 
 
 def blends_by_products() -> bool:
@@ -106,7 +107,7 @@ def convolve(x, kernel, *, strides=(1, 1), padding='SAME', dilation=(1, 1), grou
     kernels = kernel[..., 0, :] if per_image else kernel[None, ..., 0, :]
     if kind == 'pallas' or kind == 'auto' and depthwise_pallas.suit_the_device():
       return depthwise_pallas.depthwise(x, kernels, tuple(strides), tuple(pads))
-    if per_image or kind == 'shift' or runs_on_cpu():
+    if per_image or runs_on_cpu():
       return depthwise_by_shifts(_pad(x, pads), kernels, tuple(strides))
   few = groups == 1 and math.prod(kernel.shape[-4:-1]) <= _FEW_PRODUCTS
   if few and runs_on_cpu():

@@ -1,6 +1,7 @@
 """Exported programs, read again, against the network."""
 
 import functools
+import re
 
 from flax import traverse_util
 import jax
@@ -12,6 +13,7 @@ import tiny
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import confidence
 from basisnet_jax.inference import exporting
+from basisnet_jax.models import target
 
 SIDE = tiny.RESOLUTION
 TEMPERATURES = {'lightweight': 0.5, 'specialist': 2.0, 'network': 0.7}
@@ -77,6 +79,17 @@ def test_programs_are_for_all_platforms():
   part = exporting.programs(*network(), SIDE, {}, 'margin')[1]
   exported = jax.export.deserialize(bytearray(exporting.stablehlo(part)))
   assert set(exported.platforms) == {'cpu', 'cuda', 'rocm', 'tpu'}
+
+
+def test_programs_are_the_same_wherever_they_are_made(monkeypatch):
+  def made():
+    exported = map(exporting.stablehlo, exporting.programs(*network(), SIDE, {}, 'margin'))
+    texts = [jax.export.deserialize(bytearray(data)).mlir_module() for data in exported]
+    return [re.sub(r'^#loc.*$|loc\(#loc\d*\)', '', text, flags=re.M).split('\n') for text in texts]
+
+  own = made()
+  monkeypatch.setattr(target, 'platform', lambda: 'gpu')
+  assert made() == own
 
 
 @pytest.mark.parametrize('weights', ['float16', 'int8'])
