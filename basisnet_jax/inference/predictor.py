@@ -116,7 +116,7 @@ class Predictor:
     """
     images = photos.several(images)
     threshold = self._checked(threshold, top_k)
-    count = len(self._runs)
+    count, least = len(self._runs), 1
     batch: list = []  # (image, future of what it is prepared to).
     working: deque = deque()  # (batch, function that returns its answers).
     with (
@@ -129,7 +129,8 @@ class Predictor:
           if not last:
             batch.append((image, pool.submit(self._prepared, image)))
           if len(batch) == self.sizes[-1] or (last and batch):
-            ask = functools.partial(self._answers, batch, threshold, top_k)
+            least = max(least, len(batch))  # The last few wait for no program of their own.
+            ask = functools.partial(self._answers, batch, threshold, top_k, least)
             # One device needs no thread, between which and this one time would be lost.
             working.append((batch, ask if count == 1 else networks.submit(ask).result))
             batch = []
@@ -228,9 +229,11 @@ class Predictor:
     return photos.central_square(photos.read(image, most_pixels), *self.preparation)
 
   def answers(
-    self, pixels: np.ndarray, threshold: float, *, top_k: int = 5
+    self, pixels: np.ndarray, threshold: float, *, top_k: int = 5, least: int = 1
   ) -> Iterator[Prediction]:
     """Of prepared images, uint8 `[b, r, r, 3]`, at most a batch; the rest is as of `stream`.
+
+    The program is one for at least so many images, if a batch has them.
 
     Raises:
       UserError: they are others, or more.
@@ -244,7 +247,7 @@ class Predictor:
         f'{type(pixels).__name__}, {dtype} {list(shape)}.'
       )
     count = len(pixels)
-    size = next(size for size in self.sizes if size >= count)
+    size = next(size for size in self.sizes if size >= max(count, min(least, most)))
     padded = np.concatenate([pixels, np.zeros((size - count, *pixels.shape[1:]), np.uint8)])
     with self._least_busy() as run:
       answer = jax.device_get(run(padded, np.arange(size) < count, threshold))
@@ -275,10 +278,11 @@ class Predictor:
     except UserError as error:
       return error
 
-  def _answers(self, batch, threshold, top_k):
+  def _answers(self, batch, threshold, top_k, least):
     prepared = [(image, future.result()) for image, future in batch]
     pixels = [array for _, array in prepared if not isinstance(array, UserError)]
-    answers = iter(self.answers(np.stack(pixels), threshold, top_k=top_k) if pixels else ())
+    asked = functools.partial(self.answers, threshold=threshold, top_k=top_k, least=least)
+    answers = iter(asked(np.stack(pixels)) if pixels else ())
     return [
       (image, array if isinstance(array, UserError) else next(answers)) for image, array in prepared
     ]

@@ -113,6 +113,15 @@ def test_answers_are_the_networks_in_order(predictor, said):
   }  # fmt: skip
 
 
+def test_the_last_images_wait_for_no_program_of_their_own(make, said):
+  predictor, sizes = make(), []
+  (run,) = predictor._runs
+  predictor._runs = [lambda pixels, *rest: sizes.append(len(pixels)) or run(pixels, *rest)]
+  assert_answers(predictor.predict(photos(11)[:9]), said, predictor.threshold, range(9))
+  assert_answers(list(predictor.answers(np.stack(photos(11)[:1]), 2.0, least=100)), said, 2.0, [0])
+  assert sizes == [4, 4, 4, 4]
+
+
 def test_a_stack_of_images_is_a_list_of_them(predictor, said):
   assert_answers(predictor.predict(np.stack(photos(11))), said, predictor.threshold)
 
