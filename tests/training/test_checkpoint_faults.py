@@ -122,6 +122,14 @@ def test_checksum_is_of_the_values_their_places_and_nothing_else():
   assert len(set(checksums.of_tree(list(map(jnp.asarray, kinds))).values())) == len(kinds)
 
 
+@pytest.mark.parametrize('dtype', [bool, np.int8, np.uint16, jnp.bfloat16, np.float32])
+@pytest.mark.parametrize('shape', [(), (0, 2), (3, 1, 5), (70_001,)], ids=str)
+def test_checksum_in_memory_is_the_one_that_devices_compute(dtype, shape):
+  x = np.random.default_rng(0).normal(size=shape)
+  x = jnp.asarray(x > 0 if dtype is bool else (50 * x).astype(dtype))
+  assert checksums.of_tree({'x': x})['x'] == int(checksums._on_devices(x))
+
+
 VALUES = st.recursive(
   st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
   lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner),
