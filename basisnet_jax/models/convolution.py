@@ -41,8 +41,8 @@ def form(name: str):
   """Chooses the form of shared-kernel convolutions that are traced inside.
 
   'auto' is the fastest on this backend, 'plain' is always `lax.conv_general_dilated`
-  (to count operations), 'shift' always shifts depthwise kernels (as programs must that are read
-  elsewhere), 'pallas' is the GPUs' form of them, interpreted where there is none (for tests),
+  (to count operations), 'shift' is what is fast on CPU, for all backends (programs that are read
+  elsewhere), 'pallas' is the GPUs' form of depthwise ones, interpreted where there is none (tests),
   'native' multiplies by 1x1 kernels and leaves others to `lax.conv_general_dilated`: what run times
   of phones are good at, and 'onnx' is the plain form with bases and pixels blended by matrix
   products.
@@ -64,7 +64,8 @@ def runs_on_cpu() -> bool:
 
 def blends_by_products() -> bool:
   """Whether what is traced is for where gathering pixels is slow."""
-  return target.platform() == 'tpu' or _form.get() == 'onnx'
+  kind = _form.get()
+  return kind == 'onnx' or kind == 'auto' and target.platform() == 'tpu'
 
 
 def convolve(x, kernel, *, strides=(1, 1), padding='SAME', dilation=(1, 1), groups=1):
@@ -235,11 +236,9 @@ def _depthwise_forward(x, kernel, strides):
 
 def _depthwise_backward(strides, residuals, dy):
   x, kernel = residuals
-  taps = kernel.shape[1:3]
   dx = _image_gradient(dy, kernel, x.shape[1:3], strides)
-
   by = _kernel_gradient_by_rows if target.platform() == 'cpu' else _kernel_gradient_by_taps
-  dkernel = by(x, dy, taps, strides)  # [b, p, q, c]
+  dkernel = by(x, dy, kernel.shape[1:3], strides)  # [b, p, q, c]
   if kernel.shape[0] == 1:
     dkernel = dkernel.sum(0, keepdims=True)
   return dx, dkernel.astype(kernel.dtype)

@@ -81,14 +81,18 @@ def test_programs_are_for_all_platforms():
   assert set(exported.platforms) == {'cpu', 'cuda', 'rocm', 'tpu'}
 
 
-def test_programs_are_the_same_wherever_they_are_made(monkeypatch):
+@pytest.mark.parametrize('backend', ['gpu', 'tpu'])
+def test_programs_are_the_same_wherever_they_are_made(monkeypatch, backend):
+  model, variables = network()
+  model = model.clone(lightweight_resolution=SIDE // 2)
+
   def made():
-    exported = map(exporting.stablehlo, exporting.programs(*network(), SIDE, {}, 'margin'))
+    exported = map(exporting.stablehlo, exporting.programs(model, variables, SIDE, {}, 'margin'))
     texts = [jax.export.deserialize(bytearray(data)).mlir_module() for data in exported]
     return [re.sub(r'^#loc.*$|loc\(#loc\d*\)', '', text, flags=re.M).split('\n') for text in texts]
 
   own = made()
-  monkeypatch.setattr(target, 'platform', lambda: 'gpu')
+  monkeypatch.setattr(target, 'platform', lambda: backend)
   assert made() == own
 
 
