@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 import io
 import os
-import pathlib
 import threading
 from typing import Any
 
@@ -75,8 +74,12 @@ def read(source: Any, most_pixels: int = MOST_PIXELS) -> Image.Image:
         name = 'the image'
         with _READING[id(source) % len(_READING)]:
           return _checked(source, name, most_pixels)
-      name = counted(len(source), 'byte') if isinstance(source, bytes) else str(source)
-      data = source if isinstance(source, bytes) else pathlib.Path(source).read_bytes()
+      if isinstance(source, bytes):
+        name, data = counted(len(source), 'byte'), source
+      else:
+        name = str(source) or "''"
+        with open(source, 'rb') as file:  # To pathlib an empty name is the folder one is in.
+          data = file.read()
       with Image.open(io.BytesIO(data), formats=KINDS) as image:
         return _checked(image, name, most_pixels)
     except IsADirectoryError as error:

@@ -111,8 +111,8 @@ def load(
   """
   if not isinstance(workdir, str | os.PathLike):
     raise UserError(f'workdir is the folder of a run, and this is {type(workdir).__name__}.')
-  several = isinstance(devices, Sequence) and all(isinstance(d, jax.Device) for d in devices)
-  if not (devices is None or several):
+  some = isinstance(devices, Sequence) and len(devices) > 0
+  if devices is not None and not (some and all(isinstance(d, jax.Device) for d in devices)):
     raise UserError(f'devices={devices!r} is no list of JAX devices, such as jax.devices()[:2].')
   first = devices[0] if devices else jax.local_devices()[0]
   found = ready(workdir, checkpoint, first, weights=weights)

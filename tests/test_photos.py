@@ -120,6 +120,7 @@ def test_a_pillow_image_stays_as_it_is():
     (Image.fromarray(np.ones((4, 4), np.float32)), 'its pixels are decimal numbers'),
     (Image.new('RGB', (0, 4)), r'^the image has no pixels: 0 x 4\.$'),
     ([[1, 2], [3]], 'this is list, object'),
+    ('', r"^'': not readable \(.*No such file"),
     ('nowhere.jpg', r'^nowhere\.jpg: not readable \(.*No such file'),
     (np.zeros((4, 4, 3), np.float32), r'uint8 \[height, width, 3\]; this is ndarray, float32 \[4,'),
     (np.zeros((4, 4, 4), np.uint8), r'uint8 \[4, 4, 4\]'),

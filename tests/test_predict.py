@@ -74,6 +74,7 @@ def test_errors_of_those_who_answer_are_theirs():
     ('nowhere', ['cpu'], r"^devices=\['cpu'\] is no list of JAX devices"),
     ('nowhere', jax.devices()[0], 'is no list of JAX devices'),
     ('nowhere', 1, '^devices=1 is no list of JAX devices'),
+    ('nowhere', [], r'^devices=\[\] is no list of JAX devices'),
     ('nowhere', jax.devices()[:2], '^nowhere holds no run'),
   ],
   ids=repr,
