@@ -236,18 +236,22 @@ class Step:
 
 
 def _check_frozen(config, model, params):
-  """Refuses layers that begin at random and never learn: their file was forgotten."""
+  """Refuses layers that begin at random and never learn: no file of weights is read for them."""
   for path in optimizers.frozen(config.optimizer.learning_rate_factors, params):
     key = 'weights'
     if isinstance(model, models.BasisNet):
       # What makes the coefficients is in no file.
       key = {'lightweight': 'lightweight_weights', 'specialist': key}.get(path.split('/')[0])
     if key and not config.init[key]:
-      raise UserError(
-        f'config.init.{key} is empty, and config.optimizer.learning_rate_factors freezes {path}, '
-        'which would stay as random as it begins; name a file of trained weights, or set '
-        "--config.optimizer.learning_rate_factors='()'."
-      )
+      why, mend = f'config.init.{key} is empty', 'name a file of trained weights'
+    elif key and not config.init.classifier and path.split('/')[-2] == 'classifier':
+      why, mend = 'config.init.classifier is False', 'set it to True'
+    else:
+      continue
+    raise UserError(
+      f'{why}, and config.optimizer.learning_rate_factors freezes {path}, which would stay as '
+      f"random as it begins; {mend}, or set --config.optimizer.learning_rate_factors='()'."
+    )
 
 
 def _shapes(batch):

@@ -91,6 +91,19 @@ def test_what_never_learns_needs_a_file_of_weights(config):
   assert start().step == 0
 
 
+@pytest.mark.parametrize('name, stage', [('basisnet', 'lightweight/'), ('tiny', '')])
+def test_a_classifier_that_starts_anew_is_not_frozen(config, name, stage):
+  config.model.name, config.init.weights = name, 'there.npz'
+  config.init.lightweight_weights = 'there.npz' if stage else ''
+  config.optimizer.learning_rate_factors = ((f'{stage}(dense|classifier)', 0.0),)
+  config.init.classifier = False
+  with pytest.raises(UserError, match=f'init.classifier is False.* freezes {stage}classifier/ker'):
+    learning.Training(config, sharding.create_mesh(), 100).read_weights()
+  config.init.classifier = True
+  with pytest.raises(UserError, match="There is no file 'there.npz'"):
+    learning.Training(config, sharding.create_mesh(), 100).read_weights()
+
+
 def test_gradients_are_clipped_by_their_global_norm(config):
   config.optimizer.clip_norm = 2.0
   config.optimizer.name, config.optimizer.weight_decay = 'sgd', 0.0
