@@ -31,6 +31,7 @@ _FREE = (
   'logging.',
   'sharding.',
 )
+_READ_ONCE = ('init.weights', 'init.lightweight_weights')  # Files, when a run begins.
 
 
 def apply_variants(
@@ -88,7 +89,7 @@ def check_same_run(config: ml_collections.ConfigDict, workdir: str) -> None:
   changed = {
     key: values
     for key, values in changed_keys(load(workdir), config).items()
-    if not key.startswith(_FREE)
+    if not key.startswith(_FREE) and not _is_moved(key, *values)
   }
   if changed:
     keys = ', '.join(f'{key} was {old!r} and is {new!r}' for key, (old, new) in changed.items())
@@ -96,6 +97,11 @@ def check_same_run(config: ml_collections.ConfigDict, workdir: str) -> None:
       f'{workdir} holds a run of another recipe ({keys}); give this one another --workdir, or '
       'the old values.'
     )
+
+
+def _is_moved(key, old, new) -> bool:
+  """Whether a file that who continues does not read is no longer where it was."""
+  return key in _READ_ONCE and bool(old and new) and not epath.Path(old).exists()
 
 
 def is_saved(workdir: str) -> bool:

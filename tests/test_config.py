@@ -198,6 +198,22 @@ def test_changed_keys_are_dotted_with_old_and_new():
   }
 
 
+@pytest.mark.parametrize('key', ['weights', 'lightweight_weights'])
+def test_run_goes_on_where_its_file_of_weights_was_moved(tmp_path, key):
+  c, old = example(), tmp_path / 'old.npz'
+  old.touch()
+  c.init[key] = str(old)
+  save(c, tmp_path)
+  c.init[key] = str(tmp_path / 'new.npz')
+  with pytest.raises(UserError, match=rf"recipe \(init.{key} was '.*old.npz' and is '.*new"):
+    config.check_same_run(c, str(tmp_path))
+  old.unlink()
+  config.check_same_run(c, str(tmp_path))
+  c.init[key] = ''
+  with pytest.raises(UserError, match=rf'another recipe \(init.{key} was'):
+    config.check_same_run(c, str(tmp_path))
+
+
 def test_changed_keys_include_those_that_only_one_has():
   old = ml_collections.ConfigDict({'a': 1, 'b': {'c': 2}})
   new = ml_collections.ConfigDict({'a': 1, 'd': 3})
