@@ -126,6 +126,15 @@ _TIMEOUT = flags.DEFINE_float('processes_timeout', 300.0, 'Seconds to wait for a
 _RESTARTS = flags.DEFINE_integer(
   'restarts', 0, 'How often to start again, from the last checkpoint, when the program fails.'
 )
+_LIMITS = _BATCH_SIZE, _BATCH_WAIT, _MAX_BODY, _MAX_PIXELS, _QUEUE, _REQUEST_TIMEOUT
+# What each mode reads besides the flags of all. (A sweep hands --seeds on to its trainings.)
+_READS = {
+  'predict': (_IMAGES, _OUTPUT, _TOP_K, _WEIGHTS, _RAY, *_BUDGET),
+  'stream': (_VIDEO, _OUTPUT, _TOP_K, _WEIGHTS, _REUSE, _REALTIME, *_BUDGET),
+  'serve': (_HOST, _PORT, _TOP_K, _WEIGHTS, *_LIMITS, *_BUDGET),
+  'export': (_OUTPUT, _FORMAT, _WEIGHTS, *_BUDGET),
+  'cost': (_OUTPUT, _NETWORKS),
+}
 
 
 def main(config) -> None:
@@ -134,6 +143,7 @@ def main(config) -> None:
     sys.exit(supervisor.supervise(_RESTARTS.value))
   if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.WARNING)  # Orbax tells of its every step.
+  _check_flags(_MODE.value)
   workdir = _WORKDIR.value or os.path.join('runs', config.name)
   if _MODE.value in ('train', 'evaluate'):
     from basisnet_jax import distributed
@@ -155,6 +165,15 @@ def main(config) -> None:
   launched = _MODE.value in ('train', 'evaluate', 'sweep')
   with errors.of_the_disk(workdir), errors.of_buckets(Missing if launched else UserError):
     modes[_MODE.value](config, workdir)
+
+
+def _check_flags(mode):
+  """Refuses flags of other modes, which would do nothing."""
+  for name in dict.fromkeys(holder.name for holders in _READS.values() for holder in holders):
+    readers = [reader for reader, holders in _READS.items() if name in _values(*holders)]
+    if flags.FLAGS[name].present and mode not in readers:
+      wanted = ', '.join(readers)
+      raise UserError(f'--{name} is for --mode={wanted}, and this is --mode={mode}; leave it out.')
 
 
 def _train(config, workdir):
@@ -185,13 +204,8 @@ def _predict(config, workdir):
 
   if not _IMAGES.value:
     raise UserError('--mode=predict needs --images: a folder, a pattern, or a file.')
-  predict.predict_files(
-    workdir,
-    _IMAGES.value,
-    _OUTPUT.value,
-    checkpoint=config.evaluation.checkpoint,
-    **_values(_TOP_K, _WEIGHTS, _RAY, *_BUDGET),
-  )
+  checkpoint = config.evaluation.checkpoint
+  predict.predict_files(workdir, checkpoint=checkpoint, **_values(*_READS['predict']))
 
 
 def _values(*holders):
@@ -203,24 +217,15 @@ def _stream(config, workdir):
 
   if not _VIDEO.value:
     raise UserError('--mode=stream needs --video: a video, or a folder of images.')
-  stream.stream_clip(
-    workdir,
-    _VIDEO.value,
-    _OUTPUT.value,
-    checkpoint=config.evaluation.checkpoint,
-    **_values(_TOP_K, _WEIGHTS, _REUSE, _REALTIME, *_BUDGET),
-  )
+  checkpoint = config.evaluation.checkpoint
+  stream.stream_clip(workdir, checkpoint=checkpoint, **_values(*_READS['stream']))
 
 
 def _serve(config, workdir):
   from basisnet_jax import serve
 
-  limits = _BATCH_SIZE, _BATCH_WAIT, _MAX_BODY, _MAX_PIXELS, _QUEUE, _REQUEST_TIMEOUT
-  serve.serve_workdir(
-    workdir,
-    checkpoint=config.evaluation.checkpoint,
-    **_values(_HOST, _PORT, _TOP_K, _WEIGHTS, *limits, *_BUDGET),
-  )
+  checkpoint = config.evaluation.checkpoint
+  serve.serve_workdir(workdir, checkpoint=checkpoint, **_values(*_READS['serve']))
 
 
 def _export(config, workdir):

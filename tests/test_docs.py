@@ -97,3 +97,14 @@ def test_targets_of_make_are_explained():
   assert set(explained) == set(targets) - {'help'}
   text = '\n'.join(page.read_text(encoding='utf-8') for page in PAGES)
   assert set(re.findall(r'(?:^|`)make ([a-z-]+)(?=[`\s])', text, re.MULTILINE)) <= set(targets)
+
+
+def test_help_tells_which_modes_read_a_flag():
+  modes = {}
+  for mode, holders in program._READS.items():
+    for holder in holders:
+      modes.setdefault(holder.name, []).append(mode)
+  for name, readers in modes.items():
+    told = re.search(r'For --mode=([\w ,]+):', flags.FLAGS[name].help)
+    if name != 'output':  # Something else for each.
+      assert re.findall(r'\w+', told[1].replace(' and ', ' ')) == readers, name

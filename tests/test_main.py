@@ -275,10 +275,13 @@ def test_cost_needs_neither_data_nor_workdir(tmp_path):
       ['--mode=cost', '--config=tests/tiny.py', '--output={tmp}'],
       r'^{tmp} cannot be written \(.*directory\); name another by --output',
     ),
+    (['--mode=evaluate', '--threshold=0.5'],
+     r'^--threshold is for --mode=predict, stream, serve, export, and this is --mode=evaluate; l'),
+    (['--batch_size=32'], r'^--batch_size is for --mode=serve, and this is --mode=train; leave it'),
     (['--mode=serve', '--max_body=inf'], r'--max_body=inf cannot be used: inf is not'),
     (['--mode=serve', '--request_timeout=inf'], r'--request_timeout=inf cannot be used: inf is'),
   ],
-  ids=['no data', 'no checkpoint', 'no file', 'no limit', 'no end'],
+  ids=['no data', 'no checkpoint', 'no file', 'no reader', 'nor here', 'no limit', 'no end'],
 )  # fmt: skip
 def test_mistake_ends_in_a_sentence_and_exit_code_two(tmp_path, arguments, sentence):
   code, out, err = run(*(argument.format(tmp=tmp_path) for argument in arguments))
