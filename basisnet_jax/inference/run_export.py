@@ -88,11 +88,17 @@ def tflite(name, inputs):
   return signature(**{key: inputs[key] for key in signature.get_input_details()})
 
 
-def onnx(name, inputs, file='{}.onnx'):
-  """The outputs of a program, by name; it takes any number of images."""
+@functools.cache
+def session(file):
+  """A program of ONNX, read once: that takes several times as long as an answer."""
   import onnxruntime
 
-  program = opened(file.format(name), onnxruntime.InferenceSession)
+  return opened(file, onnxruntime.InferenceSession)
+
+
+def onnx(name, inputs, file='{}.onnx'):
+  """The outputs of a program, by name; it takes any number of images."""
+  program = session(FOLDER / file.format(name))
   wanted = about()['programs'][name]
   results = program.run(None, {key: inputs[key] for key in wanted['inputs']})
   return dict(zip(wanted['outputs'], results, strict=True))

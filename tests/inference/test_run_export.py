@@ -2,6 +2,8 @@
 
 import functools
 import json
+import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -149,3 +151,23 @@ def test_a_second_photo_compiles_nothing(tmp_path, monkeypatch):
   finally:
     jax.monitoring.unregister_event_duration_listener(on_event)
   assert counts[0] == counts[1] > 0
+
+
+def test_a_program_of_onnx_is_read_once(tmp_path, monkeypatch):
+  read = []
+
+  class Session:
+    def __init__(self, data):
+      read.append(data)
+
+    def run(self, _, inputs):
+      return [inputs['images'].mean()]
+
+  monkeypatch.setitem(sys.modules, 'onnxruntime', types.SimpleNamespace(InferenceSession=Session))
+  monkeypatch.setattr(run_export, 'FOLDER', tmp_path)
+  told = {'programs': {'network': {'inputs': ['images'], 'outputs': ['mean']}}}
+  monkeypatch.setattr(run_export, 'about', lambda: told)
+  (tmp_path / 'network.onnx').write_bytes(b'own')
+  for value in (0.25, 0.5):
+    assert run_export.onnx('network', {'images': np.full((1, 2), value)}) == {'mean': value}
+  assert read == [b'own']
