@@ -74,7 +74,10 @@ def ready(
   resolution, variables = config.model.resolution, found.variables
   if weights != 'float32':
     if not storage.has_bases(variables['params']):
-      raise UserError(f'weights={weights!r} is for bases, and the network of {workdir} has none.')
+      raise UserError(
+        f'weights={weights!r} is for bases, and the network of {workdir} has none that become '
+        'smaller (those of depthwise layers do not); leave it out.'
+      )
     variables = exporting.stored(found.model, variables, resolution, weights)
   return Ready(
     found.model,

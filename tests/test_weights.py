@@ -106,6 +106,12 @@ def test_a_network_without_bases_gets_a_sentence(tmp_path, name):
     predict.load(tmp_path, weights='int8')
 
 
+def test_bases_of_depthwise_layers_alone_do_not_become_smaller(tmp_path):
+  run_of_no_step(tmp_path, model__based_layers='.*depthwise')
+  with pytest.raises(UserError, match=r'none that become smaller .*depthwise.*; leave it out\.$'):
+    predict.load(tmp_path, weights='int8')
+
+
 @pytest.mark.parametrize('weights', ['int4', None, ['int8']], ids=repr)
 def test_others_are_told(workdir, weights):
   with pytest.raises(UserError, match='^weights=.*: there are float32, float16, int8.$'):
