@@ -100,6 +100,18 @@ def test_chosen_threshold_and_oracle_are_in_the_picture_of_the_page():
   assert svg == draw_svg()  # Byte for byte.
 
 
+@pytest.mark.parametrize('size, title', [(plots._SIZE, 'A network'), (plots._SMALL_SIZE, '')])
+def test_name_of_the_accuracy_is_beside_its_numbers(size, title):
+  accuracies = (26e6, 0.995), (290e6, 1.0)
+  curve = {'average_madds': [290e6, 26e6], 'top1': [1.0, 0.995]}
+  figure = plots._cost_accuracy(size, curve, [], *accuracies, title, None, None)
+  (axes,) = figure.axes
+  name = axes.yaxis.label.get_window_extent()
+  numbers = [label.get_window_extent() for label in axes.get_yticklabels()]
+  assert '100.00' in [label.get_text() for label in axes.get_yticklabels()]
+  assert 0 < name.x0 and name.x1 < min(number.x0 for number in numbers)
+
+
 def test_plots_leave_pyplot_alone():
   code = 'import sys, basisnet_jax.evaluation.plots; sys.exit("matplotlib.pyplot" in sys.modules)'
   assert subprocess.run([sys.executable, '-c', code]).returncode == 0
