@@ -261,14 +261,17 @@ def _cost(config, workdir):
 
 def _compare(config, workdir, counted):
   from basisnet_jax.evaluation import cost_report
+  from basisnet_jax.training.progress import Progress
 
   if _OUTPUT.value:
     raise UserError('--output is of one network; with --networks choose the folder by --workdir.')
   m = config.model
-  table = [
-    cost_report.row(f'{config.name} (this recipe)', m.width, m.resolution, counted),
-    *cost_report.rows(_NETWORKS.value),
-  ]
+  count = len(cost_report.sizes(_NETWORKS.value))
+  with Progress(count, name='counting', first='starting...', unit='networks') as progress:
+    table = [
+      cost_report.row(f'{config.name} (this recipe)', m.width, m.resolution, counted),
+      *cost_report.rows(_NETWORKS.value, progress.update),
+    ]
   print(cost_report.markdown(table))
   print(f'\nWritten: {", ".join(cost_report.write(workdir, table))}')
 

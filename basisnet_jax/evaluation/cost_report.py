@@ -1,6 +1,6 @@
 """Costs of many networks in one table, with what was published of them beside."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import os
 from typing import NamedTuple
 
@@ -39,32 +39,47 @@ class Row(NamedTuple):
   source: str = ''
 
 
-def rows(names: Sequence[str]) -> list[Row]:
-  """Counts networks at each size of which something was published.
+def sizes(names: Sequence[str]) -> list[published.Result]:
+  """Lists each size of which something was published.
 
   Args:
     names: of the registry, or just 'all', with the paper's BasisNet first. A network of which
-      nothing was published has one row, at width 1 and 224 pixels.
+      nothing was published has one size, of width 1 and 224 pixels.
 
   Raises:
-    UserError: a name that the registry does not have.
+    UserError: a network that has no size without a recipe.
   """
-  table = []
+  found = []
   if list(names) == ['all']:
     names = [name for name in models.names() if name not in ('basisnet', 'cascade')]
-    table = [
-      Row('basisnet (the paper)', r.width, r.resolution, None, None, None, *r[3:])
-      for r in published.RESULTS
-      if r.network == 'basisnet'
-    ]
+    found = [result for result in published.RESULTS if result.network == 'basisnet']
   for name in names:
     if name in ('basisnet', 'cascade'):
       raise UserError(f'{name!r} needs a recipe: name it with --config, and it has a row too.')
     results = [result for result in published.RESULTS if result.network == name]
-    for result in results or [published.Result(name, 1.0, _RESOLUTION, None, None, None, '')]:
-      network = models.create(name, num_classes=_NUM_CLASSES, width=result.width)
-      counted = cost_lib.count(network, result.resolution)
-      table.append(row(name, result.width, result.resolution, counted, result))
+    found += results or [published.Result(name, 1.0, _RESOLUTION, None, None, None, '')]
+  return found
+
+
+def rows(names: Sequence[str], on_row: Callable[[int], None] = lambda done: None) -> list[Row]:
+  """Counts networks at each of their `sizes`.
+
+  Args:
+    names: as those of `sizes`.
+    on_row: called after each row with the number of rows done, for a progress line.
+
+  Raises:
+    UserError: as `sizes` does, or a name that the registry does not have.
+  """
+  table = []
+  for result in sizes(names):
+    name, width, resolution, *known = result
+    if name == 'basisnet':
+      table.append(Row('basisnet (the paper)', width, resolution, None, None, None, *known))
+    else:
+      network = models.create(name, num_classes=_NUM_CLASSES, width=width)
+      table.append(row(name, width, resolution, cost_lib.count(network, resolution), result))
+    on_row(len(table))
   return table
 
 

@@ -35,6 +35,7 @@ class Progress:
     *,
     name: str = 'training',
     first: str = 'compiling...',
+    unit: str = 'images',
   ):
     """Prepares the line; it appears on entering the context.
 
@@ -45,6 +46,7 @@ class Progress:
       enabled: False shows nothing; the speed is still measured.
       name: stands at the start of the line.
       first: what is going on until the first update.
+      unit: what a step's `batch_size` is of.
     """
     self._total = total_steps
     self._done = start_step
@@ -52,6 +54,7 @@ class Progress:
     self._enabled = enabled
     self._name = name
     self._first = first
+    self._unit = unit
     self._metrics: Mapping[str, float] = {}
     self._samples: deque[tuple[float, int]] = deque()  # (time, done).
     self._bar = None
@@ -137,7 +140,7 @@ class Progress:
     if self._samples:
       seconds_per_step = self._seconds_per_step()
       if seconds_per_step:
-        parts.append(f'{_short(self._batch_size / seconds_per_step)} images/s')
+        parts.append(f'{_short(self._batch_size / seconds_per_step)} {self._unit}/s')
         if self._done < self._total:
           parts.append(f'{duration((self._total - self._done) * seconds_per_step)} left')
       parts += [_metric(name, value) for name, value in self._metrics.items()]

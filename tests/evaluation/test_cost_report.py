@@ -32,6 +32,14 @@ def test_each_published_size_has_a_row_and_the_others_one(table):
   assert last.top1 is None and last.published_madds is None and last.source == ''
 
 
+def test_a_progress_line_gets_to_all_sizes(monkeypatch):
+  counted = cost_report.cost_lib.count(models.create('mobilenet_v3_small', num_classes=10), 32)
+  monkeypatch.setattr(cost_report.cost_lib, 'count', lambda network, resolution: counted)
+  done = []
+  cost_report.rows(NAMES, done.append)
+  assert done == [1, 2, 3] and len(cost_report.sizes(NAMES)) == 3
+
+
 def test_files_hold_the_same_table(table, tmp_path):
   paths = cost_report.write(str(tmp_path / 'new'), table)
   assert [path.rsplit('.', 1)[1] for path in paths] == ['csv', 'md', 'png']
