@@ -46,11 +46,9 @@ def _in_memory(x):
   bits = x.reshape(-1).view(_UNSIGNED[x.dtype.itemsize])
   total = 0
   for start in range(0, bits.size, _BLOCK):
-    h = bits[start : start + _BLOCK].astype(np.uint32)
-    h ^= np.arange(start, start + h.size).astype(np.uint32) * np.uint32(0x9E3779B9)
-    h = (h ^ (h >> 16)) * np.uint32(0x85EBCA6B)
-    h = (h ^ (h >> 13)) * np.uint32(0xC2B2AE35)
-    total += int(np.sum(h ^ (h >> 16), dtype=np.uint64))
+    block = bits[start : start + _BLOCK].astype(np.uint32)
+    positions = np.arange(start, start + block.size).astype(np.uint32)
+    total += int(np.sum(_mixed(block, positions), dtype=np.uint64))
   return total % 2**32
 
 
@@ -68,13 +66,19 @@ def _jitted(mesh):
 def _checksum(x):
   unsigned = _UNSIGNED[x.dtype.itemsize]
   bits = x.astype(unsigned) if x.dtype == bool else lax.bitcast_convert_type(x, unsigned)
-  # Each element with its position, so that exchanged ones are noticed, through the mixing that
-  # ends MurmurHash3 (Appleby): it is one to one.
   position, stride = jnp.uint32(0), 1
   for axis in reversed(range(x.ndim)):
     position += lax.broadcasted_iota(jnp.uint32, x.shape, axis) * jnp.uint32(stride % 2**32)
     stride *= x.shape[axis]
-  h = bits.astype(jnp.uint32) ^ (position * jnp.uint32(0x9E3779B9))
-  h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
-  h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
-  return jnp.sum(h ^ (h >> 16), dtype=jnp.uint32)
+  return jnp.sum(_mixed(bits.astype(jnp.uint32), position), dtype=jnp.uint32)
+
+
+def _mixed(bits, positions):
+  """Each element with its position, so that exchanged ones are noticed; uint32, of NumPy or JAX.
+
+  It is the mixing that ends MurmurHash3 (Appleby), one to one.
+  """
+  h = bits ^ (positions * np.uint32(0x9E3779B9))
+  h = (h ^ (h >> 16)) * np.uint32(0x85EBCA6B)
+  h = (h ^ (h >> 13)) * np.uint32(0xC2B2AE35)
+  return h ^ (h >> 16)
