@@ -7,6 +7,7 @@ import sys
 
 import jax
 import pytest
+import saved
 import tiny
 
 from basisnet_jax import config as config_lib
@@ -14,8 +15,7 @@ from basisnet_jax import predict
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import chosen
 from basisnet_jax.inference import folder, prediction
-from basisnet_jax.training import experiment, trained
-from basisnet_jax.training.checkpoints import Checkpoints
+from basisnet_jax.training import trained
 from basisnet_jax.training.progress import Progress
 
 
@@ -95,14 +95,7 @@ def test_labels_are_utf_8_and_others_are_told(tmp_path):
 
 @pytest.fixture(scope='module')
 def workdir(tmp_path_factory):
-  """Of a run of no step."""
-  folder, config = tmp_path_factory.mktemp('run'), tiny.get_config()
-  config_lib.save(config, folder, label_names=list('abcdefghij'), device_kind='cpu')
-  model = experiment.build_model(config)
-  update = experiment.optimizer(config, model, lambda step: 0.1)
-  with Checkpoints(str(folder / 'checkpoints'), keep=1) as saved:
-    saved.save(jax.jit(experiment.state_factory(config, model, update))())
-  return folder
+  return saved.run(tmp_path_factory.mktemp('run'))
 
 
 def test_a_budget_that_takes_no_exit_is_told_in_words(workdir, capsys):

@@ -6,31 +6,17 @@ import jax
 import numpy as np
 from PIL import Image
 import pytest
+import saved
+from saved import LABELS
 import tiny
 
-from basisnet_jax import config as config_lib
 from basisnet_jax import predict, serve, stream
 from basisnet_jax.errors import UserError
-from basisnet_jax.training import experiment
-from basisnet_jax.training.checkpoints import Checkpoints
-
-LABELS = list('abcdefghij')
-
-
-def run_of_no_step(folder, **changes):
-  config = tiny.get_config()
-  config.update_from_flattened_dict({key.replace('__', '.'): v for key, v in changes.items()})
-  config_lib.save(config, folder, label_names=LABELS, device_kind='cpu')
-  model = experiment.build_model(config)
-  update = experiment.optimizer(config, model, lambda step: 0.1)
-  with Checkpoints(str(folder / 'checkpoints'), keep=1) as saved:
-    saved.save(jax.jit(experiment.state_factory(config, model, update))())
-  return folder
 
 
 @pytest.fixture(scope='module')
 def workdir(tmp_path_factory):
-  return run_of_no_step(tmp_path_factory.mktemp('run'))
+  return saved.run(tmp_path_factory.mktemp('run'))
 
 
 @pytest.fixture(scope='module')
@@ -101,13 +87,13 @@ def test_a_server_has_them(workdir, monkeypatch):
 
 @pytest.mark.parametrize('name', ['tiny', 'cascade'])
 def test_a_network_without_bases_gets_a_sentence(tmp_path, name):
-  run_of_no_step(tmp_path, model__name=name)
+  saved.run(tmp_path, model__name=name)
   with pytest.raises(UserError, match="^weights='int8' is for bases, and the network of .* none"):
     predict.load(tmp_path, weights='int8')
 
 
 def test_bases_of_depthwise_layers_alone_do_not_become_smaller(tmp_path):
-  run_of_no_step(tmp_path, model__based_layers='.*depthwise')
+  saved.run(tmp_path, model__based_layers='.*depthwise')
   with pytest.raises(UserError, match=r'none that become smaller .*depthwise.*; leave it out\.$'):
     predict.load(tmp_path, weights='int8')
 
