@@ -53,6 +53,7 @@ class Predictor:
     cost: of the network.
     threshold: the one that was chosen for the checkpoint; nobody exits where none was.
     sizes: of batches that programs are compiled for, rising; fewer images are filled up to one.
+      Powers of two; on CPU none between four and the largest, which leaves out what only fills up.
   """
 
   def __init__(
@@ -80,11 +81,12 @@ class Predictor:
       raise UserError(f'batch_size={batch_size!r} is no power of two; use 1, 2, 4, 8, ...')
     self.labels, self.preparation, self.cost = tuple(labels), preparation, cost
     self.threshold = chosen.threshold
-    self.sizes = [1 << i for i in range(int(batch_size).bit_length())]  # Few, as each is a program.
     self._chosen = chosen
     self._two_stages = cost.lightweight_madds is not None
     answer = _answer(model, chosen)
-    self._runs = [fixed.fix(answer, variables, device) for device in devices or _devices()]
+    devices = devices or _devices()
+    self._runs = [fixed.fix(answer, variables, device) for device in devices]
+    self.sizes = _sizes(batch_size, on_cpu=devices[0].platform == 'cpu')
     self._busy, self._lock = [0] * len(self._runs), threading.Lock()
     self._latencies, self._measuring = None, threading.Lock()
 
@@ -307,6 +309,12 @@ def _devices() -> list[jax.Device]:
   return devices[:1] if devices[0].platform == 'cpu' else devices  # It has one for all cores.
 
 
+def _sizes(batch_size: int, on_cpu: bool) -> list[int]:
+  """Few, as each is a program: with early termination it takes up to 15 s to compile on CPU."""
+  powers = [1 << i for i in range(int(batch_size).bit_length())]
+  return [size for size in powers if not on_cpu or size <= 4 or size == batch_size]
+
+
 def decoders() -> int:
   """Threads: as many as cores, but a core for the network where there are several."""
   return max(1, (os.cpu_count() or 2) - 1)
@@ -330,7 +338,7 @@ def _answer(model: nn.Module, chosen: Chosen) -> Callable[..., tuple[jax.Array, 
   def answer(variables, pixels, real, threshold):
     del threshold
     ask = lambda pixels: model.apply(variables, preprocessing.normalize(pixels))  # noqa: E731
-    logits = in_parts.call(ask, pixels).astype(jnp.float32)
+    logits = in_parts.call(ask, pixels, wanted=real).astype(jnp.float32)
     probabilities = jax.nn.softmax(logits / chosen.temperatures.get('network', 1.0))
     return probabilities, probabilities.max(-1), jnp.zeros_like(real)
 

@@ -13,16 +13,22 @@ from basisnet_jax.models import target
 _ON_CPU = 8
 
 
-def call(function: Callable[..., Any], *arrays: jax.Array, most: int | None = None) -> Any:
+def call(
+  function: Callable[..., Any],
+  *arrays: jax.Array,
+  most: int | None = None,
+  wanted: jax.Array | None = None,
+) -> Any:
   """What `function` makes of arrays `[b, ...]`; on CPU of no more than eight rows at once.
 
   Args:
     function: from arrays `[n, ...]` to a tree of arrays `[n, ...]`, each row by itself.
     arrays: of one device.
     most: rows at once elsewhere, and on CPU if it is fewer; None is all.
+    wanted: rows, bool `[b]`: a part that has none is left out. None is all.
 
   Returns:
-    The tree, its arrays `[b, ...]`.
+    The tree, its arrays `[b, ...]`; zeros for the parts that are left out.
   """
   size = len(arrays[0])
   most = size if most is None else most
@@ -37,5 +43,18 @@ def call(function: Callable[..., Any], *arrays: jax.Array, most: int | None = No
     padded = jnp.pad(x, [(0, count * rows - size)] + [(0, 0)] * (x.ndim - 1))
     return padded.reshape(count, rows, *x.shape[1:])
 
+  if wanted is not None:
+    function, arrays = _where_any(function), (wanted, *arrays)
   found = jax.lax.map(lambda part: function(*part), tuple(map(split, arrays)))
   return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:size], found)
+
+
+def _where_any(function):
+  """The same after an array of who is wanted; zeros if none is."""
+
+  def maybe(wanted, *arrays):
+    shapes = jax.eval_shape(function, *arrays)
+    nothing = lambda *_: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)  # noqa: E731
+    return jax.lax.cond(wanted.any(), function, nothing, *arrays)
+
+  return maybe

@@ -1,6 +1,6 @@
 """What a server counts, for Prometheus."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import prometheus_client as prometheus
 
@@ -13,10 +13,8 @@ KIND = prometheus.CONTENT_TYPE_LATEST
 class Counts:
   """All since the start."""
 
-  def __init__(
-    self, sizes: Sequence[int], waiting: Callable[[], int], unanswered: Callable[[], int]
-  ):
-    """The sizes of batches; both functions tell how many there are now: images, requests."""
+  def __init__(self, most: int, waiting: Callable[[], int], unanswered: Callable[[], int]):
+    """The most images at once; both functions tell how many there are now: images, requests."""
     self._registry = registry = prometheus.CollectorRegistry()
     prometheus.ProcessCollector(registry=registry)
     self._requests = prometheus.Counter(
@@ -28,8 +26,8 @@ class Counts:
       buckets=_SECONDS, registry=registry,
     )  # fmt: skip
     self._batches = prometheus.Histogram(
-      'basisnet_batch_images', 'Images that were answered together.', buckets=sizes,
-      registry=registry,
+      'basisnet_batch_images', 'Images that were answered together.', registry=registry,
+      buckets=[1 << i for i in range(most.bit_length())],
     )  # fmt: skip
     self._answers = prometheus.Counter(
       'basisnet_answers', 'By the stage that answered: those of the lightweight one ended early.',

@@ -77,7 +77,7 @@ class Service:
       on_batch=lambda size: self._counts.batch(size),
     )
     self._counts = counts.Counts(
-      predictor.sizes, lambda: len(self._batches), lambda: self._unanswered
+      predictor.sizes[-1], lambda: len(self._batches), lambda: self._unanswered
     )
     self._routes = {
       '/predict': {'POST': self._predict},

@@ -41,3 +41,17 @@ def test_elsewhere_only_what_is_asked_for(most, at_once, monkeypatch):
     *(jnp.zeros((20, 3)), jnp.zeros(20)),
   )
   assert set(rows) == {at_once}
+
+
+def test_parts_that_nobody_wants_are_left_out():
+  ran = []
+
+  def function(x):
+    jax.debug.callback(ran.append, x[0])
+    return x + 1.0
+
+  x, wanted = np.arange(32.0), np.isin(np.arange(32), [3, 17])
+  found = jax.jit(lambda x, wanted: in_parts.call(function, x, wanted=wanted))(x, wanted)
+  jax.effects_barrier()
+  assert sorted(map(float, ran)) == [0, 16]
+  np.testing.assert_array_equal(found, np.where(np.arange(32) // 8 % 2 == 0, x + 1, 0))
