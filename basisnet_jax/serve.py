@@ -75,7 +75,7 @@ def _listen(host, port):
   try:
     family = socket.AF_INET6 if ':' in host else socket.AF_INET
     return socket.create_server((host, port), family=family)
-  except (OSError, OverflowError) as error:
+  except (OSError, OverflowError, TypeError) as error:  # The last: no host's name.
     raise UserError(
       f'--host={host} --port={port}: nobody can listen there ({error}); give another one.'
     ) from error

@@ -161,6 +161,7 @@ def test_the_server_lives_after_all_of_it(server, images, expected):
   [
     ('--port={port}', r'--host=127.0.0.1 --port={port}: nobody can listen there \(.*in use'),
     ('--host=', '--host is empty; give an address to listen on'),
+    ('--host=köln..de', r'--host=köln\.\.de --port=8000: nobody can listen there \(encoding'),
     ('--batch_size=3', 'batch_size=3 is no power of two'),
     ('--average_madds=1e-9', 'average_madds=1e-09 million cannot be kept'),
   ],
