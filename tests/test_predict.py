@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import sys
 
 import jax
@@ -96,6 +97,13 @@ def test_labels_are_utf_8_and_others_are_told(tmp_path):
 @pytest.fixture(scope='module')
 def workdir(tmp_path_factory):
   return saved.run(tmp_path_factory.mktemp('run'))
+
+
+@pytest.mark.parametrize('checkpoint', [['best'], 1, b'latest', 'first'])
+def test_a_checkpoint_that_there_is_not_is_told(workdir, checkpoint):
+  sentence = re.escape(f"checkpoint is {checkpoint!r}; it can be 'latest' or 'best'.")
+  with pytest.raises(UserError, match=sentence):
+    predict.load(workdir, checkpoint=checkpoint)
 
 
 def test_a_budget_that_takes_no_exit_is_told_in_words(workdir, capsys):

@@ -253,7 +253,7 @@ def checkpoint_folder(key: str, which: str) -> str:
     UserError: it is neither.
   """
   folders = {'latest': 'checkpoints', 'best': 'best'}
-  if which not in folders:
+  if not isinstance(which, str) or which not in folders:
     raise UserError(f"{key} is {which!r}; it can be 'latest' or 'best'.")
   return folders[which]
 
