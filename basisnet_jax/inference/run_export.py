@@ -64,43 +64,41 @@ def about():
 
 
 @functools.cache
-def compiled(file):
-  """A StableHLO program, read once: JAX compiles each that is read, and never forgets it."""
-  from jax import export, jit
+def program(file):
+  """What a run time makes of a file, once: that takes longer than an answer, and JAX compiles each
+  StableHLO program that is read, and never forgets it.
+  """
+  if file.suffix == '.stablehlo':
+    from jax import export, jit
 
-  return jit(opened(file, lambda data: export.deserialize(bytearray(data))).call)
+    return opened(file, lambda data: jit(export.deserialize(bytearray(data)).call))
+  if file.suffix == '.onnx':
+    import onnxruntime
+
+    return opened(file, onnxruntime.InferenceSession)
+  from ai_edge_litert.interpreter import Interpreter
+
+  return opened(file, lambda data: Interpreter(model_content=data))
 
 
 def stablehlo(name, inputs):
   """The outputs of a program, by name; it takes any number of images."""
-  program = compiled(FOLDER / f'{name}.stablehlo')
   wanted = about()['programs'][name]
-  results = program(*(inputs[key] for key in wanted['inputs']))
+  results = program(FOLDER / f'{name}.stablehlo')(*(inputs[key] for key in wanted['inputs']))
   return dict(zip(wanted['outputs'], results, strict=True))
 
 
 def tflite(name, inputs):
   """The outputs of a signature, by name; it takes one image."""
-  from ai_edge_litert.interpreter import Interpreter
-
-  interpreter = opened('model.tflite', lambda data: Interpreter(model_content=data))
-  signature = interpreter.get_signature_runner(name)
+  signature = program(FOLDER / 'model.tflite').get_signature_runner(name)
   return signature(**{key: inputs[key] for key in signature.get_input_details()})
-
-
-@functools.cache
-def session(file):
-  """A program of ONNX, read once: that takes several times as long as an answer."""
-  import onnxruntime
-
-  return opened(file, onnxruntime.InferenceSession)
 
 
 def onnx(name, inputs, file='{}.onnx'):
   """The outputs of a program, by name; it takes any number of images."""
-  program = session(FOLDER / file.format(name))
   wanted = about()['programs'][name]
-  results = program.run(None, {key: inputs[key] for key in wanted['inputs']})
+  given = {key: inputs[key] for key in wanted['inputs']}
+  results = program(FOLDER / file.format(name)).run(None, given)
   return dict(zip(wanted['outputs'], results, strict=True))
 
 

@@ -171,3 +171,30 @@ def test_a_program_of_onnx_is_read_once(tmp_path, monkeypatch):
   for value in (0.25, 0.5):
     assert run_export.onnx('network', {'images': np.full((1, 2), value)}) == {'mean': value}
   assert read == [b'own']
+
+
+def test_an_interpreter_of_tflite_is_made_once(tmp_path, monkeypatch):
+  made = []
+
+  class Interpreter:
+    def __init__(self, model_content):
+      made.append(model_content)
+
+    def get_signature_runner(self, name):
+      return Signature()
+
+  class Signature:
+    def get_input_details(self):
+      return ['images']
+
+    def __call__(self, images):
+      return {'mean': images.mean()}
+
+  fake = types.SimpleNamespace(Interpreter=Interpreter)
+  monkeypatch.setitem(sys.modules, 'ai_edge_litert', types.ModuleType('ai_edge_litert'))
+  monkeypatch.setitem(sys.modules, 'ai_edge_litert.interpreter', fake)
+  monkeypatch.setattr(run_export, 'FOLDER', tmp_path)
+  (tmp_path / 'model.tflite').write_bytes(b'own')
+  for value in (0.25, 0.5):
+    assert run_export.tflite('network', {'images': np.full((1, 2), value)}) == {'mean': value}
+  assert made == [b'own']
