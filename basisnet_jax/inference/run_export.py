@@ -66,7 +66,7 @@ def about():
 @functools.cache
 def program(file):
   """What a run time makes of a file, once: that takes longer than an answer, and JAX compiles each
-  StableHLO program that is read, and never forgets it.
+  StableHLO program that is read, and never forgets it. LiteRT's is for one thread at a time.
   """
   if file.suffix == '.stablehlo':
     from jax import export, jit
