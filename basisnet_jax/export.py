@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 import functools
+import importlib.util
 import json
 import pathlib
 import sys
@@ -86,8 +87,10 @@ def export_workdir(
     _program_files(FORMATS, exporting.NAMES),
   )
   for name in formats:
-    if name in _LIBRARIES:  # Now, not when the other formats have been made, for minutes.
-      _LIBRARIES[name].check_installed()
+    library = _LIBRARIES.get(name)
+    # Now, not when others have been made, for minutes. Not imported: that prints, for seconds.
+    if library and not all(map(importlib.util.find_spec, library.NEEDED)):
+      raise library.missing()
   predictor = ready.predictor()
   threshold = predictor.threshold_for(**budget)
   stored = exporting.stored(ready.model, ready.variables, resolution, weights)

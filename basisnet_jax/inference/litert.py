@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 import contextlib
-import importlib.util
 import io
 import os
 from typing import Any
@@ -12,6 +11,9 @@ import numpy as np
 from basisnet_jax.errors import UserError
 from basisnet_jax.inference import exporting
 from basisnet_jax.models import synthesis
+
+# To write files, and to read them again.
+NEEDED = ('litert_converter', 'ai_edge_quantizer', 'ai_edge_litert')
 
 
 def flatbuffer(programs: Sequence[exporting.Program], weights: str = 'float32') -> bytes:
@@ -30,7 +32,7 @@ def flatbuffer(programs: Sequence[exporting.Program], weights: str = 'float32') 
     from litert_converter import converter_api_ext as converter
     from litert_converter.mlir import ir, passmanager
   except ImportError as error:
-    raise _missing() from error
+    raise missing() from error
   context = ir.Context()
   converter.prepare_mlir_context(context)
   with context:
@@ -53,7 +55,7 @@ def _quantized(data, weights):
   try:
     from ai_edge_quantizer import algorithm_manager, qtyping, quantizer
   except ImportError as error:
-    raise _missing() from error
+    raise missing() from error
   kinds = qtyping.TFLOperationName
   recipe = quantizer.Quantizer(data)
   if weights == 'float16':
@@ -88,7 +90,7 @@ class Reader:
     try:
       from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
-      raise _missing() from error
+      raise missing() from error
     interpreter = Interpreter(model_content=data, num_threads=threads)
     names = interpreter.get_signature_list()
     self._signatures = {name: interpreter.get_signature_runner(name) for name in names}
@@ -106,14 +108,6 @@ class Reader:
     return signature(**{key: inputs[key] for key in signature.get_input_details()})
 
 
-def check_installed() -> None:
-  """Raises a UserError where what writes files, or reads them again, is not installed."""
-  # Found and not imported: that prints (see `flatbuffer`), and takes seconds.
-  if not all(
-    map(importlib.util.find_spec, ('litert_converter', 'ai_edge_quantizer', 'ai_edge_litert'))
-  ):
-    raise _missing()
-
-
-def _missing():
+def missing() -> UserError:
+  """What is told where any of `NEEDED` is not installed."""
   return UserError("--format=tflite needs LiteRT: pip install 'basisnet_jax[litert]'.")

@@ -12,7 +12,6 @@ from collections.abc import Callable
 import dataclasses
 import functools
 import hashlib
-import importlib.util
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +23,7 @@ from basisnet_jax.inference import exporting, onnx_operators
 from basisnet_jax.inference.onnx_graph import Call, Graph, Stored, are_numbers, stored
 from basisnet_jax.models import convolution
 
+NEEDED = ('onnx', 'onnxruntime')  # To write files, and to read them again.
 _OPSET = 21
 _CALLS = (
   'jit',
@@ -47,7 +47,7 @@ def model(program: exporting.Program) -> bytes:
   try:
     import onnx
   except ImportError as error:
-    raise _missing() from error
+    raise missing() from error
   graph, outputs = _written(program, 1, [f'one_{name}' for name in program.inputs])
   if graph.has_own_kernels:
     whole = _over_images(onnx, program, graph, outputs)
@@ -79,7 +79,7 @@ def reader(data: bytes, threads: int = 0) -> Callable[..., list[np.ndarray]]:
   try:
     import onnxruntime
   except ImportError as error:
-    raise _missing() from error
+    raise missing() from error
   options = onnxruntime.SessionOptions()
   options.intra_op_num_threads = threads
   # Threads of files that wait do not keep cores busy.
@@ -89,13 +89,8 @@ def reader(data: bytes, threads: int = 0) -> Callable[..., list[np.ndarray]]:
   return lambda *arrays: session.run(None, dict(zip(names, map(np.asarray, arrays), strict=True)))
 
 
-def check_installed() -> None:
-  """Raises a UserError where what writes files, or reads them again, is not installed."""
-  if not all(map(importlib.util.find_spec, ('onnx', 'onnxruntime'))):
-    raise _missing()
-
-
-def _missing():
+def missing() -> UserError:
+  """What is told where any of `NEEDED` is not installed."""
   return UserError(
     '--format=onnx and triton need ONNX and its run time: pip install basisnet_jax[onnx].'
   )
