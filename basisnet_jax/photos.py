@@ -94,6 +94,11 @@ def read(source: Any, most_pixels: int = MOST_PIXELS) -> Image.Image:
     array = np.asarray(source)
   except ValueError:  # Lists of unequal length.
     array = np.empty((), object)
+  except Exception as error:  # Of other libraries' arrays: each has its own.
+    raise UserError(
+      f'The image, {type(source).__name__}, cannot become a NumPy array '
+      f'({" ".join(str(error).split())}).'
+    ) from error
   gray = array.ndim == 2
   if array.dtype != np.uint8 or not (gray or (array.ndim == 3 and array.shape[2] == 3)):
     raise UserError(

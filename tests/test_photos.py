@@ -4,6 +4,7 @@ import concurrent.futures
 import io
 import time
 
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 import pytest
@@ -30,6 +31,12 @@ def damaged_avif():
   data = encoded(picture(), 'AVIF')
   kept = data.index(b'mdat') + 4
   return data[:kept] + bytes(len(data) - kept)
+
+
+def deleted():
+  array = jnp.zeros((4, 4, 3), jnp.uint8)
+  array.delete()
+  return array
 
 
 def damaged_tiff():
@@ -126,6 +133,7 @@ def test_a_pillow_image_stays_as_it_is():
     (np.zeros((4, 4, 4), np.uint8), r'uint8 \[4, 4, 4\]'),
     (np.zeros((0, 4, 3), np.uint8), 'no pixels'),
     (None, 'this is NoneType'),
+    (deleted(), r'^The image, ArrayImpl, cannot become a NumPy array \(.* been deleted'),
   ],
 )  # fmt: skip
 def test_what_is_no_image_gets_a_sentence(source, sentence):
