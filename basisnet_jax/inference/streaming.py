@@ -247,7 +247,8 @@ def _distance(reuse):
 
 def _check(frame):
   shape, dtype = getattr(frame, 'shape', ()), getattr(frame, 'dtype', None)
-  right = len(shape) == 4 and shape[3] == 3 and 0 not in shape
+  right = isinstance(frame, np.ndarray | jax.Array)
+  right = right and len(shape) == 4 and shape[3] == 3 and 0 not in shape
   if not right or not jnp.issubdtype(dtype, jnp.floating):
     raise UserError(
       'A frame is an array of images in [-1, 1], float [batch, height, width, 3]; this is '

@@ -2,6 +2,7 @@ import functools
 import itertools
 import threading
 import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -279,6 +280,10 @@ def test_a_network_of_one_stage_gets_a_sentence():
     (lambda frame: frame[:0], r'float32 \[0, 8, 8, 3\]'),
     (lambda frame: np.uint8(frame), r'uint8 \[2, 8, 8, 3\]'),  # Not in [-1, 1].
     (lambda frame: frame.tolist(), r'list, None \[\]'),
+    (
+      lambda frame: types.SimpleNamespace(shape=frame.shape, dtype='another'),  # PyTorch's, say.
+      r'SimpleNamespace, another \[2, 8, 8, 3\]',
+    ),
   ],
 )
 def test_a_frame_that_is_none_gets_a_sentence_where_its_answer_would_be(change, told):
