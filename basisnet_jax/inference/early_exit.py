@@ -5,7 +5,7 @@ images -> preview -> sure? -> answered
 Nothing goes to the host in between, whatever the share of the images that exit.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import functools
 from typing import Any, NamedTuple
 
@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from basisnet_jax.counting import is_count
+from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import confidence as confidence_lib
 from basisnet_jax.evaluation import thresholds
 from basisnet_jax.models import BasisNet, in_parts, target
@@ -61,20 +63,39 @@ def make_predict(
       copy of it in the program. None: what suits the backend.
 
   Raises:
-    UserError: a rule that there is not, or a temperature that cannot be.
+    UserError: a network of one stage, a rule that there is not, or temperatures or chunks that
+      cannot be; of `predict`: images that are none.
   """
+  if not isinstance(model, BasisNet):
+    raise UserError(
+      f'{type(model).__name__} is of one stage; only a BasisNet of two can end early.'
+    )
   confidence_lib.check(
     rule, {f'temperatures[{stage!r}]': value for stage, value in (temperatures or {}).items()}
   )
-  temperature = {'lightweight': 1.0, 'specialist': 1.0} | dict(temperatures or {})
+  temperature = {'lightweight': 1.0, 'specialist': 1.0}
+  if unknown := set(temperatures or {}) - set(temperature):
+    raise UserError(
+      f'temperatures[{unknown.pop()!r}] is of no stage; there are {" and ".join(temperature)}.'
+    )
+  temperature |= temperatures or {}
+  counts = isinstance(chunks, Sequence) and len(chunks) > 0 and all(map(is_count, chunks))
+  if not (chunks is None or counts):
+    raise UserError(f'chunks={chunks!r} are no numbers of images; give whole ones, as (8, 4, 1).')
 
   def predict(variables, images, threshold, real=True):
     images = jnp.asarray(images)  # NumPy's know no `at`.
+    right = images.ndim == 4 and 0 not in images.shape
+    if not right or not jnp.issubdtype(images.dtype, jnp.floating):
+      raise UserError(
+        'Images are an array in [-1, 1], float [batch, height, width, 3]; this is '
+        f'{images.dtype} {list(images.shape)}.'
+      )
     if not isinstance(threshold, jax.Array | np.ndarray):
       threshold = thresholds.number('threshold', threshold)
     preview = functools.partial(model.apply, variables, method='preview')
     batch = images.shape[0]
-    real = jnp.broadcast_to(real, batch)
+    real = jnp.broadcast_to(jnp.asarray(real, bool), batch)  # Of numbers `~` is another thing.
     first, coefficients = in_parts.call(preview, images, wanted=real)
     confidence = confidence_lib.of(first, rule, temperature['lightweight'])
     exited = (confidence >= threshold) | ~real

@@ -1,5 +1,6 @@
 import fractions
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -77,3 +78,46 @@ def test_the_specialist_is_not_taken_out_of_its_loop(batch):
   always = text[text.index('\nENTRY') :]
   assert 'specialize/specialist/classifier' in text.replace('BasisNet.', '')
   assert 'lightweight/classifier' in always and 'specialist/classifier' not in always
+
+
+def test_padding_may_be_marked_by_numbers():
+  model, variables, images = example()
+  predict, real = early_exit.make_predict(model), np.arange(BATCH) % 3 > 0
+  wanted = predict(variables, images, 2.0, real)
+  np.testing.assert_array_equal(wanted.exited, ~real)
+  for mask in (real.astype(np.int32), real.astype(np.float32)):
+    found = predict(variables, images, 2.0, mask)
+    np.testing.assert_array_equal(found.exited, wanted.exited)
+    np.testing.assert_array_equal(found.logits, wanted.logits)
+
+
+@pytest.mark.parametrize(
+  'change, told',
+  [
+    (lambda images: images[0], r'float32 \[8, 8, 3\]'),
+    (lambda images: images[:0], r'float32 \[0, 8, 8, 3\]'),
+    (lambda images: np.uint8(127.5 * (images + 1)), rf'uint8 \[{BATCH}, 8, 8, 3\]'),
+  ],
+)
+def test_images_that_are_none_get_a_sentence(change, told):
+  model, variables, images = example()
+  predict = early_exit.make_predict(model)
+  for ask in (predict, jax.jit(predict)):
+    with pytest.raises(UserError, match=rf'float \[batch, height, width, 3\]; this is {told}'):
+      ask(variables, change(images), 0.5)
+
+
+@pytest.mark.parametrize('chunks', [(), (0,), (4, -1), (2.0,), ('8',), 8])
+def test_chunks_that_cannot_be_get_a_sentence(chunks):
+  sentence = re.escape(f'chunks={chunks!r} are no numbers of images; give whole ones')
+  with pytest.raises(UserError, match=sentence):
+    early_exit.make_predict(example()[0], chunks=chunks)
+
+
+def test_other_networks_and_stages_get_a_sentence():
+  with pytest.raises(UserError, match='^TinyNetwork is of one stage; only a BasisNet of two can'):
+    early_exit.make_predict(tiny.TinyNetwork())
+  with pytest.raises(
+    UserError, match=r"^temperatures\['special'\] is of no stage; there are light"
+  ):
+    early_exit.make_predict(example()[0], temperatures={'special': 2.0})
