@@ -17,7 +17,7 @@ from basisnet_jax.counting import counted
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import chosen as chosen_lib
 from basisnet_jax.evaluation import thresholds
-from basisnet_jax.inference import exporting, folder, on_ray, storage
+from basisnet_jax.inference import exporting, fixed, folder, on_ray, storage
 from basisnet_jax.inference.prediction import Prediction
 from basisnet_jax.inference.predictor import BATCH_SIZE, Predictor, Preparation
 from basisnet_jax.models import cost
@@ -114,11 +114,8 @@ def load(
   """
   if not isinstance(workdir, str | os.PathLike):
     raise UserError(f'workdir is the folder of a run, and this is {type(workdir).__name__}.')
-  some = isinstance(devices, Sequence) and len(devices) > 0
-  if devices is not None and not (some and all(isinstance(d, jax.Device) for d in devices)):
-    raise UserError(f'devices={devices!r} is no list of JAX devices, such as jax.devices()[:2].')
-  first = devices[0] if devices else jax.local_devices()[0]
-  found = ready(workdir, checkpoint, first, weights=weights)
+  devices = fixed.devices_for(devices)
+  found = ready(workdir, checkpoint, devices[0], weights=weights)
   return found.predictor(batch_size=batch_size, devices=devices)
 
 

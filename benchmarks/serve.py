@@ -25,6 +25,7 @@ from PIL import Image
 from basisnet_jax.inference.predictor import Predictor, Preparation
 from basisnet_jax.models import cost
 from basisnet_jax.serving import engine, service
+from basisnet_jax.training import experiment
 from benchmarks import measure, ours, table
 
 _CLIENTS = (1, 8, 64)
@@ -74,7 +75,7 @@ def _predictor(config):
   return Predictor(
     model,
     held,
-    labels=[str(i) for i in range(1000)],
+    labels=[str(i) for i in range(experiment.num_classes(config))],
     preparation=Preparation(side),
     cost=cost.count(model, side, held),
     batch_size=_BATCH,

@@ -1,6 +1,6 @@
-"""A compiled function of weights that no longer change."""
+"""A compiled function of weights that no longer change, and the devices for it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import functools
 from typing import Any
 
@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from basisnet_jax import sharding
+from basisnet_jax.errors import UserError
 from basisnet_jax.models import target
 
 # Elements up to which a weight is a constant of the program. Kernels, and above all bases, stay
@@ -50,3 +51,18 @@ def fix(function: Callable, variables: Any, device: jax.Device | None = None) ->
       return run(large, *args)
 
   return call
+
+
+def devices_for(wanted: Sequence[jax.Device] | None) -> Sequence[jax.Device]:
+  """Those that are wanted; None: all accelerators of this host, or its CPU.
+
+  Raises:
+    UserError: they are none.
+  """
+  if wanted is None:
+    devices = jax.local_devices()
+    return devices[:1] if devices[0].platform == 'cpu' else devices  # It has one for all cores.
+  some = isinstance(wanted, Sequence) and len(wanted) > 0
+  if not (some and all(hasattr(device, 'platform') for device in wanted)):
+    raise UserError(f'devices={wanted!r} is no list of JAX devices, such as jax.devices()[:2].')
+  return wanted

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from basisnet_jax.errors import UserError
 from basisnet_jax.models.cost import Cost
 
 
@@ -42,7 +43,16 @@ def prediction(
   cost: Cost,
   top_k: int,
 ) -> Prediction:
-  """Of probabilities `[classes]` of who answered, and the first prediction's confidence."""
+  """Of probabilities `[classes]` of who answered, and the first prediction's confidence.
+
+  Raises:
+    UserError: there are more labels than classes, or fewer.
+  """
+  if len(labels) != len(probabilities):
+    raise UserError(
+      f'labels has {len(labels):,} names, and the network {len(probabilities):,} classes; give a '
+      'name of each.'
+    )
   best = np.argsort(-probabilities, kind='stable')[:top_k]
   return Prediction(
     tuple(labels[i] for i in best),

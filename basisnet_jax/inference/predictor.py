@@ -76,6 +76,9 @@ class Predictor:
       chosen: the early termination of the checkpoint.
       batch_size: the most images at once, a power of two.
       devices: None: all accelerators of this host, or its CPU.
+
+    Raises:
+      UserError: a batch size, devices or an early termination that cannot be.
     """
     if not is_count(batch_size) or batch_size & (batch_size - 1):
       raise UserError(f'batch_size={batch_size!r} is no power of two; use 1, 2, 4, 8, ...')
@@ -84,7 +87,7 @@ class Predictor:
     self._chosen = chosen
     self._two_stages = cost.lightweight_madds is not None
     answer = _answer(model, chosen)
-    devices = devices or _devices()
+    devices = fixed.devices_for(devices)
     self._runs = [fixed.fix(answer, variables, device) for device in devices]
     self.sizes = _sizes(batch_size, on_cpu=devices[0].platform == 'cpu')
     self._busy, self._lock = [0] * len(self._runs), threading.Lock()
@@ -302,11 +305,6 @@ class Predictor:
 
 
 _END = object()
-
-
-def _devices() -> list[jax.Device]:
-  devices = jax.local_devices()
-  return devices[:1] if devices[0].platform == 'cpu' else devices  # It has one for all cores.
 
 
 def _sizes(batch_size: int, on_cpu: bool) -> list[int]:

@@ -36,3 +36,24 @@ def test_a_network_of_one_stage_answers_too():
   assert [answer for _, answer in asked] == answers
   with pytest.raises(UserError, match='one stage: no image can exit'):
     predictor.threshold_for(threshold=0.5)
+
+
+@pytest.mark.parametrize(
+  'options, sentence',
+  [
+    ({'devices': []}, r'^devices=\[\] is no list of JAX devices, such as jax.devices\(\)\[:2\]\.$'),
+    ({'devices': ['cpu']}, r"^devices=\['cpu'\] is no list of JAX devices"),
+    ({'devices': jax.devices()[0]}, '^devices=.* is no list of JAX devices'),
+    (
+      {'labels': LABELS[1:]},
+      '^labels has 9 names, and the network 10 classes; give a name of each',
+    ),
+    ({'labels': (*LABELS, 'one more')}, '^labels has 11 names, and the network 10 classes'),
+  ],
+)
+def test_what_it_cannot_be_made_of_is_told(options, sentence):
+  model, image = tiny.TinyNetwork(CLASSES), np.zeros((SIDE, SIDE, 3), np.uint8)
+  variables = model.init(jax.random.key(1), jnp.zeros((1, SIDE, SIDE, 3)))
+  shared = {'labels': LABELS, 'preparation': Preparation(SIDE), 'cost': cost.count(model, SIDE)}
+  with pytest.raises(UserError, match=sentence):
+    Predictor(model, variables, **shared | options).predict([image])
