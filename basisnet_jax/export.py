@@ -131,7 +131,9 @@ def export_workdir(
   if weights != 'float32':  # Whose answers are the network's.
     tables = _compared(config, network, runs, threshold)
     if set(formats) != {'tflite'} and not storage.has_bases(ready.variables['params']):
-      tables.append(f'\nThere are no bases: only tflite has fewer bytes by --weights={weights}.')
+      some = 'coefficients' in network[-1].inputs
+      why = 'All bases are depthwise' if some else 'There are no bases'
+      tables.append(f'\n{why}: only tflite has fewer bytes by --weights={weights}.')
   table = '\n'.join([f'{"file":<32}{"MB":>8}{"difference from the network":>28}', *rows, *tables])
   about = {
     'formats': formats,

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from PIL import Image
 import pytest
+import saved
 from sklearn.datasets import load_digits
 import tiny
 
@@ -207,6 +208,16 @@ def test_of_a_network_without_bases_it_is_said_that_they_alone_become_smaller(da
   run_well(*tiny.RUN, data_flag, here, '--config.model.name=resnet_18')
   out = run_well('--mode=export', here, f'--output={tmp_path}/export', '--weights=int8')
   sentence = 'There are no bases: only tflite has fewer bytes by --weights=int8.'
+  assert sentence in out and sentence in (tmp_path / 'export' / 'README.md').read_text()
+
+
+def test_of_bases_that_are_all_depthwise_it_is_said_that_these_stay(tmp_path, capsys):
+  saved.run(tmp_path, model__based_layers='depthwise')
+  config = tiny.get_config()
+  config.data.data_dir = str(tmp_path / 'data')
+  export.export_workdir(config, str(tmp_path), str(tmp_path / 'export'), ['stablehlo'], 'int8')
+  sentence = 'All bases are depthwise: only tflite has fewer bytes by --weights=int8.'
+  out = capsys.readouterr().out
   assert sentence in out and sentence in (tmp_path / 'export' / 'README.md').read_text()
 
 
