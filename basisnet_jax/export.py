@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterator
 import functools
 import importlib.util
 import json
+import os
 import pathlib
+import shlex
 import sys
 import textwrap
 from typing import Any
@@ -151,12 +153,12 @@ def export_workdir(
   files['run.py'] = _RUNNER.read_text()
   files['README.md'] = _readme(about, table)
   export_folder.write(output, files)
-  print(f'{table}\n\nWritten: {output}/ ({", ".join(sorted(files))})')
+  print(f'{table}\n\nWritten: {os.path.join(output, "")} ({", ".join(sorted(files))})')
   if len(network) > 1:
     print(_early_exit(about))
     if mending := predict.how_to_exit(predictor, threshold):
       print(mending)
-  print(f'Try: python {output}/run.py photo.jpg')
+  print(f'Try: python {shlex.quote(os.path.join(output, "run.py"))} photo.jpg')
 
 
 def _one_each(

@@ -116,6 +116,7 @@ def test_flags_offer_what_exports_can_be():
 
 def test_what_is_printed_is_what_is_written(exported):
   folder, out = exported
+  assert out.endswith(f"\nTry: python '{folder}/run.py' photo.jpg\n")  # As a shell wants it.
   assert about(folder)['labels'] == [str(i) for i in range(10)]
   rows = re.findall(r'^(\w+\.stablehlo) +([0-9.]+) +[0-9.e-]+$', out, re.MULTILINE)
   assert [name for name, _ in rows] == ['preview.stablehlo', 'specialist.stablehlo']
