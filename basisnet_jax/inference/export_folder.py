@@ -39,10 +39,13 @@ def check(output: str, programs: Mapping[str, str], every: Mapping[str, str]) ->
     )
   left = sorted(name for name in set(every) - set(programs) if (folder / name).exists())
   if left:
-    formats = list(dict.fromkeys([*programs.values(), *(every[name] for name in left)]))
+    own = list(dict.fromkeys(programs.values()))
+    formats = list(dict.fromkeys([*own, *(every[name] for name in left)]))
+    # Of a network of other stages they stay whatever is named.
+    more = f', or all formats (--format={",".join(formats)})' if formats != own else ''
     raise UserError(
       f'--output={output}: {", ".join(left)} of an earlier export would stay beside other '
-      f'programs; name a new folder, or all formats (--format={",".join(formats)}).'
+      f'programs; name a new folder{more}.'
     )
 
 

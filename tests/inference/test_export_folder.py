@@ -117,6 +117,12 @@ def test_programs_of_another_export_do_not_stay_beside_the_new_ones(tmp_path):
     check(tmp_path)
 
 
+def test_no_format_is_said_to_mend_what_a_network_of_other_stages_left(tmp_path):
+  export_folder.write(tmp_path, files('before') | {'network.onnx': b'x'})
+  with pytest.raises(UserError, match=r'network.onnx of an earlier .*; name a new folder\.$'):
+    check(tmp_path)
+
+
 def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path, monkeypatch):
   (tmp_path / 'file').touch()
   with pytest.raises(UserError, match=f'{tmp_path}/file is a file; name a folder'):
