@@ -44,7 +44,8 @@ def about():
     found = json.loads(data)
     try:
       right = (
-        all(type(found[name]) in (int, float) for name in ('resolution', 'crop', 'threshold'))
+        all(type(found[name]) in (int, float) for name in ('crop', 'threshold'))
+        and type(found['resolution']) is int
         and found['resolution'] > 0
         and 0 < found['crop'] <= 1
         and found['resize'] in ('bilinear', 'bicubic')
@@ -135,14 +136,26 @@ def pixels(photo):
 
 def main(photo, form):
   """Prints the likeliest labels, and who answered."""
-  run = {'stablehlo': stablehlo, 'tflite': tflite, 'onnx': onnx, 'triton': triton}[form]
+  ask = {'stablehlo': stablehlo, 'tflite': tflite, 'onnx': onnx, 'triton': triton}[form]
   first, *later = about()['programs']
   stage = 'lightweight' if later else first
   known = {'images': pixels(photo)}
-  known |= run(first, known)
+
+  def run(name):
+    try:
+      known.update(ask(name, known))
+    except (ImportError, OSError, ValueError):
+      raise
+    except Exception as error:  # Each run time has its own.
+      raise ValueError(
+        f'The {name} of {FOLDER} is broken, or does not go with model.json '
+        f'({" ".join(str(error).split())}).'
+      ) from error
+
+  run(first)
   if later and not known['confidence'][0] >= about()['threshold']:  # NaN is not.
     (stage,) = later
-    known |= run(stage, known)
+    run(stage)
   probabilities = np.asarray(known['probabilities'][0])
   if len(about()['labels']) != len(probabilities):
     raise ValueError(

@@ -64,6 +64,7 @@ WELL = {
     {name: value for name, value in WELL.items() if name != 'labels'},
     WELL | {'threshold': '0.5'},
     WELL | {'crop': -1},
+    WELL | {'resolution': 24.5},
     WELL | {'resize': 'nearest'},
     WELL | {'formats': ['onnx', 'caffe']},
     WELL | {'programs': {'network': None}},
@@ -76,6 +77,20 @@ def test_a_model_json_of_others_is_told(tmp_path, monkeypatch, told):
   monkeypatch.setattr(run_export, 'about', functools.cache(run_export.about.__wrapped__))
   with pytest.raises(SystemExit, match=r'model\.json is broken, .*it is not what an export writes'):
     run_export.start('photo.jpg')
+
+
+def test_a_program_that_can_be_read_but_not_run_is_told(tmp_path, monkeypatch):
+  program = exporting.Program(
+    'network', lambda x: (x.mean((1, 2, 3)),), {'images': (RESOLUTION, RESOLUTION, 3)}, ('mean',)
+  )
+  data = exporting.stablehlo(program)
+  assert data.count(b'ML\xefR') == 1  # How MLIR's bytes begin.
+  (tmp_path / 'network.stablehlo').write_bytes(data.replace(b'ML\xefR', b'ML\xefX'))
+  (tmp_path / 'photo.png').write_bytes(encoded('RGB'))
+  monkeypatch.setattr(run_export, 'FOLDER', tmp_path)
+  monkeypatch.setattr(run_export, 'about', lambda: WELL)
+  with pytest.raises(SystemExit, match=r'^The network of .* is broken, or does not go .*\.$'):
+    run_export.start(tmp_path / 'photo.png')
 
 
 def test_other_labels_than_classes_are_told(tmp_path, monkeypatch):
