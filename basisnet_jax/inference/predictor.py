@@ -308,7 +308,7 @@ _END = object()
 
 
 def _sizes(batch_size: int, on_cpu: bool) -> list[int]:
-  """Few, as each is a program: with early termination it takes up to 15 s to compile on CPU."""
+  """Few, as each is a program, which may take half a minute to compile on two cores."""
   powers = [1 << i for i in range(int(batch_size).bit_length())]
   return [size for size in powers if not on_cpu or size <= 4 or size == batch_size]
 
