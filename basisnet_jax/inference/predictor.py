@@ -1,7 +1,7 @@
 """A trained network that answers: early termination, any number of images, from any thread."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 import concurrent.futures
 import contextlib
 import functools
@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 from flax import linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from basisnet_jax import photos
@@ -22,9 +21,8 @@ from basisnet_jax.counting import is_count
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import thresholds
 from basisnet_jax.evaluation.chosen import NOTHING, Chosen
-from basisnet_jax.inference import early_exit, fixed
+from basisnet_jax.inference import answering, fixed
 from basisnet_jax.inference.prediction import Prediction, prediction
-from basisnet_jax.models import BasisNet, in_parts, preprocessing
 from basisnet_jax.models.cost import Cost
 
 BATCH_SIZE = 32
@@ -86,7 +84,7 @@ class Predictor:
     self.threshold = chosen.threshold
     self._chosen = chosen
     self._two_stages = cost.lightweight_madds is not None
-    answer = _answer(model, chosen)
+    answer = answering.make_answer(model, chosen)
     devices = fixed.devices_for(devices)
     self._runs = [fixed.fix(answer, variables, device) for device in devices]
     self.sizes = _sizes(batch_size, on_cpu=devices[0].platform == 'cpu')
@@ -117,7 +115,8 @@ class Predictor:
     """Yields (image, answer, or what is wrong with the image), in order.
 
     Other threads decode the next images meanwhile. Images and `top_k` are as of `predict`; the
-    threshold is one of `threshold_for`, None the predictor's own.
+    threshold is one of `threshold_for`, None the predictor's own. What the images end in, if they
+    raise, comes after the answers of those before.
     """
     images = photos.several(images)
     threshold = self._checked(threshold, top_k)
@@ -129,8 +128,8 @@ class Predictor:
       concurrent.futures.ThreadPoolExecutor(count) as networks,
     ):
       try:
-        for image in itertools.chain(images, [_END]):
-          last = image is _END
+        for image in _with_end(images):
+          last = isinstance(image, _End)
           if not last:
             batch.append((image, pool.submit(self._prepared, image)))
           if len(batch) == self.sizes[-1] or (last and batch):
@@ -142,6 +141,8 @@ class Predictor:
           while len(working) > count or (last and working):
             yield from working[0][1]()
             working.popleft()
+        if image.error is not None:
+          raise image.error
       finally:
         for _, future in itertools.chain(batch, *(ready for ready, _ in working)):
           future.cancel()
@@ -304,7 +305,17 @@ class Predictor:
         self._busy[index] -= 1
 
 
-_END = object()
+class _End(NamedTuple):
+  error: Exception | None
+
+
+def _with_end(images: Iterator[Any]) -> Iterator[Any]:
+  end = _End(None)
+  try:
+    yield from images
+  except Exception as error:
+    end = _End(error)
+  yield end
 
 
 def _sizes(batch_size: int, on_cpu: bool) -> list[int]:
@@ -316,28 +327,3 @@ def _sizes(batch_size: int, on_cpu: bool) -> list[int]:
 def decoders() -> int:
   """Threads: as many as cores, but a core for the network where there are several."""
   return max(1, (os.cpu_count() or 2) - 1)
-
-
-def _answer(model: nn.Module, chosen: Chosen) -> Callable[..., tuple[jax.Array, ...]]:
-  """Of variables, uint8 images, which are real, and the threshold.
-
-  To probabilities `[b, classes]`, the first prediction's confidence `[b]`, and who exited `[b]`.
-  """
-  if isinstance(model, BasisNet):
-    predict = early_exit.make_predict(model, rule=chosen.rule, temperatures=chosen.temperatures)
-
-    def answer(variables, pixels, real, threshold):
-      images = preprocessing.normalize(pixels)
-      logits, confidence, exited = predict(variables, images, threshold, real)
-      return jax.nn.softmax(logits), confidence, exited
-
-    return answer
-
-  def answer(variables, pixels, real, threshold):
-    del threshold
-    ask = lambda pixels: model.apply(variables, preprocessing.normalize(pixels))  # noqa: E731
-    logits = in_parts.call(ask, pixels, wanted=real).astype(jnp.float32)
-    probabilities = jax.nn.softmax(logits / chosen.temperatures.get('network', 1.0))
-    return probabilities, probabilities.max(-1), jnp.zeros_like(real)
-
-  return answer

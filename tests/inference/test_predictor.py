@@ -249,6 +249,21 @@ def test_stream_reads_no_further_than_two_batches_ahead(predictor):
   stream.close()
 
 
+@pytest.mark.parametrize('count', [1, 2])
+def test_what_the_images_end_in_comes_after_the_answers_of_those_before(make, said, count):
+  predictor = make(devices=jax.devices()[:count])
+
+  def images():
+    yield from photos(9)
+    raise OSError('the camera was unplugged')
+
+  found = []
+  with pytest.raises(OSError, match='unplugged'):
+    for _, answer in predictor.stream(images()):
+      found.append(answer)
+  assert_answers(found, said, predictor.threshold, range(9))
+
+
 def test_budgets_become_thresholds(predictor):
   light, total = predictor.cost.lightweight_madds / 1e6, predictor.cost.total_madds / 1e6
   # 30% exit, who are surer than 70% of the held-out images, whose confidence is uniform.
