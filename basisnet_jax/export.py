@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 import functools
+import hashlib
 import importlib.util
 import json
 import os
@@ -145,6 +146,7 @@ def export_workdir(
     'programs': {
       part.name: {'inputs': part.inputs, 'outputs': list(part.outputs)} for part in network
     },
+    'sha256': {file: hashlib.sha256(data).hexdigest() for file, data in files.items()},
   }
   if 'triton' in formats:
     told = triton_repository.files(network, about)
@@ -279,8 +281,9 @@ resized to {about['resolution']} pixels ({about['resize']}, with antialiasing).
 
 {early}
 
-`model.json` has the labels, and what each program takes and gives: of any number of images in
-StableHLO and ONNX, of one in TensorFlow Lite, where each program is a signature.
+`model.json` has the labels, the SHA-256 of each file of programs, and what each program takes and
+gives: of any number of images in StableHLO and ONNX, of one in TensorFlow Lite, where each program
+is a signature.
 
 ```
 {table}

@@ -270,6 +270,12 @@ def cut(path):
   path.write_bytes(path.read_bytes()[:-40])
 
 
+def flip(path):
+  data = bytearray(path.read_bytes())
+  data[len(data) // 2] ^= 1
+  path.write_bytes(data)
+
+
 @pytest.mark.parametrize(
   'spoil, sentence',
   [
@@ -279,6 +285,7 @@ def cut(path):
     (lambda f: cut(f / 'photo.png'), r'photo.png is broken, or of a kind .* \(.*truncated'),
     (lambda f: (f / 'preview.stablehlo').unlink(), 'No such file or directory: .*preview.stable'),
     (lambda f: (f / 'preview.stablehlo').write_bytes(b'x'), r'preview.stablehlo is broken, or of'),
+    (lambda f: flip(f / 'preview.stablehlo'), 'preview.stablehlo .*another file than model.json'),
     (lambda f: (f / 'model.json').unlink(), 'No such file or directory: .*model.json'),
     (lambda f: (f / 'model.json').write_text('{'), 'model.json is broken, or of a kind'),
   ],

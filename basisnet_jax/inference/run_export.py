@@ -5,6 +5,7 @@ flatbuffers.
 """
 
 import functools
+import hashlib
 import io
 import json
 import pathlib
@@ -54,6 +55,7 @@ def about():
         and set(found['formats']) <= {'stablehlo', 'tflite', 'onnx', 'triton'}
         and len(found['programs']) in (1, 2)
         and all({'inputs', 'outputs'} <= set(part) for part in found['programs'].values())
+        and isinstance(found.get('sha256', {}), dict)
       )
     except (KeyError, TypeError, AttributeError):
       right = False
@@ -69,17 +71,24 @@ def program(file):
   """What a run time makes of a file, once: that takes longer than an answer, and JAX compiles each
   StableHLO program that is read, and never forgets it. LiteRT's is for one thread at a time.
   """
-  if file.suffix == '.stablehlo':
-    from jax import export, jit
+  wanted = about().get('sha256', {}).get(file.relative_to(FOLDER).as_posix())
 
-    return opened(file, lambda data: jit(export.deserialize(bytearray(data)).call))
-  if file.suffix == '.onnx':
-    import onnxruntime
+  def read(data):
+    if wanted not in (None, hashlib.sha256(data).hexdigest()):
+      raise ValueError('by its SHA-256 it is another file than model.json tells of')
+    if file.suffix == '.stablehlo':
+      from jax import export, jit
 
-    return opened(file, onnxruntime.InferenceSession)
-  from ai_edge_litert.interpreter import Interpreter
+      return jit(export.deserialize(bytearray(data)).call)
+    if file.suffix == '.onnx':
+      import onnxruntime
 
-  return opened(file, lambda data: Interpreter(model_content=data))
+      return onnxruntime.InferenceSession(data)
+    from ai_edge_litert.interpreter import Interpreter
+
+    return Interpreter(model_content=data)
+
+  return opened(file, read)
 
 
 def stablehlo(name, inputs):

@@ -209,6 +209,7 @@ def test_an_interpreter_of_tflite_is_made_once(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'ai_edge_litert', types.ModuleType('ai_edge_litert'))
   monkeypatch.setitem(sys.modules, 'ai_edge_litert.interpreter', fake)
   monkeypatch.setattr(run_export, 'FOLDER', tmp_path)
+  monkeypatch.setattr(run_export, 'about', lambda: WELL)
   (tmp_path / 'model.tflite').write_bytes(b'own')
   for value in (0.25, 0.5):
     assert run_export.tflite('network', {'images': np.full((1, 2), value)}) == {'mean': value}
