@@ -17,6 +17,8 @@ export interface About {
   madds: { first: number; all: number };
   /** The names of the stages, in order: one or two. */
   stages: string[];
+  /** Of model.tflite; older exports do not tell it. */
+  sha256?: string;
 }
 
 export interface Chosen {
@@ -37,7 +39,9 @@ function isChosen({ data, images, exit_rate, average_madds }: Record<string, unk
  */
 export function parseAbout(text: string): About {
   try {
-    const { labels, resolution, crop, resize, threshold, madds, programs, chosen } = JSON.parse(text);
+    const {
+      labels, resolution, crop, resize, threshold, madds, programs, chosen, sha256,
+    } = JSON.parse(text);
     const stages = Object.keys(programs);
     const right =
       Array.isArray(labels) && labels.length > 0
@@ -51,6 +55,7 @@ export function parseAbout(text: string): About {
       const cost = { first: madds.first ?? madds.all, all: madds.all };
       return {
         labels, resolution, crop, resize, threshold, chosen: chosen ?? null, madds: cost, stages,
+        sha256: sha256?.['model.tflite'],
       };
     }
   } catch {

@@ -42,6 +42,7 @@ async function open(what: About, bytes: ArrayBuffer): Promise<number> {
       'LiteRT did not load: the folder wasm beside this page is missing or broken.');
   }
   try {
+    await check(bytes);
     model = await loadAndCompile(new Uint8Array(bytes), { accelerator: 'wasm' });
     // The first run of each stage prepares more than it computes, and tells whether the file is
     // the one that model.json describes.
@@ -52,6 +53,15 @@ async function open(what: About, bytes: ArrayBuffer): Promise<number> {
     throw new Sentence('model.tflite is broken, or not the one of model.json: export it again.');
   }
   return Math.max(clockStep(), FINEST);
+}
+
+/** @throws Error: the bytes are not those that model.json tells of. */
+async function check(bytes: ArrayBuffer): Promise<void> {
+  // Browsers have no digests for pages of http:// from another computer.
+  if (about.sha256 === undefined || !crypto.subtle) return;
+  const digest = new Uint8Array(await crypto.subtle.digest('SHA-256', bytes));
+  const found = [...digest].map((byte) => byte.toString(16).padStart(2, '0')).join('');
+  if (found !== about.sha256) throw new Error(found);
 }
 
 /** Browsers make clocks coarse, some so much that a stage takes none of their time, or one step. */

@@ -154,6 +154,12 @@ def test_what_is_no_image_is_a_sentence_and_the_answer_before_stays(made, addres
   assert badge(page) == 'Specialist'
 
 
+def flipped(content):
+  """One bit in the middle, where the weights are."""
+  middle = len(content) // 2
+  return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
 @pytest.mark.parametrize(
   'file,content,sentence',
   [
@@ -163,6 +169,7 @@ def test_what_is_no_image_is_a_sentence_and_the_answer_before_stays(made, addres
     ('model.json', b'<html>', 'model.json is broken: it is not what --mode=export writes.'),
     ('model.tflite', b'no network', 'model.tflite is broken, or not the one of model.json'),
     ('model.tflite', 5000, 'model.tflite is broken, or not the one of model.json'),
+    ('model.tflite', flipped, 'model.tflite is broken, or not the one of model.json'),
     ('model.json', b'{"labels": ["a"], "chosen": {}}', 'model.json is broken: it is not what'),
     ('worker.js', None, 'The program that runs the network failed: load this page again.'),
     ('wasm/litert_wasm_internal.wasm', b'', 'LiteRT did not load: the folder wasm'),
@@ -176,6 +183,7 @@ def test_what_is_missing_or_broken_is_one_sentence(
   whole = (site / file).read_bytes()
   (site / file).unlink()
   if content is not None:
+    content = content(whole) if callable(content) else content
     (site / file).write_bytes(whole[:content] if isinstance(content, int) else content)
   page = visit(served(site), ready=False)
   expect(page.get_by_role('alert')).to_contain_text(sentence, timeout=20_000)
