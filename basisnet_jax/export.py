@@ -22,6 +22,7 @@ from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import thresholds
 from basisnet_jax.inference import (
   agreement,
+  android,
   export_folder,
   exporting,
   litert,
@@ -154,6 +155,9 @@ def export_workdir(
   files['model.json'] = json.dumps(about, indent=2, ensure_ascii=False) + '\n'
   files['run.py'] = _RUNNER.read_text()
   files['README.md'] = _readme(about, table)
+  if 'tflite' in formats:
+    taken = litert.Reader(files[_FILES['tflite']]).inputs()
+    files['README.md'] += android.readme(network, taken, about)
   export_folder.write(output, files)
   print(f'{table}\n\nWritten: {os.path.join(output, "")} ({", ".join(sorted(files))})')
   if len(network) > 1:
