@@ -178,4 +178,5 @@ def _unknown(name: str, folder: tfds.core.Path, registered: set[str]) -> str:
 
 def _first_line(error: Exception) -> str:
   lines = str(error).strip().splitlines() or ['']
-  return f'{type(error).__name__}: {lines[0][:200]}'.rstrip('.: ')
+  line = f'{type(error).__name__}: {lines[0][:200]}'.rstrip('.: ')
+  return line + '...' * (len(lines[0]) > 200)
