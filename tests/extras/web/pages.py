@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 
 import numpy as np
 from PIL import Image
@@ -70,6 +71,14 @@ def photo(path, seed, size=(90, 60), **options):
   small = Image.fromarray(np.uint8(random.integers(0, 256, (4, 5, 3))))
   small.resize(size, Image.Resampling.BICUBIC).save(path, **options)
   return path
+
+
+def until(page, condition):
+  """Waits for it. (Playwright's `wait_for_function` needs `eval`, which our pages forbid.)"""
+  end = time.monotonic() + 20
+  while not page.evaluate(condition):
+    assert time.monotonic() < end, condition
+    page.wait_for_timeout(20)
 
 
 def choose(page, path):

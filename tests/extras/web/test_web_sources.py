@@ -4,7 +4,7 @@ import base64
 import re
 import shutil
 
-from pages import asked, assert_same, badge, choose, drop, likeliest, photo
+from pages import asked, assert_same, badge, choose, drop, likeliest, photo, until
 from PIL import Image
 from playwright.sync_api import expect
 import pytest
@@ -122,7 +122,7 @@ def test_a_photo_that_comes_while_the_camera_is_asked_for_stays(made, address, v
   page.locator('#camera').click()
   choose(page, made['certain'])
   page.evaluate('window.answer()')
-  page.wait_for_function('window.stream?.getTracks().every((t) => t.readyState === "ended")')
+  until(page, 'window.stream?.getTracks().every((t) => t.readyState === "ended")')
   expect(page.locator('#camera')).to_be_enabled()
   assert page.locator('#camera').inner_text() == 'Start the camera'
   assert page.locator('#images').inner_text() == '1'
@@ -227,8 +227,8 @@ def test_a_slow_network_shows_how_far_it_is(address, chromium):
   session.send('Network.emulateNetworkConditions', slow | {'downloadThroughput': 200_000})
   page.goto(address, wait_until='commit')
   expect(page.locator('#phase')).to_have_text('Loading the network', timeout=20_000)
-  arrived = '() => { const value = document.querySelector("#progress").value; return %s }'
-  page.wait_for_function(arrived % 'value > 0.1 && value < 0.9', timeout=20_000)
+  arrived = 'document.querySelector("#progress").value'
+  until(page, f'{arrived} > 0.1 && {arrived} < 0.9')
   expect(page.locator('#file')).to_be_disabled()
   session.send('Network.emulateNetworkConditions', slow | {'downloadThroughput': -1})
   expect(page.locator('#file')).to_be_enabled(timeout=30_000)
