@@ -287,7 +287,7 @@ def _annotate(canvas, axes, labels, lines, marks):
     line = line[np.argsort(line[:, 0], kind='stable')]
     heights.append(np.interp(across, *line.T, left=np.nan, right=np.nan))
   marks = axes.transData.transform(marks)
-  placed = []
+  placed, joints = [], []
   for position, string in labels:
     text = axes.annotate(
       string,
@@ -316,6 +316,7 @@ def _annotate(canvas, axes, labels, lines, marks):
         cost = distance + 0.02 * abs(degrees - 90)
         cost += 1000 * (np.any(low < frame.min) or np.any(high > frame.max))
         cost += 500 * sum(np.all(low < h) and np.all(high > lo) for lo, h in placed)
+        cost += 200 * sum(_meet(anchor, anchor + offset, *joint) for joint in joints)
         cost += 80 * np.count_nonzero(np.all((marks > low) & (marks < high), 1))
         under = (across > low[0]) & (across < high[0])
         cost += 40 * sum(_crosses(height[under], low[1], high[1]) for height in heights)
@@ -324,6 +325,7 @@ def _annotate(canvas, axes, labels, lines, marks):
     _, offset, distance, low, high = best
     text.set_position(offset / unit)
     placed.append((low, high))
+    joints.append((anchor, anchor + offset))
     if distance > 6:  # Too far to be read as one: a thin line joins them.
       way = offset / np.hypot(*offset)
       ends = (
@@ -331,6 +333,12 @@ def _annotate(canvas, axes, labels, lines, marks):
         anchor + offset * (1 - min(half / np.maximum(np.abs(offset), 1e-9))),
       )
       axes.plot(*axes.transData.inverted().transform(ends).T, color=_FAINT, lw=0.8, zorder=6)
+
+
+def _meet(a, b, c, d):
+  """Whether the line from a to b crosses that from c to d."""
+  side = lambda p, q, r: np.linalg.det([q - p, r - p])  # noqa: E731
+  return side(a, b, c) * side(a, b, d) < 0 and side(c, d, a) * side(c, d, b) < 0
 
 
 def _crosses(heights, low, high):

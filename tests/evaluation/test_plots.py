@@ -1,5 +1,6 @@
 """The picture of early termination is written, whole and legible."""
 
+import itertools
 import subprocess
 import sys
 
@@ -65,6 +66,37 @@ def test_labels_neither_overlap_nor_leave_the_axes(tmp_path, drawn_labels, shape
     assert axes.containsx(box.x0) and axes.containsx(box.x1)
     assert axes.containsy(box.y0) and axes.containsy(box.y1)
     assert not any(box.overlaps(other) for other in boxes[:i])
+
+
+def test_lines_from_labels_to_their_points_do_not_cross(tmp_path, monkeypatch):
+  joints, place = {}, plots._annotate
+
+  def spy(canvas, axes, *arguments):
+    place(canvas, axes, *arguments)
+    for text in axes.findobj(Annotation):
+      box = text.get_window_extent(canvas.get_renderer())
+      joints[text.get_text()] = axes.transData.transform(text.xy), (box.min + box.max) / 2
+
+  monkeypatch.setattr(plots, '_annotate', spy)
+  # Of a run on digits.
+  madds = 560128 + 20507.4 * np.array([0, 0, 0, 3, 7, 9, 10, 10, 12, 18])
+  top1 = np.array([356, 356, 356, 355, 355, 355, 356, 356, 356, 356]) / 360
+  points = [
+    {'threshold': threshold, 'average_madds': cost, 'top1': right}
+    for threshold, cost, right in zip(THRESHOLDS, madds, top1, strict=True)
+  ]
+  stages = {'lightweight': (madds[0], top1[0]), 'specialist': (7942784, top1[0])}
+  curve = {'average_madds': [*madds, 7942784], 'top1': [*top1, top1[0]]}
+  chosen = points[5] | {'threshold': 0.800682}
+  path = str(tmp_path / 'curve.png')
+  plots.cost_accuracy(path, curve, points, title='A network', chosen=chosen, **stages)
+
+  def turn(a, b, c):
+    return np.sign(np.linalg.det([b - a, c - a]))
+
+  assert {'0.3–0.5', '0.85–0.95', '0.99'} < set(joints)
+  for (a, b), (c, d) in itertools.combinations(joints.values(), 2):
+    assert turn(a, b, c) * turn(a, b, d) >= 0 or turn(c, d, a) * turn(c, d, b) >= 0
 
 
 def test_thresholds_at_one_point_share_a_label(tmp_path, drawn_labels):
