@@ -165,7 +165,8 @@ def _unknown(name: str, folder: tfds.core.Path, registered: set[str]) -> str:
     found = {path.name for path in folder.iterdir() if path.is_dir()}
   except OSError:
     found = set()
-  nearest = difflib.get_close_matches(name, sorted((registered | found) - {name}), n=1)
+  photos = {path.parent.name for path in pathlib.Path().glob('*/train')}
+  nearest = difflib.get_close_matches(name, sorted((registered | found | photos) - {name}), n=1)
   hint = f'did you mean {nearest[0]!r}? Else set' if nearest else 'set'
   where = f'{folder} has no dataset of that name in the format of TFDS'
   if not folder.exists():

@@ -51,6 +51,12 @@ def test_unknown_name_suggests_the_nearest_of_folders_and_tfds(data_dir):
   assert 'unknown' in explained('', data_dir)
 
 
+def test_unknown_name_suggests_a_folder_of_photos_that_is_here(data_dir, tmp_path, monkeypatch):
+  (tmp_path / 'photos' / 'train').mkdir(parents=True)
+  monkeypatch.chdir(tmp_path)
+  assert "did you mean 'photos'?" in explained('photoz', data_dir)
+
+
 def test_missing_data_dir_is_named(tmp_path):
   assert f'the folder {tmp_path}/nowhere does not exist' in explained('mine', tmp_path / 'nowhere')
 
