@@ -44,6 +44,12 @@ _FILES = {
 }
 FORMATS = tuple(_FILES)
 _LIBRARIES = {'tflite': litert, 'onnx': onnx_file, 'triton': onnx_file}
+_TAKES = {
+  'stablehlo': 'of any number of images in StableHLO',
+  'onnx': 'of any number of images in ONNX',
+  'triton': 'of any number of images in ONNX',
+  'tflite': 'of one image in TensorFlow Lite, where each program is a signature',
+}
 _RUNNER = pathlib.Path(run_export.__file__)
 _COMPARED = 1000  # Images, at most.
 
@@ -271,6 +277,12 @@ def _readme(about, table):
     f'pip install numpy pillow {needed[name]}\npython run.py photo.jpg {name}'
     for name in about['formats']
   )
+  takes = list(dict.fromkeys(_TAKES[name] for name in about['formats']))
+  programs = textwrap.fill(
+    '`model.json` has the labels, the SHA-256 of each file of programs, and what each program '
+    f'takes and gives: {", ".join(takes)}.',
+    width=100,
+  )
   side = '' if about['crop'] == 1 else f' (of {about["crop"]:g} of the shorter side)'
   return f"""{export_folder.TITLE}: {stages}
 
@@ -285,9 +297,7 @@ resized to {about['resolution']} pixels ({about['resize']}, with antialiasing).
 
 {early}
 
-`model.json` has the labels, the SHA-256 of each file of programs, and what each program takes and
-gives: of any number of images in StableHLO and ONNX, of one in TensorFlow Lite, where each program
-is a signature.
+{programs}
 
 ```
 {table}
