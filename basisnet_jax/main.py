@@ -323,7 +323,7 @@ def run() -> None:
     _end(128 + signal.SIGTERM, str(error))
   except KeyboardInterrupt:
     trains = flags.FLAGS.is_parsed() and _MODE.value in ('train', 'sweep')
-    more = '; the same command continues from the last checkpoint' if trains else ''
+    more = '; the same command continues from the last checkpoint, if any' if trains else ''
     _end(1, f'Interrupted{more}.')
   except Exception as error:
     # An error of another process arrives here as one of JAX, from the middle of a step.

@@ -30,10 +30,12 @@ function checkModel(folder) {
   const lacks = ['model.json', 'model.tflite'].find(
     (name) => !fs.existsSync(path.join(folder, name)));
   if (!lacks) return;
-  const formats = [...exportedFormats(folder), 'tflite'].join(',');
+  const there = exportedFormats(folder);
+  const formats = [...there, 'tflite'].join(',');
+  const run = there.length ? 'RUN' : 'runs/digits';  // It is of a run that nobody here knows.
   throw new Sentence(
     `${path.join(folder, lacks)} does not exist; export a run first `
-    + `(python -m basisnet_jax.main --mode=export --workdir=runs/digits --format=${formats} `
+    + `(python -m basisnet_jax.main --mode=export --workdir=${run} --format=${formats} `
     + `--output=${folder}), or name another export: make web WEB=FOLDER.`);
 }
 

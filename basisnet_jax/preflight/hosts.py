@@ -112,7 +112,7 @@ def clean(job: Job) -> None:
 
 def _first_line(error):
   lines = str(error).strip().splitlines() or [type(error).__name__]
-  return lines[0][:200]
+  return lines[0][:200] + '...' * (len(lines[0]) > 200)
 
 
 PROCESSES = Check('processes', _look_for_processes, _judge_processes)
