@@ -18,7 +18,7 @@ import sys
 
 from absl import app, flags, logging
 
-from basisnet_jax import command_line, environment, errors, supervisor
+from basisnet_jax import command_line, environment, errors, interrupts, supervisor
 from basisnet_jax.errors import Missing, Preempted, UserError
 
 _MODES = ['train', 'evaluate', 'predict', 'stream', 'serve', 'export', 'cost', 'sweep']
@@ -179,6 +179,7 @@ def _check_flags(mode):
 def _train(config, workdir):
   from basisnet_jax.training import loop  # Imported here: the others start without it.
 
+  interrupts.watch()
   loop.train_and_evaluate(config, workdir, keep_step=True)
   _say(
     f'\nNext: tensorboard --logdir={workdir}   (curves, histograms, the recipe)\n'
@@ -312,10 +313,8 @@ def run() -> None:
   gc.set_threshold(500_000)  # The libraries make a million objects, and all of them stay.
   try:
     app.run(main, flags_parser=command_line.parse_flags)
-  except UserError as error:
-    _end(2, str(error))
-  except Missing as error:
-    _end(3, str(error))
+  except (UserError, Missing) as error:
+    _end(2 if isinstance(error, UserError) else 3, str(error))
   except Preempted as error:
     from basisnet_jax import distributed
 
