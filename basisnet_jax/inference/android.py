@@ -65,9 +65,10 @@ def readme(
   return f"""
 ## Android
 
-Of `implementation("com.google.ai.edge.litert:litert:2.1.0")`, or newer: `model` is an `Interpreter`
-of `model.tflite`, `photo` what `ImageDecoder` reads, which turns photos upright, with
-`ALLOCATOR_SOFTWARE`, since of others apps do not get the pixels.
+`model` is an `Interpreter` of `model.tflite`, from
+`implementation("com.google.ai.edge.litert:litert:2.1.0")` or newer; `photo` comes from
+`ImageDecoder`, which turns it upright, with `ALLOCATOR_SOFTWARE`, without which apps cannot read
+its pixels.
 
 ```java
 {text}
