@@ -7,11 +7,11 @@ import sys
 
 # Of whoever runs the tests in the background SIGINT may be ignored, by children too.
 START = """
-import hashlib, signal, time
+import hashlib, signal, threading, time
 from basisnet_jax import interrupts
 signal.signal(signal.SIGINT, signal.default_int_handler)
 interrupts.watch()
-print('busy', flush=True)
+threading.Timer(1, print, ['busy'], {'flush': True}).start()  # When it is at work.
 """
 # Like XLA's compiler it leaves the other threads alone, and comes back after minutes.
 BUSY = "hashlib.pbkdf2_hmac('sha256', b'', b'', 1_000_000_000)"
