@@ -25,6 +25,7 @@ from basisnet_jax.inference import (
   android,
   export_folder,
   exporting,
+  ios,
   litert,
   onnx_file,
   run_export,
@@ -163,7 +164,7 @@ def export_workdir(
   files['README.md'] = _readme(about, table)
   if 'tflite' in formats:
     taken = litert.Reader(files[_FILES['tflite']]).inputs()
-    files['README.md'] += android.readme(network, taken, about)
+    files['README.md'] += ''.join(phone.readme(network, taken, about) for phone in (android, ios))
   export_folder.write(output, files)
   print(f'{table}\n\nWritten: {os.path.join(output, "")} ({", ".join(sorted(files))})')
   if len(network) > 1:

@@ -8,18 +8,17 @@ import shutil
 import subprocess
 import sys
 
-import jax
-import jax.numpy as jnp
 import numpy as np
+import phones
 from PIL import Image
 import pytest
 import running
 import tiny
 
-from basisnet_jax import models, photos
-from basisnet_jax.inference import android, exporting, litert
+from basisnet_jax import photos
+from basisnet_jax.inference import android, litert
 
-SIDE = 32
+SIDE = phones.SIDE
 STAND_INS = pathlib.Path(__file__).parent / 'android'
 
 pytestmark = pytest.mark.skipif(
@@ -27,26 +26,11 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def programs(name):
-  if name == 'one stage':
-    model = tiny.TinyNetwork(10)
-  else:
-    stages = {'lightweight': tiny.TinyNetwork(10), 'specialist': tiny.TinyNetwork(10)}
-    options = {} if name == 'cascade' else {'num_bases': 3}
-    refine = {'refine': 0.5} if name == 'refined' else {}
-    kind = 'cascade' if name == 'cascade' else 'basisnet'
-    model = models.create(kind, **stages, resolution=SIDE, **options, **refine)
-  variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, SIDE, SIDE, 3)))
-  cold = {'network': 0.05, 'lightweight': 0.05, 'specialist': 0.05}  # Its logits are small.
-  return exporting.programs(model, variables, SIDE, cold, 'max_softmax')
-
-
-@pytest.fixture(scope='module', params=['refined', 'basisnet', 'cascade', 'one stage'])
+@pytest.fixture(scope='module', params=phones.KINDS)
 def exported(request, tmp_path_factory):
   """(folder, programs): its model.tflite."""
-  folder, parts = tmp_path_factory.mktemp('exported'), programs(request.param)
-  (folder / 'model.tflite').write_bytes(litert.flatbuffer(parts))
-  return folder, parts
+  folder = tmp_path_factory.mktemp('exported')
+  return folder, phones.exported(request.param, folder)
 
 
 def readme(exported, **about):
@@ -70,34 +54,22 @@ def ask(folder, text, path):
   return np.round((seen.reshape(side, side, 3) + 1) * 127.5), answer
 
 
-def photo(folder, width, height):
-  """Waves, and noise as fine as the pixels."""
-  y, x, c = np.mgrid[:height, :width, :3]
-  waves = np.sin(x / 40 + c) + np.cos(y / 25 - c) + np.random.default_rng(0).normal(0, 1, x.shape)
-  path = folder / f'{width}x{height}.png'
-  Image.fromarray(np.uint8(np.clip(127 + 30 * waves, 0, 255))).save(path)
-  return path
-
-
 @pytest.mark.parametrize('threshold', [-1.0, 2.0])
 def test_it_answers_as_the_programs_do(exported, threshold):
   folder, parts = exported
-  path = photo(folder, SIDE, SIDE)
+  path = phones.photo(folder, SIDE, SIDE)
   seen, answer = ask(folder, readme(exported, threshold=threshold), path)
   pixels = np.asarray(Image.open(path))
   np.testing.assert_array_equal(seen, pixels)
-  known = {'images': np.float32(pixels)[None] / 127.5 - 1}
-  for part in parts if threshold > 1 else parts[:1]:
-    values = part.call(*(known[name] for name in part.inputs))
-    known |= dict(zip(part.outputs, values, strict=True))
-  np.testing.assert_allclose(answer, known['probabilities'][0], rtol=1e-3, atol=1e-5)
+  wanted = phones.probabilities(parts, pixels, threshold)
+  np.testing.assert_allclose(answer, wanted, rtol=1e-3, atol=1e-5)
   assert np.ptp(answer) > 0.01  # It says something.
 
 
 @pytest.mark.parametrize('exported', ['one stage'], indirect=True)
 @pytest.mark.parametrize('size', [(40, 30), (333, 500), (1024, 768), (20, 60)])
 def test_it_sees_nearly_what_evaluation_sees(exported, size):
-  path = photo(exported[0], *size)
+  path = phones.photo(exported[0], *size)
   seen, _ = ask(exported[0], readme(exported, threshold=0.5, crop=0.875), path)
   wanted = np.float32(photos.central_square(photos.read(path), SIDE, 0.875))
   assert np.abs(seen - wanted).mean() < 4
@@ -109,7 +81,7 @@ def test_an_export_of_a_run_has_it(tmp_path, data_flag):
   running.run_well(
     '--mode=export', f'--workdir={tmp_path}/run', '--format=tflite', f'--output={folder}'
   )
-  path = photo(tmp_path, tiny.RESOLUTION, tiny.RESOLUTION)
+  path = phones.photo(tmp_path, tiny.RESOLUTION, tiny.RESOLUTION)
   _, answer = ask(folder, (folder / 'README.md').read_text(), path)
   labels = json.loads((folder / 'model.json').read_text())['labels']
   wanted = [f'{labels[i]}  {answer[i]:.1%}' for i in np.argsort(-answer)[:5]]
