@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from flax import linen as nn
 from flax import traverse_util
+from flax.core import tracers
 import jax
 import jax.numpy as jnp
 
@@ -183,18 +184,21 @@ def _logits_and_features(network, images, train):
   """Runs a plain network; its features are what its classifier read.
 
   The classifier is the last dense layer from vectors `[b, f]` to the shape of the logits.
-  A network that has none gives its logits as features.
+  A network that has none, or has it within `nn.remat`, `nn.jit`, `nn.scan` or the like, out of
+  which no array may be taken, gives its logits as features.
   """
   read = {}  # {shape of a dense layer's output: its latest input}
+  trace = tracers.current_trace()
 
   def record(next_fun, args, kwargs, context):
     outputs = next_fun(*args, **kwargs)
     is_dense = isinstance(context.module, nn.Dense | nn.DenseGeneral)
     if is_dense and context.method_name == '__call__':
-      read[outputs.shape] = synthesis.layer_input(args, kwargs)
+      inside = tracers.current_trace() != trace
+      read[outputs.shape] = None if inside else synthesis.layer_input(args, kwargs)
     return outputs
 
   with nn.intercept_methods(record):
     logits = synthesis.call(network, images, train)
-  features = read.get(logits.shape, logits)
-  return logits, features if features.ndim == 2 else logits
+  features = read.get(logits.shape)
+  return logits, logits if features is None or features.ndim != 2 else features

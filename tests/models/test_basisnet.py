@@ -126,6 +126,27 @@ def test_features_of_a_network_without_a_dense_classifier_are_its_logits():
   assert shapes['params']['coefficient_head']['dense']['kernel'].shape[0] == 5
 
 
+@pytest.mark.parametrize('transform', [nn.remat, nn.jit])
+def test_features_of_a_network_whose_classifier_is_in_a_transformation_are_its_logits(transform):
+  class Head(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      return nn.Dense(5)(nn.relu(nn.Dense(7)(x)))
+
+  class Network(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      x = nn.Dense(5)(x.mean((1, 2)))  # As many outputs as the classifier, which it is not.
+      return transform(Head)()(x)
+
+  model = two_stage(Network(), ResNet(), based_layers='stem')
+  variables = random_variables(model, IMAGES)
+  logits, coefficients = jit(functools.partial(model.apply, method='preview'))(variables, IMAGES)
+  head = variables['params']['coefficient_head']['dense']
+  outputs = (logits @ head['kernel'] + head['bias']).reshape(coefficients.shape)
+  np.testing.assert_allclose(coefficients, jax.nn.softmax(outputs), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize('pair', PAIRS)
 def test_training_the_specialist_reaches_every_basis_and_the_lightweight_model(pair):
   model = two_stage(*PAIRS[pair])
