@@ -203,10 +203,12 @@ def two_stage(
     )
   shape = (resolution, resolution, 3)
   pattern = _checked_pattern(based_layers or _USUALLY_BASED)
+  # Copies, because Flax would take the same object in both places for one shared network, and what
+  # is made within another module's call for parts of that one, beside the BasisNet.
+  lightweight, specialist = (network.clone(name=None) for network in (lightweight, specialist))
   return BasisNet(
     lightweight=lightweight,
-    # A copy, because Flax would take the same object in both places for one shared network.
-    specialist=specialist.copy(),
+    specialist=specialist,
     layers=() if cascade else _based_layers(specialist, shape, pattern),
     num_bases=num_bases,
     lightweight_resolution=lightweight_resolution,

@@ -175,6 +175,20 @@ def test_training_the_specialist_reaches_every_basis_and_the_lightweight_model(p
   assert np.abs(gradients[f'lightweight/{last}']).max() > 0
 
 
+def test_basisnet_made_within_another_modules_call_has_its_stages_within():
+  class Whole(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      return two_stage(ResNet(), ResNet(), based_layers='stem')(x)
+
+  outer, own = (
+    jax.eval_shape(model.init, jax.random.key(0), IMAGES)
+    for model in (Whole(), two_stage(ResNet(), ResNet(), based_layers='stem'))
+  )
+  assert {kind: tree['BasisNet_0'] for kind, tree in outer.items()} == own
+  assert all(list(tree) == ['BasisNet_0'] for tree in outer.values())
+
+
 def test_same_object_as_both_stages_makes_two_networks():
   network = ResNet()
   model = two_stage(network, network)
