@@ -84,6 +84,7 @@ def count(model: nn.Module, resolution: int, variables: Any = None) -> Cost:
   model's, or their shapes, where they are known already.
   """
   variables = variables or _variables(model, resolution)
+  variables = jax.eval_shape(nn.meta.unbox, variables)  # Networks may annotate their kernels.
   params = _parameters(variables)
 
   elementwise = 0

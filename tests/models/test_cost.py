@@ -229,3 +229,21 @@ def test_work_of_an_initializer_counts_nothing():
       return nn.Dense(4, kernel_init=by_product)(x)
 
   assert cost.count(Network(), 8).total_madds == 3 * 4
+
+
+def test_annotated_kernels_count_as_plain_ones():
+  class Network(nn.Module):
+    annotated: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+      init = nn.initializers.lecun_normal()
+      init = nn.with_partitioning(init, (None, 'model')) if self.annotated else init
+      return nn.Dense(4, kernel_init=init)(x.mean((1, 2)))
+
+  assert cost.count(Network(annotated=True), 8) == cost.count(Network(), 8)
+  plain, annotated = (
+    models.create('basisnet', lightweight=network, specialist=network, resolution=8)
+    for network in (Network(), Network(annotated=True))
+  )
+  assert cost.count(annotated, 8) == cost.count(plain, 8)
