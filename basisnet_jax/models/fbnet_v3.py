@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from flax import linen as nn
 
+from basisnet_jax.errors import UserError
 from basisnet_jax.models import layers
 
 
@@ -202,10 +203,15 @@ class FBNetV3(nn.Module):
       return value if self.width == 1 else round_channels(value * self.width)
 
     shared = {'activation': layers.hard_swish, 'style': self.style}
-    x = self.style.images(x)
+    x, images = self.style.images(x), f'{x.shape[1]}x{x.shape[2]}'
     stem = channels(self.network.stem)
     x = layers.ConvNorm(stem, 3, strides[0], name='stem', **shared)(x, train)
     for i, (row, stride) in enumerate(zip(rows, strides[1:], strict=True)):
+      if row.pad is not None and min(x.shape[1:3]) + 2 * row.pad < row.kernel:
+        raise UserError(
+          f'output_stride={self.output_stride} leaves nothing of images of {images} pixels: make '
+          'it smaller, or them larger.'
+        )
       expanded = round_channels(x.shape[-1] * row.expansion)
       x = layers.InvertedResidual(
         features=channels(row.features),

@@ -283,6 +283,15 @@ def test_patch_larger_than_the_image_is_one_clear_sentence():
     jax.eval_shape(create('vit_tiny', output_stride=64).init, KEY, images())
 
 
+@pytest.mark.parametrize('name', ['fbnet_v3_a', 'fbnet_v3_b', 'fbnet_v3_c'])
+def test_images_of_which_a_given_up_border_leaves_nothing_are_one_clear_sentence(name):
+  small = jax.ShapeDtypeStruct((1, 32, 48, 3), jnp.float32)
+  with pytest.raises(UserError, match='output_stride=32 leaves nothing of images of 32x48 pixels'):
+    jax.eval_shape(create(name, output_stride=32).init, KEY, small)
+  logits, _ = jax.eval_shape(create(name, output_stride=16).init_with_output, KEY, small)
+  assert logits.shape[0] == 1
+
+
 def test_unknown_padding_names_the_known():
   with pytest.raises(UserError, match="padding='valid' is unknown; it is 'same' or 'symmetric'"):
     jax.eval_shape(create('mobilenet_v2', padding='valid').init, KEY, images())
