@@ -136,11 +136,12 @@ def _splits(root):
 
 
 def _photos(folder):
-  """Those in the folders of the classes, sorted."""
+  """Those in the folders of the classes, sorted; nothing hidden, such as .ipynb_checkpoints."""
   return sorted(
     path
     for path in folder.glob('*/*')
-    if path.suffix.lower() in photos_lib.SUFFIXES + photos_lib.UNREAD and path.name[0] != '.'
+    if path.suffix.lower() in photos_lib.SUFFIXES + photos_lib.UNREAD
+    and '.' not in (path.name[0], path.parent.name[0])
   )
 
 

@@ -44,6 +44,14 @@ def test_splits_and_classes_are_the_folders(root):
   assert dataset.label_names == ('cat', 'dog')
 
 
+def test_hidden_folders_are_no_classes(root):
+  photo(root / 'train' / '.ipynb_checkpoints' / '0-checkpoint.png')
+  photo(root / 'validation' / '.thumbnails' / '0.png')
+  dataset = open_folder(root)
+  assert dataset.splits == {'train': 10, 'validation': 4}
+  assert dataset.label_names == ('cat', 'dog')
+
+
 def test_each_photo_comes_with_the_label_of_its_folder(root):
   batches = data.eval_batches(
     open_folder(root), split='validation', batch_size=4, resolution=8, eval_crop=1.0
