@@ -46,7 +46,8 @@ def call(
   if wanted is not None:
     function, arrays = _where_any(function), (wanted, *arrays)
   found = jax.lax.map(lambda part: function(*part), tuple(map(split, arrays)))
-  return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:size], found)
+  # Not -1, which an array without elements, such as a cascade's coefficients, leaves open.
+  return jax.tree.map(lambda x: x.reshape(count * rows, *x.shape[2:])[:size], found)
 
 
 def _where_any(function):

@@ -32,6 +32,12 @@ def test_rows_come_back_in_order(size, most, at_once):
   np.testing.assert_array_equal(found['odd'], np.arange(size) % 2)
 
 
+def test_arrays_without_elements_come_back_such_as_coefficients_of_a_cascade():
+  found = in_parts.call(lambda x: (x, x[:, :0, None]), np.arange(40.0).reshape(20, 2), most=8)
+  np.testing.assert_array_equal(found[0], np.arange(40.0).reshape(20, 2))
+  assert found[1].shape == (20, 0, 1)
+
+
 @pytest.mark.parametrize('most, at_once', [(None, 20), (512, 20), (10, 10)])
 def test_elsewhere_only_what_is_asked_for(most, at_once, monkeypatch):
   monkeypatch.setattr(in_parts.target, 'platform', lambda: 'tpu')
