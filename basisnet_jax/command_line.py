@@ -27,6 +27,8 @@ from basisnet_jax.sweep import Sweep
 
 _BASE = base_config.__file__
 _SAVED = os.path.join(os.path.dirname(_BASE), 'saved_config.py')
+# Bash leaves --workdir=~/runs as it is, and there would be a folder named ~.
+_AT_HOME = re.compile(r'(--?(?:config|workdir|output|images|video)=)(~(?:/.*)?)', re.DOTALL)
 
 
 def parse_flags(argv: Sequence[str]) -> ml_collections.ConfigDict:
@@ -53,7 +55,7 @@ def parse(argv: Sequence[str], flag_values: flags.FlagValues) -> ml_collections.
   for name in [n for n in flag_values if n.split('.')[0] == 'config']:
     delattr(flag_values, name)
   try:
-    arguments = flag_values.read_flags_from_files(list(argv[1:]), force_gnu=False)
+    arguments = _arguments(argv, flag_values)
   except flags.Error as error:
     raise UserError(_one_line(error)) from error
   recipe, arguments = _take(arguments, 'config')
@@ -128,7 +130,7 @@ def parse_sweep(
   `argv` is that of `parse`, of which --config names a recipe that has a SWEEP.
   Raises UserError as `parse` does, of every row.
   """
-  arguments = flag_values.read_flags_from_files(list(argv[1:]), force_gnu=False)
+  arguments = _arguments(argv, flag_values)
   path, arguments = _take(arguments, 'config')
   if path is None:
     raise UserError('A sweep needs --config=SWEEP.py, such as those in configs/sweeps.')
@@ -145,6 +147,13 @@ def parse_sweep(
     config = parse([argv[0], f'--config={path}:{row}', *arguments], flag_values)
     rows[row] = config.copy_and_resolve_references()
   return path, sweep, rows
+
+
+def _arguments(argv: Sequence[str], flag_values: flags.FlagValues) -> list[str]:
+  """Those after the program's name, also of files of flags; '~' is the home in paths."""
+  arguments = flag_values.read_flags_from_files(list(argv[1:]), force_gnu=False)
+  at_home = ((argument, _AT_HOME.fullmatch(argument)) for argument in arguments)
+  return [found[1] + os.path.expanduser(found[2]) if found else one for one, found in at_home]
 
 
 def _execute(path: str) -> types.ModuleType:

@@ -59,6 +59,16 @@ def test_without_arguments_the_config_is_the_base_recipe_locked():
   assert values.config is parsed
 
 
+def test_a_tilde_that_the_shell_left_is_the_home(recipes, tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  parsed, values = parse('--config=~/recipes/small.py:k8', '--workdir=~/runs/~')
+  assert parsed.model.num_bases == 8
+  assert values.workdir == f'{tmp_path}/runs/~'
+  assert parse('--workdir=~')[1].workdir == str(tmp_path)
+  for name in ('~runs', 'runs/~', './~/runs'):
+    assert parse(f'--workdir={name}')[1].workdir == name
+
+
 def test_overrides_change_their_keys_and_no_others():
   parsed, values = parse(
     '--mode=cost',
