@@ -153,7 +153,7 @@ class Service:
       raise Refusal(
         405,
         f'{request.path} is asked by {wanted}, not by {request.method[:20]}.',
-        {'allow': wanted},
+        {'allow': 'GET, HEAD' if wanted == 'GET' else wanted},
       )
     return methods[method]
 

@@ -212,6 +212,19 @@ def test_what_cannot_be_answered_gets_a_sentence(target, parts, options, status,
   within(scenario, body=12)
 
 
+@pytest.mark.parametrize('path', ['/', '/health', '/metrics', '/predict'])
+def test_who_is_refused_for_the_method_is_told_all_that_are_answered(path):
+  async def scenario(client, predictor):
+    methods = ['GET', 'HEAD', 'POST', 'PUT', 'DELETE', 'OPTIONS']
+    found = {method: await client(path, [b'1'], method=method) for method in methods}
+    answered = [method for method in methods if found[method][0] == 200]
+    for method in set(methods) - set(answered):
+      status, headers, _ = found[method]
+      assert status == 405 and headers[b'allow'].decode().split(', ') == answered
+
+  within(scenario)
+
+
 def test_images_have_the_servers_limit():
   async def scenario(client, predictor):
     assert (await client('/predict', [b'7']))[0] == 200
