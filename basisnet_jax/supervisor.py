@@ -43,6 +43,8 @@ def supervise(restarts: int) -> int:
       env={**os.environ, _CHILD: '1'},
       start_new_session=True,
     )
+    if stopped:  # While it was being started.
+      child.send_signal(stopped[-1])
     code = child.wait()
     code = 128 - code if code < 0 else code
     if code in _FINAL or stopped or not left:
@@ -55,7 +57,9 @@ def supervise(restarts: int) -> int:
       file=sys.stderr,
       flush=True,
     )
-    time.sleep(wait)
+    until = time.monotonic() + wait
+    while time.monotonic() < until and not stopped:
+      time.sleep(0.1)  # In one piece it would go on after a signal.
     if stopped:
       break
   return code
