@@ -117,18 +117,7 @@ def markdown(table: Sequence[Row]) -> str:
     ]
     for r in table
   ]
-  widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
-  is_text = [i in (0, len(header) - 1) for i in range(len(header))]
-
-  def line(texts):
-    padded = (
-      text.ljust(width) if left else text.rjust(width)
-      for text, width, left in zip(texts, widths, is_text, strict=True)
-    )
-    return f'| {" | ".join(padded)} |'
-
-  rule = ['-' * w if left else '-' * (w - 1) + ':' for w, left in zip(widths, is_text, strict=True)]
-  return '\n'.join([line(header), line(rule), *map(line, cells)])
+  return report.markdown(header, cells, texts=(0, len(header) - 1))
 
 
 def _families(table):

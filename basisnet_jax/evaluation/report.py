@@ -1,6 +1,6 @@
 """An evaluation as a file for programs and as a table for people."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 import csv
 import io
 import json
@@ -29,6 +29,23 @@ def write_csv(path: str, header: Iterable[str], rows: Iterable[Iterable[Any]]) -
   writer.writerow(header)
   writer.writerows(rows)
   whole_file.write(path, text.getvalue())
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]], texts=(0,)) -> str:
+  """A table in Markdown, aligned so that it is legible on a terminal too.
+
+  Args:
+    header: of the columns.
+    rows: cells.
+    texts: numbers of the columns that are aligned to the left; the others are to the right.
+  """
+  columns = []
+  for i, column in enumerate(zip(header, *rows, strict=True)):
+    width = max(map(len, column))
+    align, rule = (str.ljust, '-') if i in texts else (str.rjust, ':')
+    name, *cells = (align(cell, width) for cell in column)
+    columns.append([name, rule.rjust(width, '-'), *cells])
+  return '\n'.join(f'| {" | ".join(cells)} |' for cells in zip(*columns, strict=True))
 
 
 def write(workdir: str, evaluation: dict[str, Any]) -> None:

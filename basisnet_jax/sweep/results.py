@@ -115,17 +115,6 @@ def markdown(results: dict[str, Any]) -> str:
   cells = {'': [entry['row'] for entry in rows]} | {
     header: column for header, column in cells.items() if any(column)
   }
-  widths = [max(map(len, [header, *column])) for header, column in cells.items()]
-
-  def line(texts):
-    first, *others = (
-      text.rjust(width) if i else text.ljust(width)
-      for i, (text, width) in enumerate(zip(texts, widths, strict=True))
-    )
-    return f'| {" | ".join([first, *others])} |'
-
-  rule = ['-' * width if not i else '-' * (width - 1) + ':' for i, width in enumerate(widths)]
-  lines = [line(cells), line(rule), *map(line, zip(*cells.values(), strict=True))]
   notes = ['\N{PLUS-MINUS SIGN}: standard deviation over seeds']
   if any('difference' in entry for entry in rows):
     notes[0] += '; of differences, the standard error of the mean over pairs of equal seeds'
@@ -140,7 +129,8 @@ def markdown(results: dict[str, Any]) -> str:
       f'Partial: {results["finished"]} of {results["runs"]} runs are finished; not yet '
       f'{"; ".join(results["unfinished"])}.'
     )
-  return '\n'.join([*lines, '', *notes])
+  table = report.markdown(list(cells), zip(*cells.values(), strict=True))
+  return '\n'.join([table, '', *notes])
 
 
 def _metrics(run):
