@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from basisnet_jax import config as config_lib
 from basisnet_jax.errors import UserError
 
 
@@ -82,8 +83,10 @@ class Telemetry:
     Numbers, booleans and strings stay what they are; all else becomes text.
     """
     if self._writer:
+      flat = config_lib.flatten(config)
+      kept = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in flat.items()}
       with self._failing():
-        self._writer.write_hparams(_flat(config))
+        self._writer.write_hparams(kept)
 
   def flush(self) -> None:
     """Waits until everything so far is in the file."""
@@ -147,13 +150,3 @@ def _number(name, value):
   except (TypeError, ValueError):
     pass
   raise ValueError(f'The metric {name!r} must be one real number, but it is {value!r}.')
-
-
-def _flat(config, prefix=''):
-  flat = {}
-  for key, value in config.items():
-    if isinstance(value, Mapping) or hasattr(value, 'items'):  # A ConfigDict is no Mapping.
-      flat.update(_flat(value, f'{prefix}{key}.'))
-    else:
-      flat[prefix + key] = value if isinstance(value, bool | int | float | str) else str(value)
-  return flat
