@@ -146,7 +146,6 @@ def cost_comparison(path: str, families: Mapping[str, Sequence[tuple[float, floa
     families: {name: [(MAdds in millions, top-1 in percent)]}; may be empty.
   """
   figure = Figure(figsize=(8.4, 5.2), dpi=150, facecolor='white', layout='constrained')
-  FigureCanvasAgg(figure)
   axes = figure.add_subplot()
   for i, (family, points) in enumerate(families.items()):
     axes.plot(
@@ -246,11 +245,11 @@ def _frame(axes, line, ends):
   quiet(axes)
 
 
-def quiet(axes) -> None:
-  """A light grid and small ticks, so that the data is what one sees."""
+def quiet(axes, pad: float = 6) -> None:
+  """A light grid and small labels, `pad` points from the axes: the data is what one sees."""
   axes.grid(color='#E6E6E6', lw=0.8)
   axes.set_axisbelow(True)
-  axes.tick_params(length=0, pad=6, labelsize=9, labelcolor='#555555')
+  axes.tick_params(length=0, pad=pad, labelsize=9, labelcolor='#555555')
   for side in ('top', 'right', 'left'):
     axes.spines[side].set_visible(False)
   axes.spines['bottom'].set_color('#BBBBBB')

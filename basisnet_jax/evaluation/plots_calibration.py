@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 import numpy as np
 
+from basisnet_jax.evaluation import plots
 from basisnet_jax.evaluation.calibration import Reliability
 
 _BARS = '#0072B2'
@@ -21,7 +21,6 @@ def reliability(stages: Mapping[str, tuple[Reliability, Reliability | None]]) ->
     stages: {name: (before calibration, after it, or None without any)}.
   """
   figure = Figure(figsize=(4.2 * len(stages), 4.3), dpi=150, facecolor='white')
-  FigureCanvasAgg(figure)
   grid = figure.add_gridspec(
     2, len(stages), height_ratios=(3.2, 1), hspace=0.12, wspace=0.3,
     left=0.56 / figure.get_figwidth(), right=1 - 0.12 / figure.get_figwidth(),
@@ -63,7 +62,7 @@ def _diagram(axes, before, after):
     handlelength=1.2, columnspacing=1.0, handletextpad=0.5, borderpad=0.2, labelcolor=_INK,
   )  # fmt: skip
   axes.tick_params(labelbottom=False)
-  _plain(axes)
+  plots.quiet(axes, pad=3.5)
 
 
 def _shares(axes, shown):
@@ -74,13 +73,4 @@ def _shares(axes, shown):
   axes.set_ylim(0, max(1, 1.1 * shares.max()))
   axes.set_xlabel('confidence, the largest softmax (%)', color=_INK, fontsize=9.5)
   axes.locator_params(axis='y', nbins=3)
-  _plain(axes)
-
-
-def _plain(axes):
-  axes.grid(color='#E6E6E6', lw=0.8)
-  axes.set_axisbelow(True)
-  axes.tick_params(length=0, labelsize=9, labelcolor='#555555')
-  for side in ('top', 'right', 'left'):
-    axes.spines[side].set_visible(False)
-  axes.spines['bottom'].set_color('#BBBBBB')
+  plots.quiet(axes, pad=3.5)
