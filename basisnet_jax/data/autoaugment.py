@@ -194,7 +194,6 @@ def draw(policy: Policy, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 def _policy(rows, scales, times=1):
   places = {name: place for place, name in enumerate(augmentation_ops.OPERATIONS)}
-  no_number = lambda magnitude: 0  # noqa: E731
 
   def table(entry):
     return np.array([[entry(*values) for values in row] for row in rows])
@@ -202,7 +201,7 @@ def _policy(rows, scales, times=1):
   return Policy(
     operations=table(lambda name, probability, magnitude: places[name]),
     probabilities=table(lambda name, probability, magnitude: probability),
-    numbers=table(lambda name, probability, magnitude: scales.get(name, no_number)(magnitude)),
+    numbers=table(lambda name, probability, magnitude: scales.get(name, lambda _: 0)(magnitude)),
     signed=table(lambda name, probability, magnitude: name in _SIGNED),
     times=times,
   )

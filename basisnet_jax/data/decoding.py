@@ -6,14 +6,16 @@ of more than `MOST_PIXELS` raise `tf.errors.InvalidArgumentError`.
 """
 
 from collections.abc import Callable
+import functools
 
+from basisnet_jax import photos
 from basisnet_jax.data.quiet_tensorflow import tf
 
 # The exact transform, as in other JPEG readers. TensorFlow's default differs from
 # theirs by about one gray level in every pixel, and is not faster.
 _DCT = 'INTEGER_ACCURATE'
 # A decoder takes 3 bytes for each and a resize up to 12, for several images at a time.
-MOST_PIXELS = 64_000_000
+MOST_PIXELS = photos.MOST_PIXELS
 # Where other formats than JPEG say how large they are: (first bytes, type, whether
 # the lowest byte comes first, positions of height and width).
 _SIZES = (
@@ -22,7 +24,7 @@ _SIZES = (
   (b'BM', tf.int32, True, (22, 18)),  # A negative height is from the top down.
 )
 # How evaluation and pad-and-shift crops may resize.
-RESIZES = ('bilinear', 'bicubic')
+RESIZES = tuple(photos.METHODS)
 
 
 def decode_area_crop(
@@ -144,12 +146,12 @@ def resize(
     uint8 [resolution, resolution, 3].
   """
   size = [resolution, resolution]
-  plain = lambda: tf.image.resize(image, size, method=method)  # noqa: E731
+  plain = functools.partial(tf.image.resize, image, size, method)
   height_and_width = tf.shape(image)[:2]
 
   def exactly():
     # Antialiasing changes nothing where the image grows.
-    antialiased = lambda: tf.image.resize(image, size, method=method, antialias=True)  # noqa: E731
+    antialiased = functools.partial(plain, antialias=True)
     result = tf.cond(tf.reduce_all(height_and_width <= resolution), plain, antialiased)
     return to_bytes(tf.clip_by_value(result, 0.0, 255.0))  # Cubics overshoot.
 
@@ -160,7 +162,7 @@ def resize(
     fits = tf.reduce_all(height_and_width == resolution)
     result = tf.cond(fits, lambda: image, exactly)
   else:
-    area = lambda: tf.image.resize(image, size, method='area')  # noqa: E731
+    area = functools.partial(tf.image.resize, image, size, 'area')
     shrinks = tf.reduce_all(height_and_width >= resolution)
     halves = tf.reduce_prod(height_and_width) >= 2 * resolution**2
     result = to_bytes(tf.cond(shrinks & halves, area, plain))

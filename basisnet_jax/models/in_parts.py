@@ -55,7 +55,7 @@ def _where_any(function):
 
   def maybe(wanted, *arrays):
     shapes = jax.eval_shape(function, *arrays)
-    nothing = lambda *_: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)  # noqa: E731
+    nothing = lambda *_: jax.tree.map(jnp.zeros_like, shapes)  # noqa: E731
     return jax.lax.cond(wanted.any(), function, nothing, *arrays)
 
   return maybe

@@ -62,8 +62,7 @@ def made_again(blend, operation):
 
   def backward(inputs, dy):
     x, coefficients, bases = inputs
-    of_coefficients = lambda c: blend(c, bases)  # noqa: E731
-    kernels, transposed = jax.vjp(of_coefficients, when_there(coefficients, dy))
+    kernels, transposed = jax.vjp(lambda c: blend(c, bases), when_there(coefficients, dy))
     (dx,) = jax.vjp(lambda x: operation(x, kernels), x)[1](dy)
     if 8 * dy.size < kernels.size:  # Then kernels and their gradients are not there together.
       dy = when_there(dy, dx)

@@ -70,7 +70,7 @@ def make_train_step(
       part_key = jax.random.fold_in(key, index)
       return gradients(params, batch_stats, part, part_key, step, num_images, teacher)
 
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(of_part, 0))
+    zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(of_part, 0))
     total = jax.lax.fori_loop(
       0, accumulation, lambda index, sums: jax.tree.map(jnp.add, sums, of_part(index)), zeros
     )
