@@ -275,8 +275,8 @@ def _nearest(name: str, candidates: Iterable[str]) -> str:
   return ' or '.join(f'--{c}' for c in close)
 
 
-def _join(names: Sequence[str], most: int = 20) -> str:
-  return ', '.join(names[:most]) + (', ...' if len(names) > most else '')
+def _join(names: Sequence[str]) -> str:
+  return ', '.join(names[:20]) + (', ...' if len(names) > 20 else '')
 
 
 def _one_line(error: Exception | str) -> str:

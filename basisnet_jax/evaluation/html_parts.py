@@ -142,10 +142,10 @@ def percent_bar(fraction: float) -> str:
   )
 
 
-def thumbnail(image: np.ndarray, alt: str, largest: int = 160) -> str:
+def thumbnail(image: np.ndarray, alt: str) -> str:
   """A uint8 image `[h, w, 3]`; small ones keep their pixels."""
   picture, small = Image.fromarray(image), max(image.shape[:2]) <= 64
-  picture.thumbnail((largest, largest))
+  picture.thumbnail((160, 160))
   file = io.BytesIO()
   kind = 'png' if small else 'jpeg'
   picture.save(file, kind, **({'optimize': True} if small else {'quality': 82}))

@@ -79,9 +79,7 @@ class Batches:
     self._wait = 0
     self._changed.set()
 
-  async def warm_up(
-    self, shape: Sequence[int], on_size: Callable[[int], None] = lambda done: None
-  ) -> None:
+  async def warm_up(self, shape: Sequence[int], on_size: Callable[[int], None]) -> None:
     """Answers for batches of each size, of images of this shape, so that all is compiled.
 
     `on_size` is told how many sizes are, from 0 on.
