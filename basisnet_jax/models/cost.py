@@ -189,7 +189,9 @@ def _trace(network, variables, resolution):
 def _operations(jaxpr) -> dict[str, tuple[tuple[int, ...], int]]:
   """{path of a layer: (output shape of one image, multiply-adds)} of a plain network."""
   operations = {}
-  for path, equation, times in _products(jaxpr):
+  for path, equation, times in _equations(jaxpr):
+    if equation.primitive.name not in ('conv_general_dilated', 'dot_general'):
+      continue
     # The first name is that of the network's class.
     path = '/'.join(path[1:])
     output = equation.outvars[0].aval.shape
@@ -213,13 +215,6 @@ def _elementwise(jaxpr) -> int:
     gate = name == 'mul' and len(shapes[1]) == 4 and shapes[1][1:3] == (1, 1) != shapes[0][1:3]
     total += times * size * (pooling or shortcut or gate)
   return total
-
-
-def _products(jaxpr):
-  """Yields `(path, equation, times it runs)` of every convolution and matrix product."""
-  for path, equation, times in _equations(jaxpr):
-    if equation.primitive.name in ('conv_general_dilated', 'dot_general'):
-      yield path, equation, times
 
 
 def _equations(jaxpr, outer=(), times=1):
