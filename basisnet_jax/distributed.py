@@ -114,12 +114,11 @@ def _listen(port, num_processes, deadline):
   present = {}
   with server:
     while len(present) < num_processes - 1:
-      absent = sorted(set(range(1, num_processes)) - present.keys())
       server.settimeout(max(0.01, deadline - time.monotonic()))
       try:
         connection, (where, *_) = server.accept()
       except TimeoutError:
-        names = ', '.join(map(str, absent))
+        names = ', '.join(str(n) for n in range(1, num_processes) if n not in present)
         _answer_all(
           present,
           Missing,

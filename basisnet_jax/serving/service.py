@@ -70,14 +70,14 @@ class Service:
     self.ready, self._ending, self._unanswered = False, False, 0
     side = predictor.preparation.resolution
     self._shape = side, side, 3
+    self._counts = counts.Counts(
+      predictor.sizes[-1], lambda: len(self._batches), lambda: self._unanswered
+    )
     self._batches = Batches(
       lambda pixels, top_k: predictor.answers(pixels, threshold, top_k=top_k),
       sizes=predictor.sizes,
       wait=limits.batch_wait,
-      on_batch=lambda size: self._counts.batch(size),
-    )
-    self._counts = counts.Counts(
-      predictor.sizes[-1], lambda: len(self._batches), lambda: self._unanswered
+      on_batch=self._counts.batch,
     )
     self._routes = {
       '/predict': {'POST': self._predict},
