@@ -106,11 +106,11 @@ def _calibration(found):
 def _classes(classes):
   key = 'exit_rate' if 'exit_rate' in classes[0] else 'network_top1'
   ranked = sorted(classes, key=lambda row: -row[key])
-  text = 'Every class, ' if len(ranked) <= _MOST_CLASSES else (
-    f'The {_MOST_CLASSES // 2} first and the {_MOST_CLASSES // 2} last of {len(ranked)} classes, '
-  )  # fmt: skip
+  text = 'Every class, '
   if len(ranked) > _MOST_CLASSES:
-    ranked = ranked[: _MOST_CLASSES // 2] + ranked[-(_MOST_CLASSES // 2) :]
+    half = _MOST_CLASSES // 2
+    text = f'The {half} first and the {half} last of {len(ranked)} classes, '
+    ranked = ranked[:half] + ranked[-half:]
   columns = {
     'exit_rate': 'Exit rate',
     'top1': 'Top-1',
