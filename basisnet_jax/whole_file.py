@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, by whoever comes last."""
 
+import contextlib
 import os
 
 from etils import epath
@@ -17,5 +18,10 @@ def write(path: str | os.PathLike, content: str | bytes) -> None:
   path = epath.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   unfinished = path.parent / f'{os.getpid()}.{path.name}.unfinished'
-  unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
-  unfinished.replace(path)
+  try:
+    unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+    unfinished.replace(path)
+  except OSError:
+    with contextlib.suppress(OSError):  # A part would fill a full disk up.
+      unfinished.unlink()
+    raise

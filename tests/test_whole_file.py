@@ -2,6 +2,8 @@
 
 import multiprocessing
 
+import pytest
+
 from basisnet_jax import whole_file
 
 _SIZE = 2_000_000  # Bytes; more than one write of the system.
@@ -33,3 +35,10 @@ def test_content_is_text_or_bytes(tmp_path):
   whole_file.write(tmp_path / 'b', b'\xff')
   assert (tmp_path / 'a').read_bytes() == 'ä'.encode()
   assert (tmp_path / 'b').read_bytes() == b'\xff'
+
+
+def test_failed_write_leaves_no_part(tmp_path):
+  (tmp_path / 'folder').mkdir()
+  with pytest.raises(OSError):
+    whole_file.write(tmp_path / 'folder', 'where a folder is')
+  assert list(tmp_path.iterdir()) == [tmp_path / 'folder']
