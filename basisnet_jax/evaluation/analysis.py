@@ -42,7 +42,7 @@ class Findings:
     subject: what was evaluated.
     summary: of `evaluate.summarize`.
     results: of `evaluate.run`.
-    threshold: of early termination: the chosen one, or one to show.
+    threshold: of early termination: the chosen one, or one to show; for two stages.
     chosen: how it was chosen, with the temperatures of `results`; None if it was not.
     examples: of `Examples.best`.
   """
@@ -50,7 +50,7 @@ class Findings:
   subject: Subject
   summary: Mapping[str, Any]
   results: Mapping[str, Any]
-  threshold: float
+  threshold: float | None
   chosen: Chosen | None
   examples: Mapping[str, Sequence[Example]]
 

@@ -23,7 +23,7 @@ class Chosen:
     rule: of `confidence.RULES`.
     temperatures: {stage: T}; its logits are divided by it.
     threshold: images whose confidence, by the rule from the lightweight model's logits, is at
-      least this exit; 2 where nobody does.
+      least this exit; 2 where nobody does, None for a single network, of which no file is kept.
     goal: what was to be reached: 'by' and the numbers that belong to it.
     reason: the same in words.
     heldout: 'data' (the dataset) and 'split' of the held-out images; of those of them that the
@@ -35,7 +35,7 @@ class Chosen:
 
   rule: str
   temperatures: Mapping[str, float]
-  threshold: float
+  threshold: float | None
   goal: Mapping[str, Any]
   reason: str
   heldout: Mapping[str, Any]

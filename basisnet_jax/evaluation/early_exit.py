@@ -1,8 +1,8 @@
 """The arithmetic of early termination: cost and accuracy at every threshold.
 
-The lightweight network's answer is final where its confidence (its largest
-softmax) reaches the threshold; the specialist answers for the other images. All
-images pay for the first stage, only the others pay for the rest.
+The lightweight network's answer is final where its confidence (by a rule of
+`confidence.RULES`) reaches the threshold; the specialist answers for the other images.
+All images pay for the first stage, only the others pay for the rest.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ def operating_point(
   Args:
     threshold: images whose confidence is at least this exit early. 0 lets all
       exit, anything above 1 none.
-    confidence: [images], floating; the lightweight network's largest softmax. It
+    confidence: [images], floating; the lightweight network's, by any rule. It
       is compared in its own dtype, as on the device. A NaN never exits.
     lightweight_correct: [images], bool (or 0 and 1); its answer is right.
     specialist_correct: [images], bool (or 0 and 1); the specialist's is.

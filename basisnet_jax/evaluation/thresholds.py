@@ -62,7 +62,6 @@ def check(goal: Goal, lightweight_madds: float) -> None:
     raise UserError(
       f'config.early_exit.choose.by is {goal.by!r}: use {", ".join(map(repr, WAYS))}.'
     )
-
   if goal.by == 'average_madds' and goal.average_madds * 1e6 < lightweight_madds:
     raise UserError(
       f'config.early_exit.choose.average_madds={goal.average_madds:g} million cannot be reached: '
@@ -207,7 +206,7 @@ class Fit(NamedTuple):
   temperatures: dict[str, float]
   threshold: float | None = None
   reason: str = ''
-  expected: dict[str, float] | None = None
+  expected: dict[str, Any] | None = None
 
 
 def fit(
