@@ -1,4 +1,4 @@
-"""From a recipe to how it is learned: what is made small, by schedule, in which step."""
+"""From a recipe to its training: the objective that is minimised, the schedule, the step."""
 
 from collections.abc import Callable
 import functools
@@ -47,7 +47,7 @@ def objective(
   schedule: experiment.Schedule,
   teacher: teacher_lib.Teacher | None = None,
 ) -> objective_lib.Objective:
-  """What the recipe's training makes small; `teacher` is that of the recipe, or None.
+  """What the recipe's training minimises; `teacher` is that of the recipe, or None.
 
   Raises:
     UserError: an option for two stages, and the network has one.
@@ -120,7 +120,7 @@ class Training:
     model: the network.
     schedule: `experiment.Schedule`.
     state: shapes, dtypes and shardings of what a step changes.
-    shardings: the last alone.
+    shardings: those of `state`.
   """
 
   def __init__(self, config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh, num_train: int):

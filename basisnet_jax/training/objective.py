@@ -1,4 +1,4 @@
-"""What a step makes small: from parameters and a batch to the loss of each image."""
+"""What a step minimises: from parameters and a batch to the loss of each image."""
 
 from collections.abc import Callable
 import functools

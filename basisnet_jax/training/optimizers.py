@@ -26,6 +26,7 @@ def create_schedule(
   """Linear warm-up from 0, then 'cosine' (to 0) or 'exponential' (in stairs).
 
   Both count from step 0, as TensorFlow's recipes do: the warm-up covers the decay's start.
+  Raises a UserError for another name.
   """
   if name == 'cosine':
     decay = optax.cosine_decay_schedule(learning_rate, max(total_steps, 1))
@@ -37,7 +38,7 @@ def create_schedule(
     return decay
 
   def schedule(step):
-    return decay(step) * jax.numpy.minimum(1.0, (step + 1) / warmup_steps)
+    return decay(step) * jnp.minimum(1.0, (step + 1) / warmup_steps)
 
   return schedule
 
