@@ -100,7 +100,7 @@ def check_same_run(config: ml_collections.ConfigDict, workdir: str) -> None:
 
 
 def _is_moved(key, old, new) -> bool:
-  """Whether a file that who continues does not read is no longer where it was."""
+  """Whether the key names a file that only a fresh run reads, and that file is gone."""
   return key in _READ_ONCE and bool(old and new) and not epath.Path(old).exists()
 
 

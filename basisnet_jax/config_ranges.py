@@ -180,7 +180,7 @@ def check(
 
 
 def _elements(name, value, default, mend):
-  """The library takes any for a tuple."""
+  """Checks the elements of a tuple, of which the library takes any."""
   wanted = type(default[0])
   if wanted is float:
     value = tuple(decimal(v) if type(v) is int else v for v in value)

@@ -1,4 +1,4 @@
-"""How many of what: what is a number of things, and how it is said."""
+"""Counts: what is one, and how one is written."""
 
 import numbers
 from typing import Any
@@ -10,5 +10,5 @@ def counted(count: int, name: str) -> str:
 
 
 def is_count(number: Any) -> bool:
-  """Whether it is a whole number from 1; True is none."""
+  """Whether it is a whole number of at least 1; True is not."""
   return isinstance(number, numbers.Integral) and not isinstance(number, bool) and number >= 1

@@ -194,7 +194,7 @@ def _report(host, port, mine, deadline):
 class Preemption:
   """Notices that the machine will be taken away (SIGTERM), at the same step on all hosts.
 
-  A context manager. With several processes JAX listens instead, from the start.
+  A context manager. With several processes it is JAX that listens, from the start.
   """
 
   def __init__(self):

@@ -5,7 +5,7 @@ import contextlib
 import errno
 import re
 
-# Of these the disk or the user's rights are the cause, wherever they come up.
+# Errors of the disk or of the user's rights, wherever they come up.
 _OF_THE_DISK = (
   errno.ENOSPC,
   errno.EDQUOT,
@@ -50,15 +50,15 @@ def of_the_disk(workdir: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def of_buckets(kind: type[Exception] = UserError) -> Iterator[None]:
-  """Turns what is said inside of buckets (gs://...) that cannot be reached into a sentence.
+  """Turns errors inside about buckets (gs://...) that cannot be reached into a sentence.
 
-  Of trainings its kind is Missing: launchers try no UserError again.
+  For trainings the kind is Missing: launchers do not try again after a UserError.
   """
   try:
     yield
   except Exception as error:
-    # TensorFlow reads and writes buckets; it is not imported to know its exceptions. Of kinds that
-    # there are not, such as ftp://, Etils raises KeyErrors.
+    # TensorFlow reads and writes buckets; it is not imported just to know its exceptions. For
+    # schemes that it does not know, such as ftp://, etils raises KeyErrors.
     told = ' '.join(str(error).split())
     names = re.findall(r'\w+://[^\s,;\'"]*', told)
     theirs = type(error).__module__.startswith('tensorflow.') or isinstance(error, KeyError)

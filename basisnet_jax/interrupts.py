@@ -9,10 +9,10 @@ _PATIENCE = 2.0  # Seconds.
 
 
 def watch() -> None:
-  """From now on a Ctrl-C that has not ended the process soon is told of; a second one ends it.
+  """From now on a Ctrl-C that does not end the process soon is answered; a second one ends it.
 
-  That is with code 1 and at once, as if it was killed: what that may lose is promised elsewhere
-  (docs/reliability.md). To be called once, in the main thread.
+  It then ends at once, with code 1, as if it were killed: docs/reliability.md tells what that may
+  lose. To be called once, in the main thread.
   """
   read, write = os.pipe()
   os.set_blocking(write, False)  # As Python wants it.

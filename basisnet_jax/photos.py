@@ -1,4 +1,4 @@
-"""Photos as people have them, but HEIC, made upright RGB: with Pillow."""
+"""Photos as people have them (except HEIC), made upright RGB with Pillow."""
 
 from collections.abc import Iterator
 import io
@@ -20,13 +20,13 @@ SUFFIXES = (
 UNREAD = ('.heic', '.heif')
 MOST_PIXELS = 64_000_000
 ORIENTATION = 0x0112  # EXIF's tag; 1 is upright.
-# Of all that Pillow reads, as who sends a file picks the kind; for EPS it starts Ghostscript.
+# Not all that Pillow reads: whoever sends a file picks its kind, and EPS would start Ghostscript.
 KINDS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF', 'AVIF', 'JPEG2000', 'PPM')
 # What Pillow raises on files that are no image, or broken (RuntimeError: AVIF's decoder; TypeError:
 # TIFF's, of places in the file that are no whole numbers).
 ERRORS = (OSError, ValueError, SyntaxError, RuntimeError, TypeError, Image.DecompressionBombError)
 # Pillow reads a file when its pixels are first wanted, which two threads may want of one image.
-# By the images' ids, which are multiples of 16; of images in files nobody else knows.
+# By the images' ids, which are multiples of 16. Images of files need none: nobody else has them.
 _READING = [threading.Lock() for _ in range(61)]
 METHODS = {'bilinear': Image.Resampling.BILINEAR, 'bicubic': Image.Resampling.BICUBIC}
 
@@ -63,7 +63,7 @@ def read(source: Any, most_pixels: int = MOST_PIXELS) -> Image.Image:
 
   Args:
     source: a path, the bytes of a file, a Pillow image, or an array, uint8 `[h, w, 3]` or `[h, w]`.
-    most_pixels: of it, unless it is an array. One takes up to 20 bytes while it is decoded.
+    most_pixels: of it, unless it is an array. A pixel takes up to 20 bytes while it is decoded.
 
   Raises:
     UserError: it is none of these, broken, or larger.
@@ -119,10 +119,10 @@ def unknown(data: bytes) -> str:
 
 
 def several(images: Any) -> Iterator[Any]:
-  """The images, of each of which `read` is asked, one after another.
+  """An iterator over images for `read`.
 
   Raises:
-    UserError: it is one image, or nothing that has some.
+    UserError: it is a single image, or cannot be iterated over.
   """
   shape = getattr(images, 'shape', None)
   # An array of one image would be taken for its rows, each an image of gray pixels.
@@ -148,7 +148,7 @@ def central_square(
   Args:
     image: RGB.
     resolution: height and width of the result, pixels.
-    share: of the image's shorter side that the square's side is, in (0, 1].
+    share: the square's side over the image's shorter side, in (0, 1].
     method: 'bilinear' or 'bicubic', both with antialiasing.
   """
   width, height = image.size

@@ -37,7 +37,7 @@ class Ready(NamedTuple):
   device: jax.Device
 
   def predictor(self, **options: Any) -> Predictor:
-    """It at work, on the device where it is, if it is not told others."""
+    """A `Predictor` of it, on its own device unless `options` name others."""
     return Predictor(
       self.model,
       self.variables,
@@ -53,7 +53,7 @@ class Ready(NamedTuple):
 def ready(
   workdir: str, checkpoint: str, device: jax.Device, *, dtype: str = '', weights: str = 'float32'
 ) -> Ready:
-  """The network that a run has trained; see `load`. `dtype` is of its computation; '' the run's."""
+  """The network that a run has trained; see `load`. It computes in `dtype`; '' is the run's."""
   if weights not in list(exporting.WEIGHTS):
     raise UserError(f'weights={weights!r}: there are {", ".join(exporting.WEIGHTS)}.')
   config = trained.recipe(workdir, workdir)

@@ -31,7 +31,7 @@ def create_mesh(axes: Iterable[tuple[str, int]] = (('data', -1),), devices=None)
 
   Args:
     axes: (name, size) of each; one size may be -1, for what the others leave.
-    devices: all of the mesh.
+    devices: those that the mesh is made of.
 
   Raises:
     UserError: the devices do not fill it.
