@@ -114,7 +114,7 @@ _SIGNED = ('shear_x', 'shear_y', 'translate_x', 'translate_y', 'rotate')
 
 
 class Policy(NamedTuple):
-  """So many times in turn, one of the rows, all equally probable; of it each entry, maybe.
+  """What an image undergoes: `times` in turn, a row drawn uniformly, of it each entry by chance.
 
   Attributes:
     operations: int [rows, entries], places in `augmentation_ops.OPERATIONS`.

@@ -46,7 +46,7 @@ as_written = tf.autograph.experimental.do_not_convert
 
 @contextlib.contextmanager
 def bars(*, wanted: bool):
-  """While inside, TFDS draws bars if wanted, on terminals: a log would hold each redrawn one."""
+  """While inside, TFDS draws bars if wanted, on terminals: a log would hold every redrawn one."""
   shown = wanted and sys.stderr.isatty()
   if not shown:
     tfds.disable_progress_bar()

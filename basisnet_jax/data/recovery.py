@@ -23,7 +23,7 @@ POLICIES = ('skip', 'stop')
 RETRIES = (1, 5, 25, 125)
 # More broken images than this share, and than so many, is a broken dataset.
 MOST_BROKEN, FEW_BROKEN = 0.01, 10
-_MOST_NAMED = 5  # So many broken images of a dataset are named one by one, once each.
+_MOST_NAMED = 5  # Broken images of a dataset that are named one by one, once each.
 FILLER_ID = -1  # Of what fills up the last batches of an evaluation.
 _BATCHES_AHEAD = 2
 # {builder: the broken images that were named}; an evaluation meets them again and again.

@@ -57,13 +57,13 @@ def form(name: str):
 
 
 def runs_on_cpu() -> bool:
-  """Whether what is traced is to be fast on CPU: this machine's, or whoever's reads it."""
+  """Whether what is traced is for a CPU: this machine's, or that of whoever loads an export."""
   kind = _form.get()
   return kind == 'shift' or target.platform() == 'cpu' and kind not in ('native', 'onnx')
 
 
 def blends_by_products() -> bool:
-  """Whether what is traced is for where gathering pixels is slow."""
+  """Whether what is traced is for a platform on which gathering pixels is slow."""
   kind = _form.get()
   return kind == 'onnx' or kind == 'auto' and target.platform() == 'tpu'
 

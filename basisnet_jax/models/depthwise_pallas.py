@@ -41,7 +41,7 @@ def suit_the_device() -> bool:
   """Whether these kernels run here. On several devices they have to know the mesh."""
   if target.platform() != 'gpu' or not (_mesh() or jax.device_count() == 1):
     return False
-  # Of AMD's it is a name; nobody has measured there.
+  # AMD's GPUs have a name there; nobody has measured them.
   capability = getattr(target.device(), 'compute_capability', str(_OLDEST))
   return capability.replace('.', '').isdigit() and float(capability) >= _OLDEST
 
@@ -220,7 +220,7 @@ def _blocks(size, block):
 
 
 def _tile(width, channels, rows, numbers=1024, warps=4):
-  """The one of `numbers` in a row that has the least of them beside the image or its channels."""
+  """The tile of `numbers` in a row with the fewest of them outside the image or its channels."""
 
   def covered(tile):
     across = _blocks(width, tile.columns) * tile.columns

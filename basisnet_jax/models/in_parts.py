@@ -19,7 +19,7 @@ def call(
   most: int | None = None,
   wanted: jax.Array | None = None,
 ) -> Any:
-  """What `function` makes of arrays `[b, ...]`; on CPU of no more than eight rows at once.
+  """What `function` makes of arrays `[b, ...]`; on CPU of at most eight rows at once.
 
   Args:
     function: from arrays `[n, ...]` to a tree of arrays `[n, ...]`, each row by itself.
@@ -51,7 +51,7 @@ def call(
 
 
 def _where_any(function):
-  """The same after an array of who is wanted; zeros if none is."""
+  """The same function, with the rows that are wanted as its first array; zeros if none is."""
 
   def maybe(wanted, *arrays):
     shapes = jax.eval_shape(function, *arrays)

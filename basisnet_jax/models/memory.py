@@ -1,8 +1,8 @@
-"""What is needed for a moment is made when it is needed, and not kept before and after, on CPU.
+"""On CPU: what is needed for a moment is made just then, and kept neither before nor after.
 
-There XLA makes early whatever has not to wait, merges what is made twice, and ignores
+There XLA makes early whatever need not wait, merges what is made twice, and ignores
 `lax.optimization_barrier`, by which `jax.checkpoint` would prevent it. What depends on an array's
-values cannot be made before.
+values cannot be made before that array.
 """
 
 import collections
@@ -24,17 +24,17 @@ def when_there(x, signal):
 def in_turn():
   """Returns `wait(coefficients, x)`, to be asked at each layer of a network while it is traced.
 
-  It returns the coefficients `[b, K]`, there after the input `x [b, ...]` of the layer before the
-  last: a kernel of few images is made while other layers run, and in the cache yet when its own
-  does. Of one image the main recipe's specialist takes 0.9 of its time on one core, 0.93 to 1 on
-  two.
+  It returns the coefficients `[b, K]`, available only after the input `x [b, ...]` of the layer
+  before the last: a kernel of few images is made while other layers run, and is still in the cache
+  when its own does. For one image the main recipe's specialist takes 0.9 of its time on one core,
+  0.93 to 1 on two.
   """
   recent = collections.deque(maxlen=3)
 
   def wait(coefficients, x):
     recent.append((tracers.current_trace(), x))
     trace, earlier = recent[0]
-    if trace != recent[-1][0]:  # Out of a layer that is made again for its gradients.
+    if trace != recent[-1][0]:  # Of a layer that is made again for its gradients.
       return coefficients
     return when_there(coefficients, earlier)
 

@@ -1,4 +1,4 @@
-"""What was published of each network on ImageNet, to stand beside our counts."""
+"""What was published about each network on ImageNet, to stand beside our counts."""
 
 from typing import NamedTuple
 

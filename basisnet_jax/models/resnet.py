@@ -63,7 +63,7 @@ class ResNet(nn.Module):
 class Block(nn.Module):
   """A residual block; the shortcut is a 1x1 convolution where the shape changes.
 
-  `drop_rate` is of `layers.stochastic_depth`, and falls on what is not the shortcut.
+  `drop_rate` is of `layers.stochastic_depth`, for the branch that is not the shortcut.
   """
 
   channels: int

@@ -46,9 +46,9 @@ def synthesize(coefficients, bases, dtype=None):
   # Depthwise kernels are small, and XLA would do their sum again for every pixel.
   if coefficients.shape[0] == 1 and convolution.runs_on_cpu() and not are_depthwise(bases):
     c = coefficients[0].astype(jnp.float32)
-    # A place that XLA does not know: of stored constants it would make float32 as it compiles.
+    # An index that XLA does not know: it would convert stored constants to float32 as it compiles.
     first = 0 if bases.dtype == jnp.float32 else jnp.isnan(c[0]).astype(jnp.int32)
-    bases = jnp.asarray(bases)  # NumPy's cannot be asked for it.
+    bases = jnp.asarray(bases)  # NumPy's take no traced index.
     total = sum(c[k] * bases[first + k].astype(jnp.float32) for k in range(num_bases))
     return total.astype(dtype)[None]
   bases = bases.astype(dtype).reshape(num_bases, -1)

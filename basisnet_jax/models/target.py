@@ -1,4 +1,4 @@
-"""What a program is traced for, by which layers choose their forms."""
+"""The platform that a program is traced for, by which layers choose their forms."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ _ON_CPU = {'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_REDUCE'}
 
 
 def device() -> jax.Device:
-  """The first of its devices: that of `jax.default_device`, else JAX's own."""
+  """The device that is traced for: that of `jax.default_device`, else JAX's first."""
   chosen = jax.config.jax_default_device
   if isinstance(chosen, str):
     return jax.local_devices(backend=chosen)[0]

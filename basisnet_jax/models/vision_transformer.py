@@ -60,7 +60,7 @@ class VisionTransformer(nn.Module):
 class Block(nn.Module):
   """Attention and a perceptron of four times the channels, both normalised first.
 
-  `drop_rate` is of `layers.stochastic_depth`, for each of both by itself.
+  `drop_rate` is of `layers.stochastic_depth`, for each of the two by itself.
   """
 
   heads: int
