@@ -1,4 +1,4 @@
-"""What a network's programs say of real images when they are stored in less, beside the network."""
+"""How programs whose weights are stored in less answer for real images, beside the network."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -33,9 +33,9 @@ def measure(
   batches: Iterable[tuple[np.ndarray, np.ndarray]],
   threshold: float,
 ) -> dict[str, dict[str, Agreement]]:
-  """By name and program, and 'early exit' where there are two programs.
+  """{name: {program: Agreement}}, and of 'early exit' where there are two programs.
 
-  That is the second where the first is not sure.
+  That is the answer of the second where the first is not sure.
 
   Args:
     programs: what they take and give.

@@ -64,7 +64,7 @@ def make_predict(
 
   Raises:
     UserError: a network of one stage, a rule that there is not, or temperatures or chunks that
-      cannot be; of `predict`: images that are none.
+      cannot be; `predict` raises it for images of another kind.
   """
   if not isinstance(model, BasisNet):
     raise UserError(

@@ -22,7 +22,7 @@ from basisnet_jax.inference import folding, storage
 from basisnet_jax.models import BasisNet, convolution
 
 PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
-# How weights are stored, and how far probabilities and coefficients may then be from the network's.
+# How weights are stored: how far probabilities and coefficients may then be from the network's.
 WEIGHTS = {'float32': 1e-3, 'float16': 1e-2, 'int8': 0.2}
 _OF_LOGITS = 0.5
 
@@ -33,10 +33,10 @@ class Program(NamedTuple):
   """A function and what it takes.
 
   Attributes:
-    name: of the file.
-    call: of arrays.
-    inputs: {what it takes: its shape for one image}, all float32.
-    outputs: what the results are.
+    name: of the program, and of its file.
+    call: from arrays `[b, ...]` to the results, in order.
+    inputs: {name of an input: its shape for one image}, all float32.
+    outputs: names of the results.
   """
 
   name: str
@@ -45,11 +45,11 @@ class Program(NamedTuple):
   outputs: tuple[str, ...]
 
   def takes(self, batch: Any) -> list[jax.ShapeDtypeStruct]:
-    """Of so many images."""
+    """Shapes and dtypes of the inputs for so many images; a number or a symbol."""
     return [jax.ShapeDtypeStruct((batch, *shape), jnp.float32) for shape in self.inputs.values()]
 
   def gives(self) -> dict[str, tuple[int, ...]]:
-    """{what the results are: its shape for one image}."""
+    """{name of a result: its shape for one image}."""
     results = jax.eval_shape(self.call, *self.takes(1))
     return {name: x.shape[1:] for name, x in zip(self.outputs, results, strict=True)}
 
@@ -156,7 +156,7 @@ def check(
 
   Raises:
     UserError: the difference is above it, or above half of the largest logit: where no class is
-      likely, what always says the same is near, too.
+      likely, even a program that always says the same is near.
   """
   largest = of_logits = 0.0
   for count in batches:

@@ -54,10 +54,10 @@ def fix(function: Callable, variables: Any, device: jax.Device | None = None) ->
 
 
 def devices_for(wanted: Sequence[jax.Device] | None) -> Sequence[jax.Device]:
-  """Those that are wanted; None: all accelerators of this host, or its CPU.
+  """The devices that are wanted; None: all accelerators of this host, or its CPU.
 
   Raises:
-    UserError: they are none.
+    UserError: `wanted` is no list of devices.
   """
   if wanted is None:
     devices = jax.local_devices()

@@ -37,8 +37,8 @@ class Total(NamedTuple):
 def files(pattern: str, flag: str = '--images', wanted: str = _WANTED) -> list[str]:
   """Images of a folder and all in it, those that fit a pattern such as `photos/*.jpg`, or one.
 
-  Links to folders are followed. Those that are known to be of a kind that is not read are there,
-  too, and folders that cannot be looked into: who reads them tells.
+  Links to folders are followed. Files of kinds that are known but not read are listed too, and
+  folders that cannot be looked into: reading them tells what is wrong.
 
   Raises:
     UserError: there are none; it names the flag, and what is wanted where there is no such folder.

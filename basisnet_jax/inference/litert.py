@@ -109,5 +109,5 @@ class Reader:
 
 
 def missing() -> UserError:
-  """What is told where any of `NEEDED` is not installed."""
+  """The error to raise where any of `NEEDED` is not installed."""
   return UserError("--format=tflite needs LiteRT: pip install 'basisnet_jax[litert]'.")

@@ -90,7 +90,7 @@ def reader(data: bytes, threads: int = 0) -> Callable[..., list[np.ndarray]]:
 
 
 def missing() -> UserError:
-  """What is told where any of `NEEDED` is not installed."""
+  """The error to raise where any of `NEEDED` is not installed."""
   return UserError(
     '--format=onnx and triton need ONNX and its run time: pip install basisnet_jax[onnx].'
   )

@@ -20,7 +20,7 @@ class Stored(NamedTuple):
 
   Attributes:
     name: in the graph.
-    shape: as JAX knows it, with a one wherever all along an axis are alike and not yet repeated;
+    shape: as JAX knows it, with a one for each axis along which all is alike and not yet repeated;
       numbers, and symbols of `jax.export.symbolic_shape`.
     order: for each axis of what is stored, which of `shape` it is.
   """

@@ -42,8 +42,8 @@ class Predictor:
 
   All methods may be called from several threads at the same time. The batches of a stream go to the
   devices one each, to the least busy: how long it takes depends on how many of its images are
-  undecided, and if one program had all devices, they would wait for the slowest. Who asks for one
-  batch at a time has the first device, and no other one compiles.
+  undecided, and if one program had all devices, they would wait for the slowest. A caller of one
+  batch at a time gets the first device, and no other one compiles.
 
   Attributes:
     labels: of the classes.
@@ -66,7 +66,7 @@ class Predictor:
     batch_size: int = BATCH_SIZE,
     devices: Sequence[jax.Device] | None = None,
   ):
-    """Compiles when a device first sees so many images.
+    """Compiles when a device first sees a batch of a size.
 
     Args:
       model: of one stage or two.

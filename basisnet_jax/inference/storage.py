@@ -1,4 +1,4 @@
-"""Smaller bases for one image at a time, whose synthesis waits for them to be read.
+"""Smaller bases, for one image at a time: its synthesis waits for the bases to be read.
 
 Arithmetic stays in float32. Bases of depthwise layers are small, and stay as they are. Batches of
 more than one image convert the bases anew each time, which is slower than float32.

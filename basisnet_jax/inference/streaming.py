@@ -1,9 +1,9 @@
 """Two processing units, as in the paper: the next frame's preview beside this one's specialist.
 
 frames -> waiting (bounded) -> preview, on one device -> between -> answers
-Who previews a frame also sends it on to the specialist's device, unless the preview is sure enough,
-and takes the next; who waits for the specialist is another thread, so that both devices work at the
-same time and neither waits for Python.
+The thread that previews a frame also sends it on to the specialist's device, unless the preview is
+sure enough, and takes the next; another thread waits for the specialist, so that both devices work
+at the same time and neither waits for Python.
 """
 
 import collections
@@ -136,13 +136,13 @@ class StreamingPredictor:
       frames: batches of images in [-1, 1], float `[b, h, w, 3]`.
 
     Raises:
-      UserError: a frame is none, where its answer would be, or `frames` has none.
+      UserError: a frame is no images, raised where its answer would be; or `frames` is no iterable.
     """
     if not isinstance(frames, Iterable):
       raise UserError(f'Frames come as [frame, ...]; this is {type(frames).__name__}.')
     stop, counts, (light, special) = threading.Event(), collections.Counter(), self._devices
     waiting = _Waiting(self._depth, self._drop, stop)
-    # Who asks slowly holds up the preview alone: else his time would count as the specialist's.
+    # A slow consumer holds up the preview alone: else its time would count as the specialist's.
     under_way = threading.Semaphore(_UNDER_WAY)
     between, answers = queue.SimpleQueue(), queue.SimpleQueue()
     self.metrics = {}
@@ -156,7 +156,7 @@ class StreamingPredictor:
           waiting.put((number, frame, time.perf_counter()))
           if stop.is_set():
             return
-      except BaseException as error:  # SystemExit, too: who waits for answers would wait on.
+      except BaseException as error:  # SystemExit, too: else the consumer would wait forever.
         end = error
       waiting.close(end)
 

@@ -1,4 +1,4 @@
-"""What Triton is told of programs in ONNX: the files of its model repository beside theirs.
+"""What Triton needs beside programs in ONNX: the other files of its model repository.
 
 Of two stages there are three models, and clients ask the last one.
   preview/     config.pbtxt, 1/model.onnx
