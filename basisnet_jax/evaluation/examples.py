@@ -7,7 +7,7 @@ import numpy as np
 
 from basisnet_jax import sharding
 
-# From an evaluation step's values, `[b]` each, to how much each image is one to show, `[b]`; -inf
+# From an evaluation step's values, `[b]` each, to how much each image is worth showing, `[b]`; -inf
 # where it is not.
 Score = Callable[[Mapping[str, np.ndarray]], np.ndarray]
 

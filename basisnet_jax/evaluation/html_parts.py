@@ -166,7 +166,7 @@ def stacked_bars(shares: np.ndarray, label: str, height: float) -> str:
 
   Args:
     shares: `[layers, K]`, at least 0; each layer is divided by its sum.
-    label: what it shows, for who cannot see it.
+    label: what it shows, for those who cannot see it.
     height: of the whole in pixels.
   """
   shares = shares / np.maximum(shares.sum(1, keepdims=True), 1e-30)

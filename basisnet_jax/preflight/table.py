@@ -35,7 +35,7 @@ def run(config: ml_collections.ConfigDict, workdir: str, time_limit: float) -> l
     A sentence for each check that failed, the same in all processes; none if all is well.
 
   Raises:
-    UserError: process 0, which the others hear from each other by, is gone.
+    UserError: process 0, through which the others hear from each other, is gone.
   """
   exchange = Exchange()
   job = Job(config, workdir, exchange.process)

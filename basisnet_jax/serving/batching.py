@@ -22,8 +22,8 @@ class _Waiting:
 class Batches:
   """A queue in front of a network. All in one event loop, but the network, in its own thread.
 
-  Those that come while the network runs are the next batch, in the order in which they came; who
-  comes to an idle network waits a little for others.
+  Those that come while the network runs are the next batch, in the order in which they came; one
+  that finds the network idle waits a little for others.
 
   Attributes:
     failing: whether the network failed at the last batch.
@@ -97,7 +97,7 @@ class Batches:
       pixels, top_k = np.stack([one.pixels for one in batch]), max(one.top_k for one in batch)
       try:
         answers = await self._run(pixels, top_k)
-      except Exception as error:  # Theirs who asked; the next batch may do better.
+      except Exception as error:  # For those who asked; the next batch may do better.
         self.failing = True
         for one in batch:
           if not one.answer.done():
@@ -106,7 +106,7 @@ class Batches:
       self.failing = False
       self._on_batch(len(batch))
       for one, answer in zip(batch, answers, strict=True):
-        if not one.answer.done():  # Who is gone has cancelled it.
+        if not one.answer.done():  # A client that is gone has cancelled it.
           one.answer.set_result(answer)
 
   async def _until_due(self):

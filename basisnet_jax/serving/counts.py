@@ -14,7 +14,7 @@ class Counts:
   """All since the start."""
 
   def __init__(self, most: int, waiting: Callable[[], int], unanswered: Callable[[], int]):
-    """The most images at once; both functions tell how many there are now: images, requests."""
+    """`most` images at once; the functions tell how many images and requests there are now."""
     self._registry = registry = prometheus.CollectorRegistry()
     prometheus.ProcessCollector(registry=registry)
     self._requests = prometheus.Counter(
@@ -43,11 +43,11 @@ class Counts:
       prometheus.Gauge(name, about, registry=registry).set_function(function)
 
   def request(self, path: str, status: int) -> None:
-    """One was answered; with 499 where its client was gone."""
+    """A request was answered; with 499 where its client was gone."""
     self._requests.labels(path, str(status)).inc()
 
   def batch(self, size: int) -> None:
-    """One went through the network."""
+    """A batch went through the network."""
     self._batches.observe(size)
 
   def answer(self, answer: Prediction, seconds: float) -> None:

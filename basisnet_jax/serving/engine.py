@@ -1,7 +1,7 @@
 """A service on uvicorn, until a signal ends it.
 
 Uvicorn alone, and a queue of our own: LitServe 0.2 was read and left, since its queue has no end,
-an image that is refused fails all of its batch, and SIGTERM ends it without answering who waits.
+an image that is refused fails all of its batch, and SIGTERM ends it with requests unanswered.
 """
 
 import asyncio
@@ -79,7 +79,7 @@ class _Protocol(H11Protocol):
     self.handle_events()
 
   def send_400_response(self, msg):
-    # Who was refused before all of a body had come has an answer: uvicorn would fail at a second.
+    # A client refused before all of its body had come has its answer; a second fails in uvicorn.
     if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
       self._refused(400)
       self.transport.write(_NO_HTTP)

@@ -1,4 +1,4 @@
-"""A request of HTTP and its answer, as ASGI hands them over."""
+"""An HTTP request and its answer, as ASGI hands them over."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -78,8 +78,8 @@ class Request:
   async def drop_body(self) -> None:
     """Reads what is left of a body that nobody wants, for a second at most.
 
-    Who answers and closes without it resets the connection, and many clients, which write first
-    and read then, would never see the answer. Those that ask before they write are answered.
+    To answer and close without it would reset the connection, and many clients, which write first
+    and then read, would never see the answer. Those that ask before they write need none of it.
     """
     if self.holds_back:
       return
@@ -103,7 +103,7 @@ class Request:
 
 
 def _without_host(path):
-  """Of 'http://host/health', which HTTP/1.1 has servers take, too, '/health'."""
+  """'http://host/health', which HTTP/1.1 wants servers to accept too, -> '/health'."""
   scheme, mark, rest = path.partition('://')
   return f'/{rest.partition("/")[2]}' if mark and scheme.lower() in ('http', 'https') else path
 

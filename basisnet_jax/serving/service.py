@@ -1,4 +1,4 @@
-"""What a server answers: POST /predict, GET /, /health and /metrics. An application of ASGI."""
+"""What a server answers: POST /predict, GET /, /health and /metrics. An ASGI application."""
 
 import asyncio
 from collections.abc import Awaitable, Mapping
@@ -231,7 +231,7 @@ class Service:
       raise Refusal(
         503, f'The network has worked on one batch for {seconds:.0f} seconds: it hangs.'
       )
-    if self._batches.failing:  # Perhaps no more: who is not healthy may be asked nothing else.
+    if self._batches.failing:  # Perhaps no longer: an unhealthy server may be asked nothing else.
       try:
         async with asyncio.timeout(self._limits.seconds):
           await self._batches.ask(np.zeros(self._shape, np.uint8), 1)

@@ -25,8 +25,8 @@ class Sweep:
     compare: the row that the others are compared with; None compares none.
 
   Raises:
-    UserError: a row's name is no name of a folder or of a variant, `compare` or a headline is no
-      row, there are no rows or seeds, or a seed is no seed or there twice.
+    UserError: a row's name cannot name a folder or a variant, `compare` or a headline is no row,
+      there are no rows or seeds, or a seed is no seed or is given twice.
   """
 
   rows: Mapping[str, Any]

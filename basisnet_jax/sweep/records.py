@@ -1,4 +1,4 @@
-"""What a run of a sweep has left in its folder, and what the sweep notes there."""
+"""What a sweep's run has left in its folder, and what the sweep notes there."""
 
 from collections.abc import Sequence
 import json

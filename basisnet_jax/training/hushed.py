@@ -1,4 +1,4 @@
-"""Orbax and CLU tell of one failure by dozens of tracebacks; the caller gets an exception."""
+"""Orbax and CLU print dozens of tracebacks for one failure; the caller gets an exception."""
 
 from collections.abc import Iterator
 import contextlib

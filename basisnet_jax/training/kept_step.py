@@ -32,8 +32,8 @@ def path_of(*recipe: Any) -> epath.Path | None:
   """Where the step is kept that follows from `recipe` and from all else that it is made of.
 
   That is the text of this package and of all loaded modules that are not installed ones, the
-  versions of those that are, JAX's options, and the devices. Of `recipe` it is shapes, dtypes
-  and shardings of arrays, and `repr` of what is none, in trees of any kind.
+  versions of those that are, JAX's options, and the devices. In `recipe`, trees of any kind, count
+  shapes, dtypes and shardings of arrays, and the `repr` of what is no array.
 
   Returns:
     None where nothing is kept: JAX has no folder for its cache, there are several processes
@@ -77,7 +77,7 @@ def _is_what_runs(source):
 
 
 def _processor():
-  """Its cores, which the work was shared among, and what it can execute: else it is the end."""
+  """Its cores, among which work is shared, and what it can execute: anything else would crash."""
   try:
     text = pathlib.Path('/proc/cpuinfo').read_text()
   except OSError:  # Not Linux, where a cache folder is hardly shared by machines.

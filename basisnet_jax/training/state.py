@@ -62,7 +62,7 @@ def create(
 
 def initialize(create_state: Callable[[], TrainState], shardings: Any) -> TrainState:
   """Runs `create`, its arguments bound; `shardings` (one, or a tree) say where the state stays."""
-  # It runs once and draws every layer's weights by themselves: on CPU, optimizing that program
-  # takes three times as long and saves milliseconds.
+  # It runs once and draws each layer's weights separately: on CPU, optimizing that program takes
+  # three times as long and saves milliseconds.
   options = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
   return jax.jit(create_state, out_shardings=shardings, compiler_options=options)()
