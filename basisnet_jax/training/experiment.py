@@ -85,12 +85,16 @@ def _network(config, name, group) -> nn.Module:
   )
 
 
-def open_dataset(config: ml_collections.ConfigDict):
-  """The dataset of the recipe (`data.Dataset`)."""
+def _data():
   # Not at the top: it imports TensorFlow, which takes seconds, and counting costs needs none.
   from basisnet_jax import data
 
-  return data.open_dataset(config.data.name, config.data.data_dir)
+  return data
+
+
+def open_dataset(config: ml_collections.ConfigDict):
+  """The dataset of the recipe (`data.Dataset`)."""
+  return _data().open_dataset(config.data.name, config.data.data_dir)
 
 
 def check_classes(config: ml_collections.ConfigDict, dataset) -> None:
@@ -104,9 +108,7 @@ def check_classes(config: ml_collections.ConfigDict, dataset) -> None:
 
 def num_images(dataset, split: str) -> int:
   """How many images a split of the dataset has."""
-  from basisnet_jax import data
-
-  return data.num_images(dataset, split)
+  return _data().num_images(dataset, split)
 
 
 def check_heldout(config: ml_collections.ConfigDict, dataset, heldout: str) -> None:
@@ -114,16 +116,16 @@ def check_heldout(config: ml_collections.ConfigDict, dataset, heldout: str) -> N
 
   Or if they are fewer than ten; `heldout` is their split, '' is none.
   """
-  from basisnet_jax import data
-
-  if heldout and (images := data.num_images(dataset, heldout)) < 10:
+  if not heldout:
+    return
+  if (images := num_images(dataset, heldout)) < 10:
     raise UserError(
       f'config.data.heldout_split={heldout!r} has {images} images, too few to choose a threshold '
       'on; hold out at least ten, better some thousands.'
     )
-  for key in ('train_split', 'eval_split') if heldout else ():
+  for key in ('train_split', 'eval_split'):
     split = config.data[key]
-    if common := data.num_common_images(dataset, heldout, split):
+    if common := _data().num_common_images(dataset, heldout, split):
       raise UserError(
         f'config.data.heldout_split={heldout!r} and config.data.{key}={split!r} share {common:,} '
         "images; hold out others, such as data.train_split='train[:95%]' with "
@@ -135,12 +137,10 @@ def train_batches(
   config: ml_collections.ConfigDict, dataset, mesh: jax.sharding.Mesh, start_step: int
 ) -> Iterator[dict[str, np.ndarray]]:
   """This host's training batches from `start_step` on, without end."""
-  from basisnet_jax import data
-
   d = config.data
   _check_batch_size(config, mesh)
   total_steps = Schedule(config, num_images(dataset, d.train_split)).total_steps
-  return data.train_batches(
+  return _data().train_batches(
     dataset,
     resolution=train_resolution(config, total_steps),
     crop=d.crop,
@@ -148,7 +148,7 @@ def train_batches(
     crop_padding=d.crop_padding,
     crop_resize=d.eval_resize,
     flip=d.flip,
-    policy=data.create_policy(
+    policy=_data().create_policy(
       d.augment, layers=d.randaugment_layers, magnitude=d.randaugment_magnitude
     ),
     cutout=d.cutout,
@@ -192,24 +192,19 @@ def _check_batch_size(config, mesh):
 
 def train_records(config: ml_collections.ConfigDict, dataset, batch: int) -> list[str]:
   """Where the images of this host's training batch of that number are; the first is 0."""
-  from basisnet_jax import data
-
-  return data.train_records(dataset, batch, **_order(config))
+  return _data().train_records(dataset, batch, **_order(config))
 
 
 def eval_batches(
   config: ml_collections.ConfigDict, dataset, mesh: jax.sharding.Mesh, split: str
 ) -> Iterator[dict[str, np.ndarray]]:
   """This host's batches of a split as evaluation sees it: every image once, the rest masked."""
-  from basisnet_jax import data
-
-  return data.eval_batches(
+  key = 'config.evaluation.batch_size'
+  batch_size = sharding.checked_batch_size(config.evaluation.batch_size, mesh, key)
+  return _data().eval_batches(
     dataset,
     split=split,
-    batch_size=sharding.checked_batch_size(
-      config.evaluation.batch_size, mesh, 'config.evaluation.batch_size'
-    )
-    // jax.process_count(),
+    batch_size=batch_size // jax.process_count(),
     resolution=config.model.resolution,
     eval_crop=config.data.eval_crop,
     eval_resize=config.data.eval_resize,
