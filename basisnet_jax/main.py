@@ -177,21 +177,17 @@ def _check_flags(mode):
 
 
 def _train(config, workdir):
+  import jax
+
   from basisnet_jax.training import loop  # Imported here: the others start without it.
 
   interrupts.watch()
   loop.train_and_evaluate(config, workdir, keep_step=True)
-  _say(
-    f'\nNext: tensorboard --logdir={workdir}   (curves, histograms, the recipe)\n'
-    f'      python -m basisnet_jax.main --mode=evaluate --workdir={workdir}'
-  )
-
-
-def _say(text):
-  import jax
-
   if jax.process_index() == 0:
-    print(text)
+    print(
+      f'\nNext: tensorboard --logdir={workdir}   (curves, histograms, the recipe)\n'
+      f'      python -m basisnet_jax.main --mode=evaluate --workdir={workdir}'
+    )
 
 
 def _evaluate(config, workdir):

@@ -184,15 +184,12 @@ class Evaluator:
       for name, value in numbers.items()
     }
     if 'confidence' in results:
-      point = self._shown_point(summary, results)
+      point = summary.get('chosen') or early_exit.operating_point(
+        self._config.evaluation.threshold, *evaluate.answers(results), **evaluate.madds(self.cost)
+      )
       for name in ('exit_rate', 'average_madds', 'top1'):
         values[f'eval/early_exit/{name}'] = point[name]
     return values
-
-  def _shown_point(self, summary, results):
-    return summary.get('chosen') or early_exit.operating_point(
-      self._config.evaluation.threshold, *evaluate.answers(results), **evaluate.madds(self.cost)
-    )
 
   def write_coefficients(self, telemetry: Telemetry, step: int, results) -> None:
     """Writes what the coefficients do to the dashboards: a table by layer, and heat maps.
