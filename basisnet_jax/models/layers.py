@@ -163,9 +163,9 @@ class ConvNorm(nn.Module):
       feature_group_count=x.shape[-1] if self.depthwise else 1,
       use_bias=False,
       dtype=self.style.dtype,
-      kernel_init=nn.initializers.variance_scaling(2.0, 'fan_out', 'truncated_normal')
-      if not self.depthwise
-      else nn.initializers.variance_scaling(2.0, 'fan_in', 'truncated_normal'),
+      kernel_init=nn.initializers.variance_scaling(
+        2.0, 'fan_in' if self.depthwise else 'fan_out', 'truncated_normal'
+      ),
       conv_general_dilated=convolution.conv_general_dilated,
       name='conv',
     )(x)
