@@ -1,1 +1,1 @@
-"""A trained two-stage model at work: early termination, frames on two devices."""
+"""A trained network at work: early termination, folders and frames, exports."""

@@ -1,4 +1,4 @@
-"""From a recipe to the things it describes: the only reader of its model and data keys."""
+"""From a recipe to the things it describes: network, images, schedule, optimizer, state."""
 
 from collections.abc import Iterator
 import functools
