@@ -18,10 +18,10 @@ def stage_logits(outputs) -> dict[str, jax.Array]:
 
 
 def per_image(logits, labels) -> dict[str, jax.Array]:
-  """float32 `[b]` each: loss (cross-entropy, nats), top1 and top5 (0 or 1).
+  """Loss (cross-entropy, nats), top1 and top5 (0 or 1), float32 `[b]` each.
 
-  With fewer than five classes top5 looks at all of them. Of equal logits the first class wins;
-  a logit that is NaN beats the others and is never right.
+  Of logits, float32 `[b, classes]`, and labels, int32 `[b]`. With fewer than five classes top5
+  looks at all. Of equal logits the first class wins; NaN beats the others and is never right.
   """
   own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
   # By rank: `lax.top_k` would gather the logits of all devices on each.
