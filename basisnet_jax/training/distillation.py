@@ -13,10 +13,10 @@ from basisnet_jax.models import preprocessing
 from basisnet_jax.training import losses
 
 # (teacher's variables, images in [-1, 1] `[b, h, w, 3]`) -> float32 logits `[b, classes]`
-Teacher = Callable[[Any, jax.Array], jax.Array]
+TeacherFn = Callable[[Any, jax.Array], jax.Array]
 
 
-def make_teacher(model: nn.Module, resolution: int) -> Teacher:
+def make_teacher(model: nn.Module, resolution: int) -> TeacherFn:
   """Any of our networks as a teacher: in evaluation mode, of two stages the specialist.
 
   Images of another size than `resolution`, pixels, are resized to it; the units of the pixels are
@@ -32,7 +32,7 @@ def make_teacher(model: nn.Module, resolution: int) -> Teacher:
 
 
 def make_distill(
-  teacher: Teacher | None,
+  teacher: TeacherFn | None,
   *,
   weight: float,
   temperature: float,
