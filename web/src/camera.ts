@@ -71,6 +71,7 @@ export class Camera {
       const frame = await createImageBitmap(this.video);
       // A photo may have come meanwhile, which this frame would take the place of.
       if (this.stream === stream) await look(frame);
+      else frame.close();
     }
   }
 }
