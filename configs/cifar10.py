@@ -62,7 +62,6 @@ def get_config(variant=None):
   c.ema_decay = 0.998
   c.evaluation.batch_size = 500
   c.evaluation.every_epochs = 2.0
-  c.checkpoint.every_steps = 1000
   c.logging.every_steps = 50
   return config.apply_variants(
     c,

@@ -44,7 +44,6 @@ def get_config(variant=None):
   c.training.batch_size = 96
   c.training.epochs = 34.0
   c.training.remat_preview = False  # There is memory enough.
-  c.loss.label_smoothing = 0.1
   c.optimizer.name = 'adamw'
   c.optimizer.schedule = 'cosine'
   c.optimizer.learning_rate = 1e-2

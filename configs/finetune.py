@@ -41,7 +41,6 @@ def get_config(variant=None):
   c.data.crop_min_area = 0.35
   c.training.batch_size = 32
   c.training.epochs = 5.0
-  c.loss.label_smoothing = 0.1
   c.optimizer.name = 'adamw'
   c.optimizer.schedule = 'cosine'
   c.optimizer.learning_rate = 2e-3
