@@ -78,14 +78,13 @@ def rows(names: Sequence[str], on_row: Callable[[int], None] = lambda done: None
       table.append(Row('basisnet (the paper)', width, resolution, None, None, None, *known))
     else:
       network = models.create(name, num_classes=_NUM_CLASSES, width=width)
-      table.append(row(name, width, resolution, cost_lib.count(network, resolution), result))
+      table.append(row(name, width, resolution, cost_lib.count(network, resolution), *known))
     on_row(len(table))
   return table
 
 
-def row(name: str, width: float, resolution: int, counted: cost_lib.Cost, result=None) -> Row:
-  """Makes a row of a count and of a `published.Result`, if there is one."""
-  known = () if result is None else (result.madds, result.params, result.top1, result.source)
+def row(name: str, width: float, resolution: int, counted: cost_lib.Cost, *known) -> Row:
+  """Makes a row of a count and of what was published: the last four of `Row`, if any."""
   madds, params = counted.total_madds / 1e6, counted.total_params / 1e6
   everything = madds + counted.elementwise_madds / 1e6
   return Row(name, width, resolution, madds, everything, params, *known)
