@@ -32,8 +32,8 @@ def path_of(*recipe: Any) -> epath.Path | None:
   """Where the step is kept that follows from `recipe` and from all else that it is made of.
 
   That is the text of this package and of all loaded modules that are not installed ones, the
-  versions of those that are, JAX's options, and the devices. In `recipe`, trees of any kind, count
-  shapes, dtypes and shardings of arrays, and the `repr` of what is no array.
+  versions of those that are, JAX's options, and the devices. Of `recipe`, trees of any kind, these
+  count: shapes, dtypes and shardings of arrays, and the `repr` of all else.
 
   Returns:
     None where nothing is kept: JAX has no folder for its cache, there are several processes
