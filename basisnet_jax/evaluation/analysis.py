@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from basisnet_jax.evaluation import calibration, early_exit, evaluate
+from basisnet_jax.evaluation import calibration, early_exit, evaluate, metrics
 from basisnet_jax.evaluation.chosen import Chosen
 from basisnet_jax.evaluation.examples import Example
 
@@ -84,9 +84,10 @@ class Findings:
   @property
   def bounds(self) -> dict[str, float]:
     """The accuracy of exits at random, 'random', and of the best, 'oracle', at the exit rate."""
-    rate, (_, light, special) = self.point['exit_rate'], evaluate.answers(self.results)
+    rate, (_, *both) = self.point['exit_rate'], evaluate.answers(self.results)
+    light, special = map(metrics.mean, both)
     return {
-      'random': float(special.mean() + rate * (light.mean() - special.mean())),
+      'random': special + rate * (light - special),
       'oracle': float(np.interp(rate, self.oracle['exit_rate'], self.oracle['top1'])),
     }
 
@@ -101,8 +102,8 @@ class Findings:
     return {
       name: {
         'images': int(group.sum()),
-        'lightweight_top1': _mean(light[group]),
-        'specialist_top1': _mean(special[group]),
+        'lightweight_top1': metrics.mean(light[group]),
+        'specialist_top1': metrics.mean(special[group]),
       }
       for name, group in (('exited', exits), ('kept', ~exits))
     }
@@ -157,7 +158,7 @@ class Findings:
   def exchanged_top1(self) -> float | None:
     """The specialist's with another image's coefficients; None where that was not evaluated."""
     exchanged = self.results.get('exchanged')
-    return None if exchanged is None else float(exchanged.mean())
+    return None if exchanged is None else metrics.mean(exchanged)
 
   def as_dict(self) -> dict[str, Any]:
     """All of it for JSON, but the curve."""
@@ -173,7 +174,3 @@ class Findings:
     if self.two_stages:
       found |= {'early_exit': self.point, 'bounds': self.bounds, 'groups': self.groups}
     return found
-
-
-def _mean(values):
-  return float(values.mean()) if values.size else float('nan')

@@ -170,7 +170,7 @@ def summarize(
   summary = {'step': step, 'images': len(results[f'{stages[0]}_top1'])}
   for stage in stages:
     summary[stage] = {
-      name: float(results[f'{stage}_{name}'].mean()) for name in ('loss', 'top1', 'top5')
+      name: metrics.mean(results[f'{stage}_{name}']) for name in ('loss', 'top1', 'top5')
     }
   summary['total_madds'] = cost.total_madds
   if 'confidence' in results:

@@ -3,6 +3,7 @@
 from clu import metrics
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from basisnet_jax.models import basisnet
@@ -32,6 +33,11 @@ def per_image(logits, labels) -> dict[str, jax.Array]:
     'top1': (rank < 1).astype(jnp.float32),
     'top5': (rank < min(5, logits.shape[-1])).astype(jnp.float32),
   }
+
+
+def mean(values: np.ndarray) -> float:
+  """Of images, on the host: a share of them is the nearest number, as those of `early_exit`."""
+  return float(values.mean(dtype=np.float64)) if values.size else float('nan')
 
 
 def collection(keys: tuple[str, ...]) -> type[metrics.Collection]:

@@ -194,6 +194,17 @@ def test_summary_averages_over_images():
   )['average_madds']  # fmt: skip
 
 
+@pytest.mark.parametrize('right', [356, 301])
+def test_a_stage_alone_is_as_accurate_as_where_all_or_none_exit(right):
+  correct = (np.arange(360) < right).astype(np.float32)
+  results = {f'{s}_{n}': correct for s in metrics.STAGES[:2] for n in ('loss', 'top1', 'top5')}
+  results['confidence'] = np.full(360, 0.5, np.float32)
+  counted = cost.count(tiny.basisnet(), tiny.RESOLUTION)
+  summary = evaluate.summarize(results, cost=counted, thresholds=(0.0,), step=1, chosen=2.0)
+  assert summary['lightweight']['top1'] == summary['early_exit'][0]['top1'] == right / 360
+  assert summary['specialist']['top1'] == summary['chosen']['top1'] == right / 360
+
+
 def test_summary_of_one_network_has_no_early_exit():
   results = {f'network_{name}': np.ones(4, np.float32) for name in ('loss', 'top1', 'top5')}
   counted = cost.count(tiny.TinyNetwork(), tiny.RESOLUTION)
