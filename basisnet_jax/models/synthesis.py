@@ -89,9 +89,9 @@ def based_layers(network: nn.Module, image_shape, pattern: str = '') -> dict[str
   """Lists the layers of a plain network that can hold bases.
 
   They are the 2-D `nn.Conv`, `nn.Dense` and `nn.DenseGeneral` over the last axes (as in stock
-  Flax's attention) whose input's first axis is the batch. Not listed, and so shared by all
-  images: subclasses (they may compute something else), masked, periodic, reflected or
-  transposed convolutions, and layers on images cut into windows or the like.
+  Flax's attention) whose input's first axis is the batch. Not listed, and so shared by all images:
+  subclasses (they may compute something else), what `nn.WeightNorm` or `nn.SpectralNorm` wraps,
+  masked, periodic, reflected or transposed convolutions, and layers on images cut into parts.
 
   Args:
     network: any Flax module that maps images to logits.
@@ -112,7 +112,11 @@ def based_layers(network: nn.Module, image_shape, pattern: str = '') -> dict[str
       path = '/'.join(module.path)
       if sees_images and re.match(pattern, path):
         layers[path] = _kernel_shape(module, shape)
-    return next_fun(*args, **kwargs)
+    known, outputs = set(layers), next_fun(*args, **kwargs)
+    if isinstance(module, nn.WeightNorm | nn.SpectralNorm):  # What they normalise is a kernel.
+      for path in layers.keys() - known:
+        del layers[path]
+    return outputs
 
   def init(images):
     rngs = {name: jax.random.key(0) for name in ('params', 'dropout')}

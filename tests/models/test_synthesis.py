@@ -212,6 +212,8 @@ def windows(x):
     lambda x: nn.DenseGeneral(4, axis=1, name='layer')(x),
     lambda x: nn.DenseGeneral(4, batch_dims=(0,), name='layer')(x),
     lambda x: nn.Dense(4, name='layer')(x[0]),
+    lambda x: nn.WeightNorm(nn.Conv(4, (3, 3), name='layer'))(x),
+    lambda x: nn.SpectralNorm(nn.Dense(4, name='layer'))(x, update_stats=False),
     windows,
   ],
 )
