@@ -9,7 +9,6 @@ import os
 import pathlib
 import shlex
 import sys
-import textwrap
 from typing import Any
 
 import jax
@@ -19,11 +18,11 @@ import numpy as np
 from basisnet_jax import predict, sharding
 from basisnet_jax.counting import counted
 from basisnet_jax.errors import UserError
-from basisnet_jax.evaluation import thresholds
 from basisnet_jax.inference import (
   agreement,
   android,
   export_folder,
+  export_readme,
   exporting,
   ios,
   litert,
@@ -45,12 +44,6 @@ _FILES = {
 }
 FORMATS = tuple(_FILES)
 _LIBRARIES = {'tflite': litert, 'onnx': onnx_file, 'triton': onnx_file}
-_TAKES = {
-  'stablehlo': 'of any number of images in StableHLO',
-  'onnx': 'of any number of images in ONNX',
-  'triton': 'of any number of images in ONNX',
-  'tflite': 'of one image in TensorFlow Lite, where each program is a signature',
-}
 _RUNNER = pathlib.Path(run_export.__file__)
 _COMPARED = 1000  # Images, at most.
 
@@ -77,67 +70,20 @@ def export_workdir(
     UserError: a format that there is not, or whose converter is not installed; no such run; a
       folder that cannot be exported to; a budget that cannot be kept; or a program that differs.
   """
-  if unknown := set(formats) - set(FORMATS):
-    raise UserError(f'--format={",".join(sorted(unknown))}: there are {", ".join(FORMATS)}.')
-  formats = list(dict.fromkeys(formats))
-  if not formats:
-    raise UserError(f'--format names none; there are {", ".join(FORMATS)}.')
+  formats = _known(formats)
   ready = predict.ready(
     workdir, config.evaluation.checkpoint, jax.local_devices()[0], dtype='float32'
   )
-  resolution = ready.preparation.resolution
-
-  def programs(variables):
-    chosen = ready.chosen
-    return exporting.programs(ready.model, variables, resolution, chosen.temperatures, chosen.rule)
-
-  network = programs(ready.variables)
+  network = _programs(ready, ready.variables)
   export_folder.check(
     output,
     _program_files(formats, [part.name for part in network]),
     _program_files(FORMATS, exporting.NAMES),
   )
-  for name in formats:
-    library = _LIBRARIES.get(name)
-    # Now, not when others have been made, for minutes. Not imported: that prints, for seconds.
-    if library and not all(map(importlib.util.find_spec, library.NEEDED)):
-      raise library.missing()
+  _check_installed(formats)
   predictor = ready.predictor()
   threshold = predictor.threshold_for(**budget)
-  stored = exporting.stored(ready.model, ready.variables, resolution, weights)
-  in_float32 = jax.tree.map(np.float32, stored)
-
-  def checked(converted):
-    """Adds how far the programs of each file are from the network's."""
-    for data, read in converted:
-      differences = (
-        exporting.check(part, read[part.name], (1, 5), exporting.WEIGHTS[weights])
-        for part in network
-        if part.name in read
-      )
-      yield data, read, max(differences)
-
-  # Triton's are the same files.
-  in_onnx = functools.cache(
-    lambda: list(checked(_one_each(programs(in_float32), onnx_file.model, onnx_file.reader)))
-  )
-  make = {
-    'stablehlo': lambda: checked(
-      _one_each(programs(stored), exporting.stablehlo, exporting.read_stablehlo)
-    ),
-    # These store the same numbers in as few bytes by themselves.
-    'onnx': in_onnx,
-    'triton': in_onnx,
-    'tflite': lambda: checked(tflite(programs(in_float32), weights)),
-  }
-  files, rows, runs = {}, [], {name: {} for name in formats}
-  for name in formats:
-    print(f'{name}: writing, reading and comparing programs...', file=sys.stderr, flush=True)
-    for data, read, difference in make[name]():
-      file = _FILES[name].format(*read)
-      files[file] = data
-      runs[name] |= read
-      rows.append(f'{file:<32}{len(data) / 1e6:>8.1f}{difference:>28.2g}')
+  files, rows, runs = _converted(ready, network, formats, weights)
   tables = []
   if weights != 'float32':  # Whose answers are the network's.
     tables = _compared(config, network, runs, threshold)
@@ -156,22 +102,104 @@ def export_workdir(
     },
     'sha256': {file: hashlib.sha256(data).hexdigest() for file, data in files.items()},
   }
-  if 'triton' in formats:
-    told = triton_repository.files(network, about)
-    files |= {f'triton/{name}': content for name, content in told.items()}
-  files['model.json'] = json.dumps(about, indent=2, ensure_ascii=False) + '\n'
-  files['run.py'] = _RUNNER.read_text()
-  files['README.md'] = _readme(about, table)
-  if 'tflite' in formats:
-    taken = litert.Reader(files[_FILES['tflite']]).inputs()
-    files['README.md'] += ''.join(phone.readme(network, taken, about) for phone in (android, ios))
+  files |= _beside(files, network, about, table)
   export_folder.write(output, files)
   print(f'{table}\n\nWritten: {os.path.join(output, "")} ({", ".join(sorted(files))})')
   if len(network) > 1:
-    print(_early_exit(about))
+    print(export_readme.early_exit(about))
     if mending := predict.how_to_exit(predictor, threshold):
       print(mending)
   print(f'Try: python {shlex.quote(os.path.join(output, "run.py"))} photo.jpg')
+
+
+def _known(formats):
+  """The formats, each once."""
+  if unknown := set(formats) - set(FORMATS):
+    raise UserError(f'--format={",".join(sorted(unknown))}: there are {", ".join(FORMATS)}.')
+  if not formats:
+    raise UserError(f'--format names none; there are {", ".join(FORMATS)}.')
+  return list(dict.fromkeys(formats))
+
+
+def _check_installed(formats):
+  """Raises for a missing converter now, not when others have worked for minutes."""
+  for name in formats:
+    library = _LIBRARIES.get(name)
+    # Not imported: that prints, for seconds.
+    if library and not all(map(importlib.util.find_spec, library.NEEDED)):
+      raise library.missing()
+
+
+def _programs(ready, variables):
+  return exporting.programs(
+    ready.model,
+    variables,
+    ready.preparation.resolution,
+    ready.chosen.temperatures,
+    ready.chosen.rule,
+  )
+
+
+def _converted(ready, network, formats, weights):
+  """Converts the programs, reads them again and compares them with the network's.
+
+  Returns:
+    {file: content}; a row of a table for each; {format: {program: calls what was read again}}.
+  """
+  stored = exporting.stored(ready.model, ready.variables, ready.preparation.resolution, weights)
+  # ONNX and tflite store the same numbers in as few bytes by themselves.
+  in_float32 = jax.tree.map(np.float32, stored)
+
+  def compared(converted):
+    """Adds how far the programs of each file are from the network's."""
+    for data, read in converted:
+      differences = (
+        exporting.check(part, read[part.name], (1, 5), exporting.WEIGHTS[weights])
+        for part in network
+        if part.name in read
+      )
+      yield data, read, max(differences)
+
+  def stablehlo():
+    return _one_each(_programs(ready, stored), exporting.stablehlo, exporting.read_stablehlo)
+
+  @functools.cache  # Triton's are the same files.
+  def onnx():
+    parts = _one_each(_programs(ready, in_float32), onnx_file.model, onnx_file.reader)
+    return list(compared(parts))
+
+  make = {
+    'stablehlo': lambda: compared(stablehlo()),
+    'onnx': onnx,
+    'triton': onnx,
+    'tflite': lambda: compared(tflite(_programs(ready, in_float32), weights)),
+  }
+  files, rows, runs = {}, [], {name: {} for name in formats}
+  for name in formats:
+    print(f'{name}: writing, reading and comparing programs...', file=sys.stderr, flush=True)
+    for data, read, difference in make[name]():
+      file = _FILES[name].format(*read)
+      files[file] = data
+      runs[name] |= read
+      rows.append(f'{file:<32}{len(data) / 1e6:>8.1f}{difference:>28.2g}')
+  return files, rows, runs
+
+
+def _beside(files, network, about, table):
+  """{file: content} of what lies beside the programs."""
+  found = {
+    'model.json': json.dumps(about, indent=2, ensure_ascii=False) + '\n',
+    'run.py': _RUNNER.read_text(),
+    'README.md': export_readme.markdown(about, table),
+  }
+  if 'triton' in about['formats']:
+    told = triton_repository.files(network, about)
+    found |= {f'triton/{name}': content for name, content in told.items()}
+  if 'tflite' in about['formats']:
+    taken = litert.Reader(files[_FILES['tflite']]).inputs()
+    phones = (phone.readme(network, taken, about) for phone in (android, ios))
+    found['README.md'] += ''.join(phones)
+  return found
 
 
 def _one_each(
@@ -240,67 +268,3 @@ def _compared(config, network, runs, threshold) -> list[str]:
 
 def _program_files(formats, programs):
   return {_FILES[name].format(program): name for name in formats for program in programs}
-
-
-def _early_exit(about):
-  """Sentences on the threshold of two stages."""
-  threshold, madds, chosen = about['threshold'], about['madds'], about['chosen']
-  least, most = (f'{madds[key] / 1e6:.4g}' for key in ('first', 'all'))
-  if threshold == thresholds.NOBODY:
-    said = f'Every image goes through both stages, for {most} million multiply-adds'
-    return f'{said}: {chosen["reason"] if chosen else "no threshold was chosen"}.'
-  said = f'The lightweight model (preview) answers where its confidence is at least {threshold:.4g}'
-  if chosen is None:
-    return f'{said}, for {least} million multiply-adds; another image takes {most}.'
-  return (
-    f'{said}: {chosen["reason"]}. So do {chosen["exit_rate"]:.1%} of the '
-    f'{counted(chosen["images"], "held-out image")} of {chosen["data"]} ({chosen["split"]}) that '
-    f'this was chosen on; an image takes {chosen["average_madds"] / 1e6:.4g} million '
-    'multiply-adds on average instead of '
-    f'{most}, and {chosen["top1"]:.1%} of the answers are right (of the specialist alone '
-    f'{chosen["specialist_top1"]:.1%}).'
-  )
-
-
-def _readme(about, table):
-  stages = ' then '.join(about['programs'])
-  early = 'It has one stage.'
-  if len(about['programs']) > 1:
-    early = textwrap.fill(
-      f'{_early_exit(about)} (`threshold` in `model.json`; the confidence is the rule '
-      f'{about["rule"]}.)',
-      width=100,
-    )
-  # It reads no file of a newer one; of flatbuffers it does not say that it needs it.
-  needed = {'stablehlo': f"'jax>={jax.__version__}' flatbuffers", 'tflite': 'ai-edge-litert'}
-  needed |= {'onnx': 'onnxruntime', 'triton': 'onnxruntime'}
-  examples = '\n'.join(
-    f'pip install numpy pillow {needed[name]}\npython run.py photo.jpg {name}'
-    for name in about['formats']
-  )
-  takes = list(dict.fromkeys(_TAKES[name] for name in about['formats']))
-  programs = textwrap.fill(
-    '`model.json` has the labels, the SHA-256 of each file of programs, and what each program '
-    f'takes and gives: {", ".join(takes)}.',
-    width=100,
-  )
-  side = '' if about['crop'] == 1 else f' (of {about["crop"]:g} of the shorter side)'
-  return f"""{export_folder.TITLE}: {stages}
-
-`run.py` answers for a photo, and shows how; it needs Python 3.10 (3.11 for jax) or newer and
-
-```
-{examples}
-```
-
-Images: RGB / 127.5 - 1, float32 [batch, resolution, resolution, 3], of the central square{side},
-resized to {about['resolution']} pixels ({about['resize']}, with antialiasing).
-
-{early}
-
-{programs}
-
-```
-{table}
-```
-{triton_repository.readme(about) if 'triton' in about['formats'] else ''}"""
