@@ -13,6 +13,7 @@ Modes:
 
 import gc
 import os
+import shlex
 import signal
 import sys
 
@@ -185,8 +186,8 @@ def _train(config, workdir):
   loop.train_and_evaluate(config, workdir, keep_step=True)
   if jax.process_index() == 0:
     print(
-      f'\nNext: tensorboard --logdir={workdir}   (curves, histograms, the recipe)\n'
-      f'      python -m basisnet_jax.main --mode=evaluate --workdir={workdir}'
+      f'\nNext: tensorboard --logdir={shlex.quote(workdir)}   (curves, histograms, the recipe)\n'
+      f'      python -m basisnet_jax.main --mode=evaluate --workdir={shlex.quote(workdir)}'
     )
 
 

@@ -90,6 +90,11 @@ def prepare(root: pathlib.Path, data_dir: str) -> ImageFolder:
   if not builder.data_path.exists():
     count = counted(sum(map(len, photos.values())), 'photo')
     print(f'Copying {count} into {folder}, once.', flush=True)
+    if deeper := [path for split in photos for path in _photos(root / split, '*/*/**/*')]:
+      print(
+        f'Left out {counted(len(deeper), "photo")} in folders within those of the classes, such as '
+        f'{photos_lib.as_text(deeper[0])}; put photos into the folder of their class.'
+      )
   with contextlib.redirect_stdout(io.StringIO()), bars(wanted=True):
     builder.download_and_prepare(
       download_config=tfds.download.DownloadConfig(try_download_gcs=False)
@@ -135,13 +140,13 @@ def _splits(root):
   return sorted(path.name for path in root.iterdir() if path.is_dir() and path.name[0] != '.')
 
 
-def _photos(folder):
+def _photos(folder, pattern='*/*'):
   """Those in the folders of the classes, sorted; nothing hidden, such as .ipynb_checkpoints."""
   return sorted(
     path
-    for path in folder.glob('*/*')
+    for path in folder.glob(pattern)
     if path.suffix.lower() in photos_lib.SUFFIXES + photos_lib.UNREAD
-    and '.' not in (path.name[0], path.parent.name[0])
+    and not any(part[0] == '.' for part in path.relative_to(folder).parts)
   )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 import dataclasses
 import json
 import os
+import shlex
 from typing import Any
 
 from etils import epath
@@ -73,7 +74,8 @@ def load(workdir: str, step: int) -> Chosen | None:
   path = epath.Path(workdir) / NAME
   if not path.exists():
     return None
-  again = f'choose anew: python -m basisnet_jax.main --mode=evaluate --workdir={workdir}'
+  command = f'python -m basisnet_jax.main --mode=evaluate --workdir={shlex.quote(workdir)}'
+  again = f'choose anew: {command}'
   try:
     found = json.loads(path.read_text())
     version = found.pop('format_version')

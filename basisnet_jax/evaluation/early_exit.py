@@ -129,8 +129,7 @@ def oracle_curve(
     `exit_rate`, `average_madds` and `top1` at the curve's four corners; it is straight between
     them.
   """
-  light = np.asarray(lightweight_correct).astype(bool)
-  special = np.asarray(specialist_correct).astype(bool)
+  _, light, special = _checked(lightweight_correct, lightweight_correct, specialist_correct)
   gained, lost = (light & ~special).mean(), (special & ~light).mean()
   exit_rate = np.array([0.0, gained, 1 - lost, 1.0])
   best = special.mean() + gained

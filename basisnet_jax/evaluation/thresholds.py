@@ -92,7 +92,7 @@ def choose(
     too_many = lost > goal.accuracy_loss / 100 * len(heldout.confidence) + 1e-9
     # Lower ones may lose less again, by luck: choosing among them all would lose, on other images,
     # about twice the goal (docs/results.md).
-    index = np.append(too_many, True).argmax() - 1
+    index = max(np.append(too_many, True).argmax() - 1, 0)
     limit = f'{goal.accuracy_loss:g} points on held-out images'
     reason = f'the lowest down to which none loses more than {limit}'
   elif goal.by == 'average_madds':

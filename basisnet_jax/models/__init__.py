@@ -125,7 +125,7 @@ def create(name: str, **options) -> nn.Module:
     kind, network = next((k, name.removeprefix(f'{k}_')) for k in _ROUTINGS if name.startswith(k))
     make, num_bases = _ROUTINGS[kind]
     num_bases = options.pop('num_bases', num_bases)
-    _check_range('num_bases', num_bases, at_least=1)
+    _check_range('num_bases', num_bases, at_least=1, whole=True)
     temperature = options.pop('temperature', 1.0)
     _check_range('temperature', temperature, above=0)
     pattern = _checked_pattern(options.pop('based_layers', '') or _ROUTED[name])
@@ -134,10 +134,10 @@ def create(name: str, **options) -> nn.Module:
   if name not in _NETWORKS:
     near = difflib.get_close_matches(str(name), names(), 1, 0.0)[0]
     raise UserError(f'There is no network {name!r}; did you mean {near!r}? Known: {names()}.')
-  _check_range('num_classes', options.get('num_classes', 1), at_least=1)
+  _check_range('num_classes', options.get('num_classes', 1), at_least=1, whole=True)
   _check_range('width', options.get('width', 1.0), above=0)
   _check_range('dropout', options.get('dropout', 0.0), at_least=0, below=1)
-  _check_range('output_stride', options.get('output_stride', 1), at_least=1)
+  _check_range('output_stride', options.get('output_stride', 1), at_least=1, whole=True)
   drop_rate = options.pop('stochastic_depth', 0.0)
   _check_range('stochastic_depth', drop_rate, at_least=0, below=1)
   style = {key: options.pop(key) for key in layers.Style._fields if key in options}
@@ -182,12 +182,20 @@ def two_stage(
       `CoefficientHead`).
 
   Raises:
-    UserError: an option out of its range, or no layer matches `based_layers`.
+    UserError: a stage that is no network of one stage, an option out of its range, or no layer
+      matches `based_layers`.
   """
-  _check_range('resolution', resolution, at_least=1)
+  for stage, network in (('lightweight', lightweight), ('specialist', specialist)):
+    if not isinstance(network, nn.Module) or isinstance(network, BasisNet):
+      given = 'a BasisNet' if isinstance(network, nn.Module) else repr(network)
+      raise UserError(
+        f'{given} cannot be a stage, as {stage}; give a Flax module from images to logits, such as '
+        "models.create('mobilenet_v3_small', num_classes=10)."
+      )
+  _check_range('resolution', resolution, at_least=1, whole=True)
   if lightweight_resolution is not None:
-    _check_range('lightweight.resolution', lightweight_resolution, at_least=1)
-  _check_range('num_bases', num_bases, at_least=1)
+    _check_range('lightweight.resolution', lightweight_resolution, at_least=1, whole=True)
+  _check_range('num_bases', num_bases, at_least=1, whole=True)
   _check_range('temperature', coefficients.get('temperature', 1.0), above=0)
   _check_range('refine', refine, at_least=0)
   _check_range('basis_dropout', coefficients.get('basis_dropout', 0.0), at_least=0, below=1)
@@ -235,10 +243,12 @@ def _based_layers(network, image_shape, pattern) -> tuple[str, ...]:
   return chosen
 
 
-def _check_range(name, value, *, at_least=None, above=None, below=None):
+def _check_range(name, value, *, at_least=None, above=None, below=None, whole=False):
   """Raises a UserError where a number is out of its range, or none."""
   if not isinstance(value, numbers.Real):
     raise UserError(f'{name}={value!r} is no number; give one.')
+  if whole and not isinstance(value, numbers.Integral):
+    raise UserError(f'{name}={value!r} is no whole number; give one.')
   if at_least is not None and not value >= at_least:
     raise UserError(f'{name}={value} is too small; it must be at least {at_least}.')
   if above is not None and not value > above:

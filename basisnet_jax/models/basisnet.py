@@ -14,6 +14,7 @@ from flax.core import tracers
 import jax
 import jax.numpy as jnp
 
+from basisnet_jax.errors import UserError
 from basisnet_jax.models import coefficients as coefficients_lib
 from basisnet_jax.models import memory, preprocessing, synthesis
 from basisnet_jax.models.coefficients import AT_REST, Annealed
@@ -105,9 +106,18 @@ class BasisNet(nn.Module):
     return logits + self.refine * jax.lax.stop_gradient(first)
 
   def __call__(self, images, *, train: bool = False, annealed: Annealed = AT_REST) -> Outputs:
-    """Both stages for every image, as in training."""
+    """Both stages for every image, as in training.
+
+    Raises:
+      UserError: the stages have different numbers of classes.
+    """
     logits, coefficients = self.preview(images, train=train, annealed=annealed)
     final = self.specialize(images, coefficients, logits, train=train)
+    if logits.shape != final.shape:
+      raise UserError(
+        f'The stages give logits of shapes {logits.shape} and {final.shape}; make networks with '
+        'the same number of classes.'
+      )
     return Outputs(logits, final, coefficients)
 
 

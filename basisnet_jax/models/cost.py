@@ -171,7 +171,7 @@ def _plain(variables, layers, num_bases):
 def _parameters(variables) -> dict[str, dict[str, tuple[int, ...]]]:
   """{path of a module: {name of a parameter: its shape}}."""
   shapes = collections.defaultdict(dict)
-  for (*path, name), leaf in traverse_util.flatten_dict(variables['params']).items():
+  for (*path, name), leaf in traverse_util.flatten_dict(variables.get('params', {})).items():
     shapes['/'.join(path)][name] = leaf.shape
   return shapes
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import os
+import shlex
 from typing import Any
 
 from etils import epath
@@ -269,7 +270,7 @@ def evaluate_workdir(config: ml_collections.ConfigDict, workdir: str) -> dict[st
   if state is None:
     raise UserError(
       f'There is no checkpoint in {folder}; train first: python -m basisnet_jax.main '
-      f'--config=... --workdir={workdir}'
+      f'--config=... --workdir={shlex.quote(workdir)}'
     )
   dataset = experiment.open_dataset(config)
   evaluator = Evaluator(config, model, dataset, mesh, state, exchange=True)

@@ -52,6 +52,15 @@ def test_hidden_folders_are_no_classes(root):
   assert dataset.label_names == ('cat', 'dog')
 
 
+def test_photos_in_folders_within_those_of_classes_are_told(root, capsys):
+  photo(root / 'train' / 'cat' / 'old' / 'more' / '0.png')
+  photo(root / 'train' / 'cat' / '.thumbnails' / '0.png')
+  assert open_folder(root).splits == {'train': 10, 'validation': 4}
+  told = ' '.join(capsys.readouterr().out.split())
+  assert 'Left out 1 photo in folders within those of the classes' in told
+  assert 'train/cat/old/more/0.png' in told and 'thumbnails' not in told
+
+
 def test_each_photo_comes_with_the_label_of_its_folder(root):
   batches = data.eval_batches(
     open_folder(root), split='validation', batch_size=4, resolution=8, eval_crop=1.0

@@ -120,3 +120,9 @@ def test_arrays_that_are_empty_or_differ_in_length_are_refused(function, lengths
   threshold = (0.5,) if function == 'operating_point' else ()
   with pytest.raises(ValueError, match='shapes are'):
     getattr(early_exit, function)(*threshold, *arrays, **COSTS)
+
+
+@pytest.mark.parametrize('lengths', [(0, 0), (3, 2)])
+def test_answers_of_an_oracle_that_are_empty_or_differ_in_length_are_refused(lengths):
+  with pytest.raises(ValueError, match='shapes are'):
+    early_exit.oracle_curve(*map(np.ones, lengths), **COSTS)

@@ -93,6 +93,12 @@ def test_nobody_exits_where_every_exit_loses():
   assert found == thresholds.NOBODY
 
 
+def test_nobody_exits_where_every_exit_had_to_gain():
+  heldout = Heldout(np.linspace(0.1, 0.9, 20), np.zeros(20, bool), np.ones(20, bool))
+  found, _ = thresholds.choose(Goal('accuracy_loss', accuracy_loss=-1.0), heldout, **COSTS)
+  assert found == thresholds.NOBODY
+
+
 def test_unknown_way_is_one_sentence():
   with pytest.raises(UserError, match="choose.by is 'loss': use 'accuracy_loss', 'guarantee'"):
     thresholds.check(Goal('loss'), 2e6)

@@ -1,6 +1,7 @@
 """The two stages, on networks that are not ours."""
 
 import functools
+import re
 
 from flax import linen as nn
 from flax import traverse_util
@@ -246,6 +247,7 @@ def test_both_stages_can_be_exported_for_any_batch_size(pair):
   [
     ({'activation': 'relu'}, r"activation='relu'.*\['softmax', 'sigmoid'\]"),
     ({'num_bases': 0}, 'num_bases=0 is too small; it must be at least 1'),
+    ({'num_bases': 2.5}, 'num_bases=2.5 is no whole number'),
     ({'temperature': 0.0}, 'temperature=0.0 is too small; it must be above 0'),
     ({'basis_dropout': 1.0}, 'basis_dropout=1.0 is too large; it must be below 1'),
     ({'resolution': 0}, 'resolution=0 is too small'),
@@ -269,6 +271,22 @@ def test_pattern_is_checked_for_a_cascade_too():
 def test_basisnet_cannot_be_a_stage_of_itself():
   with pytest.raises(UserError, match='cannot be a stage'):
     models.create('basisnet', num_classes=10, width=1.0)
+
+
+@pytest.mark.parametrize('stage', ['lightweight', 'specialist'])
+@pytest.mark.parametrize('given', ['resnet_10', ResNet, 'a BasisNet'])
+def test_what_is_no_network_of_one_stage_is_one_clear_sentence(stage, given):
+  network = two_stage(ResNet(), ResNet()) if given == 'a BasisNet' else given
+  stages = {'lightweight': ResNet(), 'specialist': ResNet()} | {stage: network}
+  shown = given if given == 'a BasisNet' else re.escape(repr(given))
+  with pytest.raises(UserError, match=f'^{shown} cannot be a stage, as {stage}; give a Flax'):
+    models.create('basisnet', **stages, resolution=16)
+
+
+def test_stages_with_different_classes_are_one_clear_sentence():
+  model = two_stage(ResNet(classes=4), ResNet(), based_layers='stem')
+  with pytest.raises(UserError, match=r'logits of shapes \(\d+, 4\) and \(\d+, 5\)'):
+    jax.eval_shape(model.init, jax.random.key(0), IMAGES)
 
 
 def test_layers_follow_the_order_of_the_specialist():

@@ -247,3 +247,8 @@ def test_annotated_kernels_count_as_plain_ones():
     for network in (Network(), Network(annotated=True))
   )
   assert cost.count(annotated, 8) == cost.count(plain, 8)
+
+
+def test_a_network_without_parameters_has_none():
+  counted = cost.count(nn.Sequential([lambda x: x.mean((1, 2))]), 8)
+  assert (counted.total_madds, counted.total_params) == (0, 0)

@@ -261,6 +261,7 @@ def test_unknown_network_names_the_nearest_and_all(name, near):
     ({'num_classes': 0}, 'num_classes=0 is too small'),
     ({'num_classes': '10'}, "num_classes='10' is no number; give one"),
     ({'width': None}, 'width=None is no number'),
+    ({'num_classes': 10.5}, 'num_classes=10.5 is no whole number; give one'),
     ({'output_stride': 0}, 'output_stride=0 is too small; it must be at least 1'),
   ],
   ids=str,
