@@ -7,7 +7,9 @@ import re
 import sys
 
 import jax
+import numpy as np
 import pytest
+import running
 import saved
 import tiny
 
@@ -168,3 +170,21 @@ def test_how_to_exit_is_told_where_nobody_has_chosen(workdir):
   assert asked.about(asked.threshold)['chosen']['reason'] == kept.reason
   assert predict.how_to_exit(asked, asked.threshold_for()) == ''
   (workdir / chosen.NAME).unlink()
+
+
+def test_a_network_of_one_stage_answers_as_it_was_calibrated(tmp_path, data_flag):
+  held_out = ('--config.data.train_split=train[:80%]', '--config.data.heldout_split=train[80%:]')
+  one = '--config.model.name=resnet_18', '--config.training.steps=60'
+  workdir = tmp_path / 'run'
+  running.run_well(*tiny.RUN, *one, *held_out, data_flag, f'--workdir={workdir}')
+  images = list(np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8))
+
+  def answers():
+    return np.stack([a.probabilities for a in predict.load(str(workdir)).predict(images, top_k=10)])
+
+  temperature = json.loads((workdir / 'early_exit.json').read_text())['temperatures']['network']
+  calibrated = answers()
+  (workdir / 'early_exit.json').unlink()
+  expected = answers() ** (1 / temperature)
+  np.testing.assert_allclose(calibrated, expected / expected.sum(1, keepdims=True), rtol=1e-4)
+  assert abs(temperature - 1) > 0.01

@@ -24,7 +24,7 @@ class Chosen:
     rule: of `confidence.RULES`.
     temperatures: {stage: T}; its logits are divided by it.
     threshold: images whose confidence, by the rule from the lightweight model's logits, is at
-      least this exit; 2 where nobody does, None for a single network, of which no file is kept.
+      least this exit; 2 where nobody does, or nobody can: a network of one stage.
     goal: what was to be reached: 'by' and the numbers that belong to it.
     reason: the same in words.
     heldout: 'data' (the dataset) and 'split' of the held-out images; of those of them that the
@@ -36,7 +36,7 @@ class Chosen:
 
   rule: str
   temperatures: Mapping[str, float]
-  threshold: float | None
+  threshold: float
   goal: Mapping[str, Any]
   reason: str
   heldout: Mapping[str, Any]
@@ -74,7 +74,7 @@ def load(workdir: str, step: int) -> Chosen | None:
   path = epath.Path(workdir) / NAME
   if not path.exists():
     return None
-  command = f'python -m basisnet_jax.main --mode=evaluate --workdir={shlex.quote(workdir)}'
+  command = f'python -m basisnet_jax.main --mode=evaluate --workdir={shlex.quote(str(workdir))}'
   again = f'choose anew: {command}'
   try:
     found = json.loads(path.read_text())
@@ -99,17 +99,17 @@ def load(workdir: str, step: int) -> Chosen | None:
 def _checked(chosen):
   heldout = chosen.heldout
   quantiles = heldout.get('confidence_quantiles')
-  costs = 'images', 'exit_rate', 'average_madds', 'top1', 'specialist_top1'
+  stages, costs = ('network',), ()
+  if 'network' not in chosen.temperatures:
+    stages = 'lightweight', 'specialist'
+    costs = 'images', 'exit_rate', 'average_madds', 'top1', 'specialist_top1'
   wrong = [
     name
     for name, right in (
       ('rule', chosen.rule in confidence.RULES),
       (
         'temperatures',
-        all(
-          _is_number(t) and t > 0
-          for t in (chosen.temperatures[stage] for stage in ('lightweight', 'specialist'))
-        ),
+        all(_is_number(t) and t > 0 for t in (chosen.temperatures[stage] for stage in stages)),
       ),
       ('threshold', _is_number(chosen.threshold)),
       ('goal', isinstance(chosen.goal['by'], str)),

@@ -23,8 +23,8 @@ _HOW_TO_CHOOSE = (
 def write(workdir: str, found: Findings) -> list[str]:
   """Prints the table and writes it as evaluation.json; returns the names of the files.
 
-  For two stages also cost_accuracy.png, coefficients.png, if there are any, and early_exit.json,
-  if a threshold was chosen.
+  Also early_exit.json, if there are held-out images, and for two stages cost_accuracy.png and
+  coefficients.png, if there are any.
   """
   summary, subject = found.summary, found.subject
   print(report.table(summary), flush=True)  # Before a full disk could be in the way.
@@ -32,14 +32,12 @@ def write(workdir: str, found: Findings) -> list[str]:
     print(f"With another image's coefficients the specialist has {100 * exchanged:.2f}%.")
   report.write(workdir, summary)
   names = ['evaluation.json']
-  if not found.two_stages:
-    return names
-  if found.chosen is None:
-    print(_HOW_TO_CHOOSE)
-  else:
-    print(f'Chosen threshold: {found.chosen.reason}.')
+  if found.chosen is not None:
     chosen.save(workdir, found.chosen)
     names.append(chosen.NAME)
+  if not found.two_stages:
+    return names
+  print(f'Chosen threshold: {found.chosen.reason}.' if found.chosen else _HOW_TO_CHOOSE)
   title = f'{subject.name}: {summary["images"]:,} images of {subject.data}'
   plots.cost_accuracy(
     os.path.join(workdir, 'cost_accuracy.png'),

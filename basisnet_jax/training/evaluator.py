@@ -91,7 +91,7 @@ class Evaluator:
     return chosen_lib.Chosen(
       rule=rule,
       temperatures=fit.temperatures,
-      threshold=fit.threshold,
+      threshold=thresholds.NOBODY if fit.threshold is None else fit.threshold,
       goal=self._goal.as_dict(),
       reason=fit.reason,
       heldout={'data': self._config.data.name, 'split': split, **(fit.expected or {})},
@@ -270,7 +270,7 @@ def evaluate_workdir(config: ml_collections.ConfigDict, workdir: str) -> dict[st
   if state is None:
     raise UserError(
       f'There is no checkpoint in {folder}; train first: python -m basisnet_jax.main '
-      f'--config=... --workdir={shlex.quote(workdir)}'
+      f'--config=... --workdir={shlex.quote(str(workdir))}'
     )
   dataset = experiment.open_dataset(config)
   evaluator = Evaluator(config, model, dataset, mesh, state, exchange=True)

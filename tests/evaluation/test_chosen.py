@@ -1,5 +1,6 @@
 """What was chosen comes back for its own checkpoint, and for no other."""
 
+import dataclasses
 import json
 import math
 
@@ -88,3 +89,12 @@ def test_file_that_holds_no_choice_is_refused_in_a_sentence(tmp_path, text):
   (tmp_path / chosen.NAME).write_text(text)
   with pytest.raises(UserError, match='is damaged'):
     chosen.load(str(tmp_path), 12)
+
+
+def test_temperature_of_a_network_of_one_stage_comes_back(tmp_path):
+  heldout = {'data': 'pets', 'split': 'train[98%:]'}
+  one = dataclasses.replace(
+    CHOICE, temperatures={'network': 1.5}, threshold=thresholds.NOBODY, heldout=heldout
+  )
+  chosen.save(str(tmp_path), one)
+  assert chosen.load(str(tmp_path), 12) == one
