@@ -1,7 +1,7 @@
 """The registry: `create(name, **options)` and `names()`.
 
-A new network is a Flax module from images to logits in a file of its own and one line in
-`_NETWORKS`; it needs nothing more to be a stage of a BasisNet, and the tests find it.
+To add a network, write a Flax module that maps images to logits in a file of its own and add one
+line to `_NETWORKS`. It can then be a stage of a BasisNet, and the tests cover it.
 """
 
 from collections.abc import Callable
@@ -34,8 +34,8 @@ __all__ = ['BasisNet', 'Outputs', 'create', 'is_routed', 'names']
 _partial = functools.partial
 _lite = _partial(efficientnet.EfficientNet, lite=True)
 
-# Each takes num_classes, width, dropout, output_stride and style; stochastic_depth if it has
-# residual blocks.
+# Each takes num_classes, width, dropout, output_stride and style; with residual blocks also
+# stochastic_depth.
 _NETWORKS: dict[str, Callable[..., nn.Module]] = {
   'mobilenet_v1': mobilenet_v1.MobileNetV1,
   'mobilenet_v2': mobilenet_v2.MobileNetV2,
@@ -65,16 +65,16 @@ _NETWORKS: dict[str, Callable[..., nn.Module]] = {
   'resnet_50': _partial(resnet.ResNet, depths=(3, 4, 6, 3), bottleneck=True),
   'vit_tiny': _partial(vision_transformer.VisionTransformer, depth=12, heads=3),
 }
-# The peers' routing: the class and the usual K.
+# Routing of the networks that we compare with: the class and the default K.
 _ROUTINGS = {
   'condconv': (routed.CondConv, 8),
   'dynamic_convolution': (routed.DynamicConvolution, 4),
 }
-# What holds bases in a BasisNet where nothing is said.
+# The layers of a BasisNet that hold bases by default.
 _USUALLY_BASED = r'(?!.*(squeeze_excite|classifier))'
-# The layers that the papers give bases. CondConv: the last three stages of EfficientNet-B0;
-# of MobileNetV2 also the last 1x1 and the classifier, which its published count asks for.
-# Dynamic convolution: all convolutions. What is not published follows MobileNetV2.
+# The layers that hold bases in the papers. CondConv: the last three stages of EfficientNet-B0; for
+# MobileNetV2 also the last 1x1 and the classifier, as its published count implies. Dynamic
+# convolution: all convolutions. Combinations that were not published follow MobileNetV2.
 _CONVOLUTIONS = r'block_\d+/(expand|depthwise|project)|last'
 _ROUTED = {
   'condconv_efficientnet_b0': r'block_(9|1[0-6])/(expand|depthwise|project)',
@@ -92,12 +92,12 @@ _ROUTED = {
 
 
 def names() -> list[str]:
-  """The names that `create` knows: 'basisnet', 'cascade', and the networks."""
+  """Names that `create` accepts: 'basisnet', 'cascade', and the networks."""
   return ['basisnet', 'cascade', *sorted([*_NETWORKS, *_ROUTED])]
 
 
 def is_routed(name: str) -> bool:
-  """Whether the network makes coefficients as it runs (`routed.Routed`), with options for it."""
+  """Whether the network makes coefficients as it runs (`routed.Routed`), and has options for it."""
   return name in _ROUTED
 
 
@@ -106,16 +106,16 @@ def create(name: str, **options) -> nn.Module:
 
   Args:
     name: one of `names()`.
-    **options: of 'basisnet' and 'cascade' those of `two_stage`; of a network num_classes,
-      width, dropout, stochastic_depth, output_stride and the fields of `layers.Style`, each with
-      the network's own default but the first (`mobilenet_v3.MobileNetV3` says what they mean). A
-      'condconv_...' or 'dynamic_convolution_...' also takes num_bases, K, the temperature of its
-      coefficients, and based_layers, as `two_stage` does, '' being those of its publication;
+    **options: for 'basisnet' and 'cascade' those of `two_stage`. For a network: num_classes
+      (required), width, dropout, stochastic_depth, output_stride and the fields of
+      `layers.Style`, with the network's own defaults (`mobilenet_v3.MobileNetV3` explains them).
+      'condconv_...' and 'dynamic_convolution_...' also take num_bases (K), temperature (of the
+      coefficients) and based_layers, as in `two_stage`, where '' means the layers of the paper;
       'once_for_all' takes settings (`once_for_all.Settings`).
 
   Raises:
-    UserError: unknown name, or an option out of its range. (A wrong `output_stride` is
-      found when the network is first traced.)
+    UserError: unknown name, or an option out of range. (A wrong `output_stride` is only found
+      when the network is first traced.)
   """
   if name in ('basisnet', 'cascade'):
     if 'specialist' not in options:
@@ -164,25 +164,25 @@ def two_stage(
   refine: float = 0.0,
   **coefficients,
 ) -> BasisNet:
-  """Makes a BasisNet of any two networks.
+  """Makes a BasisNet from any two networks.
 
   Args:
     lightweight: Flax module from images `[b, h, w, 3]` to logits `[b, classes]`, for the
-      preview. Its call may take `train`, a bool; nothing else is passed.
-    specialist: the same, to be lifted.
-    resolution: of the images, pixels.
-    lightweight_resolution: the preview's, pixels; None is the same.
+      preview. Its `__call__` may take `train`, a bool; nothing else is passed.
+    specialist: likewise; it is run lifted.
+    resolution: size of the images, pixels.
+    lightweight_resolution: size that the preview sees, pixels; None: `resolution`.
     num_bases: K.
-    based_layers: regular expression; the layers of the specialist whose paths it matches
-      from the start hold bases (`synthesis.based_layers` says which can). '' are all but
-      classifiers and what is within squeeze-excites.
+    based_layers: regular expression; the specialist's layers whose paths it matches from the
+      start hold bases (`synthesis.based_layers` lists the candidates). '' selects all but
+      classifiers and the layers inside squeeze-excites.
     cascade: no layer holds bases: the second network is the same for every image.
-    refine: this times the preview's logits is added to the specialist's (`BasisNet`).
+    refine: the preview's logits times this are added to the specialist's (`BasisNet`).
     **coefficients: activation, shared, temperature, feature_gradient, basis_dropout (see
       `CoefficientHead`).
 
   Raises:
-    UserError: a stage that is no network of one stage, an option out of its range, or no layer
+    UserError: a stage is not a network of one stage, an option is out of range, or no layer
       matches `based_layers`.
   """
   for stage, network in (('lightweight', lightweight), ('specialist', specialist)):
@@ -211,8 +211,8 @@ def two_stage(
     )
   shape = (resolution, resolution, 3)
   pattern = _checked_pattern(based_layers or _USUALLY_BASED)
-  # Copies, because Flax would take the same object in both places for one shared network, and what
-  # is made within another module's call for parts of that one, beside the BasisNet.
+  # Cloned, because Flax would treat the same object in both places as one shared network, and
+  # networks made inside another module's call as that module's submodules, not the BasisNet's.
   lightweight, specialist = (network.clone(name=None) for network in (lightweight, specialist))
   return BasisNet(
     lightweight=lightweight,
@@ -226,7 +226,7 @@ def two_stage(
 
 
 def _checked_pattern(pattern: str) -> str:
-  """The pattern, or a UserError where it is no regular expression."""
+  """Returns the pattern; raises a UserError if it is not a regular expression."""
   try:
     re.compile(pattern)
   except re.error as error:
@@ -235,7 +235,7 @@ def _checked_pattern(pattern: str) -> str:
 
 
 def _based_layers(network, image_shape, pattern) -> tuple[str, ...]:
-  """The layers of a network that a pattern from the user chooses, at least one."""
+  """The layers of a network that the user's pattern selects; a UserError if there are none."""
   chosen = tuple(synthesis.based_layers(network, image_shape, pattern))
   if not chosen:
     known = list(synthesis.based_layers(network, image_shape))
@@ -244,7 +244,7 @@ def _based_layers(network, image_shape, pattern) -> tuple[str, ...]:
 
 
 def _check_range(name, value, *, at_least=None, above=None, below=None, whole=False):
-  """Raises a UserError where a number is out of its range, or none."""
+  """Raises a UserError if a value is not a (whole) number or is out of range."""
   if not isinstance(value, numbers.Real):
     raise UserError(f'{name}={value!r} is no number; give one.')
   if whole and not isinstance(value, numbers.Integral):

@@ -2,7 +2,7 @@
 
 images -> preview (lightweight model) -> logits, coefficients
        -> specialize (bases blended by the coefficients) -> logits
-(`refine`, which is ours and not the paper's: with a part of the preview's added)
+(with `refine`, which is ours and not the paper's: plus a fraction of the preview's logits)
 """
 
 import functools
@@ -21,7 +21,7 @@ from basisnet_jax.models.coefficients import AT_REST, Annealed
 
 
 class Outputs(NamedTuple):
-  """What both stages say of a batch.
+  """Outputs of both stages for a batch.
 
   Attributes:
     lightweight: the first prediction, float32 logits `[b, classes]`.
@@ -42,12 +42,12 @@ class BasisNet(nn.Module):
   Attributes:
     lightweight: any network from images to logits.
     specialist: any network from images to logits; it is run lifted.
-    layers: paths of the specialist's layers that hold bases (`synthesis.based_layers`). None
-      at all make it a plain cascade of two networks: the ablation without synthesis.
+    layers: paths of the specialist's layers that hold bases (`synthesis.based_layers`). Without
+      any, the model is a plain cascade of two networks: the ablation without synthesis.
     num_bases: K.
     lightweight_resolution: size that `preview` resizes the images to, pixels; None keeps it.
-    refine: how much of the preview's logits the final ones have added to the specialist's; they
-      pass on no gradient there, so that the specialist learns what the first prediction lacks.
+    refine: the final logits are the specialist's plus this times the preview's. No gradient flows
+      through the latter, so that the specialist learns what the first prediction lacks.
     activation, shared, temperature, feature_gradient, basis_dropout: see `CoefficientHead`.
   """
 
@@ -64,7 +64,7 @@ class BasisNet(nn.Module):
   basis_dropout: float = 0.0
 
   def setup(self):
-    """Makes the coefficient head, where a layer holds bases."""
+    """Makes the coefficient head, if any layer holds bases."""
     if not self.layers:
       return
     self.coefficient_head = coefficients_lib.CoefficientHead(
@@ -91,10 +91,10 @@ class BasisNet(nn.Module):
   def specialize(self, images, coefficients, first=None, *, train: bool = False):
     """Stage 2: images `[b, h, w, 3]`, coefficients `[b, layers, K]` -> logits `[b, classes]`.
 
-    With `refine` it takes the preview's logits too, `first`, `[b, classes]`; else it ignores them.
+    With `refine` it also needs the preview's logits, `first`, `[b, classes]`; else it ignores them.
 
     Raises:
-      ValueError: with `refine`, no `first`.
+      ValueError: `refine` is on and `first` is missing.
     """
     by_layer = {path: coefficients[:, i] for i, path in enumerate(self.layers)}
     with synthesis.lifted((*self.path, 'specialist'), by_layer):
@@ -106,7 +106,7 @@ class BasisNet(nn.Module):
     return logits + self.refine * jax.lax.stop_gradient(first)
 
   def __call__(self, images, *, train: bool = False, annealed: Annealed = AT_REST) -> Outputs:
-    """Both stages for every image, as in training.
+    """Runs both stages on every image, as in training.
 
     Raises:
       UserError: the stages have different numbers of classes.
@@ -122,20 +122,20 @@ class BasisNet(nn.Module):
 
 
 def apply_in_turn(model: BasisNet, variables, images, *, annealed: Annealed, rngs):
-  """What `model.apply` does in training, but its gradients preview a second time.
+  """Does what `model.apply` does in training, but reruns the preview in the backward pass.
 
-  What the preview makes on the way is not kept while the specialist runs, forward and back: less
+  The preview's activations are not kept while the specialist runs forward and backward: less
   memory for more time.
 
   Args:
     model: the network.
     variables: of both stages, 'params' and 'batch_stats'.
-    images: `[b, h, w, 3]`; on CPU they get no gradient by the preview.
+    images: `[b, h, w, 3]`; on CPU they get no gradient through the preview.
     annealed: see `preview`.
     rngs: {'dropout': key}.
 
   Returns:
-    Outputs, and {'batch_stats': after the batch}.
+    `Outputs`, and {'batch_stats': those after the batch}.
   """
   light, special = of_stages(variables)
   run = functools.partial(model.apply, train=True, mutable=['batch_stats'])
@@ -165,15 +165,15 @@ def of_stages(variables):
 
 
 def blended(model: BasisNet, variables, coefficients):
-  """The specialist of one image as the plain network that it is, for images like it.
+  """Blends the specialist of one image into a plain network, to be reused for similar images.
 
   Args:
-    model: its layers hold the bases.
-    variables: of `specialize`, or all.
+    model: whose layers hold the bases.
+    variables: those that `specialize` needs, or all.
     coefficients: `[1, layers, K]`.
 
   Returns:
-    Variables for `call_blended`: each stack of bases has become a kernel, in float32.
+    Variables for `call_blended`, with a float32 kernel in place of each stack of bases.
   """
   own = {kind: tree['specialist'] for kind, tree in variables.items() if 'specialist' in tree}
   params = traverse_util.flatten_dict(own['params'], sep='/')
@@ -185,17 +185,17 @@ def blended(model: BasisNet, variables, coefficients):
 
 
 def call_blended(model: BasisNet, own, images, first=None):
-  """What `specialize` says of images `[b, h, w, 3]`, all with the one specialist of `blended`."""
+  """`specialize` for images `[b, h, w, 3]` that all use the one specialist from `blended`."""
   logits = model.specialist.apply(own, images, method=lambda m, x: synthesis.call(m, x, False))
   return logits.astype(jnp.float32) + (model.refine * first if model.refine else 0)
 
 
 def _logits_and_features(network, images, train):
-  """Runs a plain network; its features are what its classifier read.
+  """Runs a plain network; the features are the input of its classifier.
 
-  The classifier is the last dense layer from vectors `[b, f]` to the shape of the logits.
-  A network that has none, or has it within `nn.remat`, `nn.jit`, `nn.scan` or the like, out of
-  which no array may be taken, gives its logits as features.
+  The classifier is the last dense layer from vectors `[b, f]` to the shape of the logits. If there
+  is none, or it is inside `nn.remat`, `nn.jit`, `nn.scan` or the like, from which no array may
+  leak, the features are the logits.
   """
   read = {}  # {shape of a dense layer's output: its latest input}
   trace = tracers.current_trace()

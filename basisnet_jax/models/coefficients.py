@@ -18,12 +18,12 @@ ACTIVATIONS = {'softmax': jax.nn.softmax, 'sigmoid': _sigmoid}
 
 
 class Annealed(NamedTuple):
-  """What changes from step to step in training; numbers or scalars on the device.
+  """Values that change from step to step in training; numbers or scalars on the device.
 
   Attributes:
-    uniform_mix: in [0, 1], blends the coefficients with the uniform ones, 1 / K: annealed from
-      one to zero it keeps every basis in training at first.
-    temperature: instead of the head's; None is the head's.
+    uniform_mix: in [0, 1], the share of the uniform coefficients, 1 / K, in the blend: annealed
+      from one to zero, it keeps every basis in training at first.
+    temperature: replaces the head's; None keeps the head's.
   """
 
   uniform_mix: float | jax.Array = 0.0
@@ -40,12 +40,12 @@ class CoefficientHead(nn.Module):
     num_layers: how many layers of the specialist hold bases.
     num_bases: K.
     activation: of `ACTIVATIONS`: 'softmax' (the coefficients of a layer sum to one) or
-      'sigmoid' (each in [0, 1] by itself).
+      'sigmoid' (each independently in [0, 1]).
     shared: one vector for all layers instead of one for each.
     temperature: divides the head's outputs before the activation.
     feature_gradient: factor of the gradient from the coefficients to the features: 1 trains
       the stages end to end, 0 leaves the lightweight network to its own loss.
-    basis_dropout: probability at which a basis is shut off in training, see `surviving`.
+    basis_dropout: probability that a basis is dropped in training, see `surviving`.
   """
 
   num_layers: int
@@ -60,9 +60,9 @@ class CoefficientHead(nn.Module):
   def __call__(self, features, annealed: Annealed = AT_REST, train: bool = False):
     """Returns coefficients, float32 `[b, num_layers, K]`, from features `[b, f]`.
 
-    In training with `basis_dropout` it needs the random numbers 'dropout'. The coefficients of
-    the surviving bases sum to one again for 'softmax'; for 'sigmoid' each is scaled so that it
-    is the same as without on average.
+    Training with `basis_dropout` needs the RNG 'dropout'. With 'softmax' the coefficients of the
+    surviving bases sum to one again; with 'sigmoid' they are scaled so that their mean is the same
+    as without dropout.
     """
     kept = jax.lax.stop_gradient(features)
     features = kept + self.feature_gradient * (features - kept)
@@ -73,7 +73,7 @@ class CoefficientHead(nn.Module):
     activate = ACTIVATIONS[self.activation]
     if train and self.basis_dropout > 0:
       alive = surviving(self.make_rng('dropout'), self.basis_dropout, outputs.shape)
-      # Shut off before the softmax: afterwards the survivors' sum may be zero.
+      # Dropped before the softmax: after it the survivors' sum may be zero.
       coefficients = activate(outputs, where=alive)
       if self.activation == 'softmax':
         uniform = alive / alive.sum(-1, keepdims=True)
@@ -88,17 +88,17 @@ class CoefficientHead(nn.Module):
 
 
 def mixed(coefficients, uniform, annealed: Annealed):
-  """Coefficients `[..., K]`, blended with the uniform ones as far as `annealed` says."""
+  """Blends coefficients `[..., K]` with the uniform ones by `annealed.uniform_mix`."""
   mix = annealed.uniform_mix
   return (1 - mix) * coefficients + mix * uniform
 
 
 def surviving(key, rate: float, shape):
-  """Which bases take part: bool of `shape`, `[..., K]`, at least one of each K.
+  """Draws which bases take part: bool of `shape`, `[..., K]`, at least one of each K.
 
-  For each image and layer by itself (layers that share coefficients lose the same bases), so
-  that in every step some images train each basis. Where all K would be shut off, one of them,
-  each as likely as the others, survives.
+  Drawn for each image and layer independently (layers that share coefficients drop the same
+  bases), so that in every step some images train each basis. If all K would be dropped, one of
+  them, chosen uniformly, survives.
   """
   shut_off, last = jax.random.split(key)
   alive = jax.random.bernoulli(shut_off, 1 - rate, shape)
@@ -112,13 +112,13 @@ def survival_rate(rate: float, num_bases: int) -> float:
 
 
 def entropy(coefficients):
-  """Of each layer's coefficients as shares of their sum, by its largest value, log K.
+  """Entropy of each layer's coefficients, as shares of their sum, over its maximum, log K.
 
   Args:
     coefficients: at least 0, `[..., K]`.
 
   Returns:
-    `[...]`, from 0, one basis has it all (or K is 1), to 1, all have the same.
+    `[...]`, from 0 (one basis has all the weight, or K is 1) to 1 (all have the same).
   """
   shares = coefficients / coefficients.sum(-1, keepdims=True)
   # Not `log(shares)`: its gradient at 0 is infinite, and softmax underflows.

@@ -1,20 +1,20 @@
-"""Convolution with one kernel for all images or one kernel for each, and its fast forms.
+"""Convolution with one kernel for all images or one per image, in its fast forms.
 
 Every function but `product` takes images `x [b, h, w, i]` and a kernel that is either shared,
 `[p, q, i / groups, o]`, or per image, `[b, p, q, i / groups, o]`, and returns
 `[b, h', w', o]` in the dtype of `x`.
 
 Which form runs (measured on 2 CPU cores, against the plain XLA convolution):
-  1x1            a matrix product; for per-image kernels it costs what a shared one costs,
-                 where `vmap` of a convolution is 4-7x slower.
+  1x1            a matrix product; with per-image kernels it costs the same as with a shared one,
+                 whereas `vmap` of a convolution is 4-7x slower.
   depthwise      shift, multiply, add over the p * q taps, with its own gradient: 8-20x
-                 faster on CPU. GPUs have kernels of their own for it (`depthwise_pallas`);
+                 faster on CPU. On GPUs Pallas kernels run instead (`depthwise_pallas`);
                  on TPUs only per-image kernels take this form.
-  3x3 of 3 channels, on CPU: shift, multiply, add over taps and channels, too (a network's first
-                 layer): 2-3x faster.
+  3x3 on 3 channels, on CPU: likewise shift, multiply, add, over taps and channels (a network's
+                 first layer): 2-3x faster.
   other, shared  `lax.conv_general_dilated`.
   other, per image  patches by slicing and one batched matrix product. Neither this nor the
-                 other per-image forms need communication when the batch is sharded.
+                 other per-image forms communicate when the batch is sharded.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ import numpy as np
 
 from basisnet_jax.models import depthwise_pallas, memory, target
 
-# Products for each number of the output up to which a dense convolution runs by shifts on CPU:
+# A dense convolution of at most this many products per output element runs by shifts on CPU:
 # 3x3 taps of the three channels of an image.
 _FEW_PRODUCTS = 27
 FORMS = ('auto', 'plain', 'shift', 'pallas', 'native', 'onnx')
@@ -38,14 +38,13 @@ _form = contextvars.ContextVar('form', default='auto')
 
 @contextlib.contextmanager
 def form(name: str):
-  """Chooses the form of shared-kernel convolutions that are traced inside.
+  """Chooses the form of shared-kernel convolutions that are traced in this context.
 
-  'auto' is the fastest on this backend, 'plain' is always `lax.conv_general_dilated`
-  (to count operations), 'shift' is what is fast on CPU, for all backends (programs that are read
-  elsewhere), 'pallas' is the GPUs' form of depthwise ones, interpreted where there is none (tests),
-  'native' multiplies by 1x1 kernels and leaves others to `lax.conv_general_dilated`: what run times
-  of phones are good at, and 'onnx' is the plain form with bases and pixels blended by matrix
-  products.
+  'auto' is the fastest on this backend; 'plain' is always `lax.conv_general_dilated` (to count
+  operations); 'shift' is what is fast on CPU, for all backends (programs that are loaded
+  elsewhere); 'pallas' is the GPU form of depthwise ones, interpreted where there is no GPU (tests);
+  'native' multiplies by 1x1 kernels and leaves the others to `lax.conv_general_dilated`, as suits
+  phone runtimes; 'onnx' is the plain form with bases and pixels blended by matrix products.
   """
   if name not in FORMS:
     raise ValueError(f'form is one of {FORMS}, not {name!r}')
@@ -57,13 +56,13 @@ def form(name: str):
 
 
 def runs_on_cpu() -> bool:
-  """Whether what is traced is for a CPU: this machine's, or that of whoever loads an export."""
+  """Whether the traced program is for a CPU: of this machine, or of one that loads an export."""
   kind = _form.get()
   return kind == 'shift' or target.platform() == 'cpu' and kind not in ('native', 'onnx')
 
 
 def blends_by_products() -> bool:
-  """Whether what is traced is for a platform on which gathering pixels is slow."""
+  """Whether the traced program is for a platform on which gathering pixels is slow."""
   kind = _form.get()
   return kind == 'onnx' or kind == 'auto' and target.platform() == 'tpu'
 
@@ -83,7 +82,7 @@ def convolve(x, kernel, *, strides=(1, 1), padding='SAME', dilation=(1, 1), grou
     `[b, h', w', o]`.
   """
   if kernel.ndim == 5 and x.shape[0] == 1:
-    kernel = kernel[0]  # The kernel of one image is that of all images.
+    kernel = kernel[0]  # With a single image, its kernel is a shared one.
   per_image = kernel.ndim == 5
   taps = kernel.shape[-4:-2]
   if isinstance(padding, str):
@@ -97,9 +96,9 @@ def convolve(x, kernel, *, strides=(1, 1), padding='SAME', dilation=(1, 1), grou
   if taps == (1, 1) and groups == 1:
     x = _pad(x, pads)[:, :: strides[0], :: strides[1]]
     if kind == 'native' and not per_image:
-      if x.shape[1] * x.shape[2] == 1:  # LiteRT's converter stumbles over products of such.
+      if x.shape[1] * x.shape[2] == 1:  # LiteRT's converter fails at matrix products here.
         return _plain(x, kernel, (1, 1), [(0, 0)] * 2, (1, 1), 1)
-      return x @ kernel[0, 0]  # Its converter would multiply anew for each way to reshape.
+      return x @ kernel[0, 0]  # Its converter would repeat the product for each reshape.
     lead = x.shape[:1] if per_image else ()
     y = product(x.reshape(*lead, -1, x.shape[-1]), kernel[..., 0, 0, :, :])
     return y.reshape(*x.shape[:-1], -1)
@@ -150,7 +149,7 @@ def conv_general_dilated(
 def product(x, weights):
   """`x [..., n, i] @ weights [..., i, o]`, both with the same leading axes.
 
-  Its gradient is written out because the automatic one makes the weights' transposed, which on
+  The gradient is written out because autodiff would materialise the transposed weights, which on
   CPU costs up to ten times the product.
   """
   return x @ weights
@@ -214,10 +213,10 @@ def _by_patches(x, kernel, strides, dilation, groups):
 def depthwise_by_shifts(x, kernel, strides):
   """Depthwise convolution as shift, multiply, add over the taps, summed in float32.
 
-  Its gradient is written out because the automatic one keeps p * q copies of `x`.
+  The gradient is written out because autodiff would keep p * q copies of `x`.
 
   Args:
-    x: images, padded already, `[b, h, w, c]`.
+    x: padded images, `[b, h, w, c]`.
     kernel: `[b, p, q, c]`, or `[1, p, q, c]` to share one.
     strides: steps of the window, pixels (rows, columns).
 
@@ -245,10 +244,10 @@ def _depthwise_backward(strides, residuals, dy):
 
 
 def _image_gradient(dy, kernel, size, strides):
-  """Of rows that leave the same remainder by the stride, and columns: each sees taps of its own.
+  """Image gradient by phases: rows (and columns) equal modulo the stride see the same taps.
 
-  That is a stride-th of the taps in both directions; over `dy` with zeros between its numbers all
-  taps would be multiplied, 2 to 4 times slower.
+  Those are 1 / stride of the taps in each direction; a zero-dilated `dy` would be multiplied by
+  all taps, 2 to 4 times slower.
   """
   counts = [-(-n // s) for n, s in zip(size, strides, strict=True)]
   reach = [(k - 1) // s for k, s in zip(kernel.shape[1:3], strides, strict=True)]
@@ -257,7 +256,7 @@ def _image_gradient(dy, kernel, size, strides):
 
   def phase(a, e):
     own = kernel[:, a :: strides[0], e :: strides[1]][:, ::-1, ::-1]
-    if not own.size:  # Between the pixels that a kernel smaller than its stride reads.
+    if not own.size:  # Pixels that a kernel smaller than its stride skips.
       return jnp.zeros((dy.shape[0], *counts, dy.shape[-1]), dy.dtype)
     top, left = reach[0] + 1 - own.shape[1], reach[1] + 1 - own.shape[2]
     return depthwise_by_shifts(dy[:, top:, left:], own, (1, 1))
@@ -268,7 +267,7 @@ def _image_gradient(dy, kernel, size, strides):
 
 
 def _kernel_gradient_by_taps(x, dy, taps, strides):
-  """Sums over all positions, one for each tap; float32 `[b, p, q, c]`."""
+  """Sums over all positions, one per tap; float32 `[b, p, q, c]`."""
   dy = dy.astype(jnp.float32)
   sums = [(s.astype(jnp.float32) * dy).sum((1, 2)) for _, _, s in _taps(x, taps, strides)]
   return jnp.stack(sums, axis=1).reshape(x.shape[0], *taps, -1)
@@ -277,7 +276,7 @@ def _kernel_gradient_by_taps(x, dy, taps, strides):
 def _kernel_gradient_by_rows(x, dy, taps, strides):
   """The same sums, over rows first: each row is read once for all taps, while it is in the cache.
 
-  On CPU 5 to 10 times faster than a sum for each tap, which reads all images p * q times.
+  On CPU this is 5 to 10 times faster than one sum per tap, which reads all images p * q times.
   """
   b, height, width, c = dy.shape
 
@@ -290,7 +289,7 @@ def _kernel_gradient_by_rows(x, dy, taps, strides):
       for q, total in enumerate(sums)
     )
 
-  # Several rows at once save the sums from being written; all at once fuse into something slow.
+  # Unrolling several rows saves writing the sums each time; unrolling all fuses into slow code.
   unroll = next(n for n in (7, 4, 2, 1) if height % n == 0 and (height > n or n == 1))
   zeros = memory.when_there(jnp.zeros((b, taps[0], width, c), jnp.float32), dy)
   sums = lax.fori_loop(0, height, row, (zeros,) * taps[1], unroll=unroll)
@@ -301,8 +300,8 @@ def _kernel_gradient_by_rows(x, dy, taps, strides):
 def few_channels_by_shifts(x, kernel, strides, dilation, pads):
   """Convolution as shift, multiply, add over taps and input channels, summed in float32.
 
-  For the first layer, whose images have three channels: on CPU 2-3 times faster than XLA's. Its
-  gradient pads once more, since others keep the images, too.
+  For the first layer, whose images have three channels: on CPU 2-3 times faster than XLA's. The
+  gradient pads again instead of keeping padded images; the unpadded ones are kept anyway.
 
   Args:
     x: images, `[b, h, w, i]`.
@@ -332,7 +331,7 @@ def _few_channels_backward(strides, dilation, pads, residuals, dy):
   x = memory.when_there(x, dy)
 
   def patches(x):
-    # What each number of the kernel sees, [b, p q i, h' w']: faster than with positions first.
+    # What each kernel element sees, [b, p q i, h' w']: faster than with positions first.
     taps = _taps(_pad(x, pads), kernel.shape[1:3], strides, dilation)
     windows = (window for _, _, window in taps)
     seen = [window[..., i] for window in windows for i in range(x.shape[-1])]

@@ -1,7 +1,7 @@
 """MAdds and parameters, layer by layer, counted from the network itself.
 
 The convention of the mobile papers: one multiply-add for each product of a convolution or a
-matrix product; biases, normalisation, activations and pooling count nothing. The synthesis
+matrix product; biases, normalisation, activations and pooling are not counted. The synthesis
 of a BasisNet counts K multiply-adds for each weight that has bases, as CondConv's published
 totals do (Yang et al. 2019).
 """
@@ -41,7 +41,7 @@ class Cost(NamedTuple):
   Attributes:
     layers: in the order in which they run.
     lightweight_madds: of the preview with its coefficient head; None for a single network.
-    elementwise_madds: of pooling, gates and shortcuts. In no other number here, but in the
+    elementwise_madds: of pooling, gates and shortcuts. Not in any other number here, but in the
       published ones of EfficientNet (390M for B0) and of CondConv on it (402M and 413M).
   """
 
@@ -51,12 +51,12 @@ class Cost(NamedTuple):
 
   @property
   def total_madds(self) -> int:
-    """Of everything: for a BasisNet both stages and the synthesis."""
+    """Multiply-adds of everything: for a BasisNet, both stages and the synthesis."""
     return sum(layer.madds for layer in self.layers)
 
   @property
   def synthesis_madds(self) -> int:
-    """Of blending the bases, which a specialist that is used again does without."""
+    """Multiply-adds of blending the bases, which a reused specialist saves."""
     return sum(layer.madds for layer in self.layers if layer.path.startswith('synthesis/'))
 
   @property
@@ -65,7 +65,7 @@ class Cost(NamedTuple):
     return sum(layer.params for layer in self.layers)
 
   def as_dict(self) -> dict[str, Any]:
-    """For JSON: the totals, layers, and lightweight_madds where there is one."""
+    """A dict for JSON: the totals, the layers, and lightweight_madds unless it is None."""
     totals = {
       'total_madds': self.total_madds,
       'elementwise_madds': self.elementwise_madds,
@@ -81,7 +81,7 @@ def count(model: nn.Module, resolution: int, variables: Any = None) -> Cost:
 
   Nothing is computed: the network is traced, always in the plain form of its convolutions.
   A scanned layer counts as often as it runs; a `while` loop counts once. `variables` are the
-  model's, or their shapes, where they are known already.
+  model's, or their shapes, if already known.
   """
   variables = variables or _variables(model, resolution)
   variables = jax.eval_shape(nn.meta.unbox, variables)  # Networks may annotate their kernels.
@@ -110,7 +110,7 @@ def count(model: nn.Module, resolution: int, variables: Any = None) -> Cost:
     return under('synthesis', blends)
 
   def heads(name):
-    """Of the dense layers, one vector an image, that make coefficients."""
+    """Operations of the dense layers (one vector per image) that make coefficients."""
     kernels = {path: shapes['kernel'] for path, shapes in params.items() if name in path.split('/')}
     return {path: (shape[1:], math.prod(shape)) for path, shape in kernels.items()}
 
@@ -129,7 +129,7 @@ def count(model: nn.Module, resolution: int, variables: Any = None) -> Cost:
 
 
 def table(cost: Cost) -> str:
-  """The cost as text: a row per block of a network, and the totals."""
+  """Formats the cost as text: a row per block of a network, and the totals."""
   groups = collections.defaultdict(lambda: [0, 0])
   for layer in cost.layers:
     parts = (layer.path or '(network)').split('/')
@@ -158,12 +158,12 @@ def _variables(network, resolution):
 
 
 def _plain(variables, layers, num_bases):
-  """Shapes of a lifted network's variables as the network itself has them: one kernel a layer."""
+  """Shapes of a lifted network's variables as in the plain network: one kernel per layer."""
   params = traverse_util.flatten_dict(variables['params'], sep='/')
   for layer in layers:
     bases = params.pop(f'{layer}/bases')
     shape = list(bases.shape)
-    shape.remove(num_bases)  # The first of that size; a scanned layer's length may come before.
+    shape.remove(num_bases)  # The first axis of that size; a scanned layer's length may precede it.
     params[f'{layer}/kernel'] = jax.ShapeDtypeStruct(tuple(shape), bases.dtype)
   return {**variables, 'params': traverse_util.unflatten_dict(params, sep='/')}
 
@@ -201,7 +201,7 @@ def _operations(jaxpr) -> dict[str, tuple[tuple[int, ...], int]]:
 
 
 def _elementwise(jaxpr) -> int:
-  """Multiply-adds of pooling, gates and shortcuts: one for each number of the map they read."""
+  """Multiply-adds of pooling, gates and shortcuts: one per element of the map that they read."""
   total = 0
   equations = list(_equations(jaxpr))
   normalisations = {path for path, equation, _ in equations if equation.primitive.name == 'rsqrt'}
@@ -218,7 +218,7 @@ def _elementwise(jaxpr) -> int:
 
 
 def _equations(jaxpr, outer=(), times=1):
-  """Yields `(path, equation, times it runs)`, into calls and loops."""
+  """Yields `(path, equation, times it runs)`, descending into calls and loops."""
   for equation in jaxpr.eqns:
     names = str(equation.source_info.name_stack)
     path = outer + tuple(names.split('/') if names else ())
@@ -229,7 +229,7 @@ def _equations(jaxpr, outer=(), times=1):
 
 
 def _madds(equation) -> int:
-  """Products of one equation: the size of its output times what each entry sums over."""
+  """Products of one equation: the size of its output times the terms of each element's sum."""
   lhs, rhs = (v.aval.shape for v in equation.invars)
   output = math.prod(equation.outvars[0].aval.shape)
   numbers = equation.params['dimension_numbers']
@@ -240,7 +240,7 @@ def _madds(equation) -> int:
 
 
 def _rows(operations, params) -> list[Layer]:
-  """Joins both: a module without operations (a normalisation) has a row of its parameters."""
+  """Joins the two; a module without operations (a normalisation) gets a row for its parameters."""
   sizes = {path: sum(math.prod(s) for s in shapes.values()) for path, shapes in params.items()}
   rows = [Layer(p, out, madds, sizes.pop(p, 0)) for p, (out, madds) in operations.items()]
   return rows + [Layer(path, (), 0, size) for path, size in sizes.items()]

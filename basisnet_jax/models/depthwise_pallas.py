@@ -1,10 +1,12 @@
 """Depthwise convolution on GPUs: Pallas kernels for it and for its two gradients.
 
-Such a layer does little with each number that it reads, so it should read each once. These kernels
-find in the cache what neighbouring taps share, mask the border instead of padding images, and keep
-their sums in registers, in float32. Strided layers skip what a stride skips, in both directions.
+Such a layer does little with each element that it reads, so it should read each only once. These
+kernels find what neighbouring taps share in the cache, mask the border instead of padding images,
+and accumulate in registers, in float32. Strided layers skip what a stride skips, in both
+directions.
 
-JAX 0.11 warns that Pallas will lose Triton, which compiles them, some day; setup.cfg ends at 0.11.
+JAX 0.11 warns that Pallas will eventually drop the Triton backend that compiles them; setup.cfg
+therefore stops at 0.11.
 """
 
 import functools
@@ -22,14 +24,14 @@ _OLDEST = 8.0  # Compute capability; older GPUs have no Triton in XLA.
 
 
 class Window(NamedTuple):
-  """A window's steps, and the padding above and left of the images; pixels (rows, columns)."""
+  """A window's strides, and the padding above and left of the images; pixels (rows, columns)."""
 
   strides: tuple[int, int]
   pads: tuple[int, int]
 
 
 class Tile(NamedTuple):
-  """What one program does: rows, columns (a power of two), channels (the same), by its warps."""
+  """Work of one program: rows, columns and channels (both powers of two), and its warps."""
 
   rows: int
   columns: int
@@ -38,10 +40,10 @@ class Tile(NamedTuple):
 
 
 def suit_the_device() -> bool:
-  """Whether these kernels run here. On several devices they have to know the mesh."""
+  """Whether these kernels can run here. On several devices they need to know the mesh."""
   if target.platform() != 'gpu' or not (_mesh() or jax.device_count() == 1):
     return False
-  # AMD's GPUs have a name there; nobody has measured them.
+  # For AMD GPUs this is a name; the kernels have not been measured on them.
   capability = getattr(target.device(), 'compute_capability', str(_OLDEST))
   return capability.replace('.', '').isdigit() and float(capability) >= _OLDEST
 
@@ -50,8 +52,8 @@ def suit_the_device() -> bool:
 def depthwise(x, kernel, strides, pads):
   """Depthwise convolution.
 
-  In a mesh (`sharding.inside`) each device does its own images. Where there is no GPU, Pallas
-  interprets the kernels, slowly: for tests.
+  In a mesh (`sharding.inside`) each device handles its own images. Without a GPU, Pallas interprets
+  the kernels, slowly, for tests.
 
   Args:
     x: images, `[b, h, w, c]`.
@@ -94,13 +96,13 @@ def _window(strides, pads):
 
 
 def _mesh():
-  """The mesh that is traced in, unless each device is already by itself; None: none."""
+  """The mesh of the trace; None if there is none or all its axes are already manual."""
   mesh = jax.sharding.get_abstract_mesh()
   return None if mesh.empty or mesh.are_all_axes_manual else mesh
 
 
 def _by_device(run, kernel=None):
-  """`run`, of images and of `kernel` or images, for a batch that is split over the mesh."""
+  """`run(images, kernel or images)`, mapped over a batch that is split over the mesh."""
   mesh = _mesh()
   if mesh is None or mesh.size == 1:
     return run
@@ -110,7 +112,7 @@ def _by_device(run, kernel=None):
 
 
 def _convolution(x, kernel, window, size, tile=None):
-  """`depthwise`; `size` is that of its result."""
+  """`depthwise`; `size` is the height and width of the result."""
   _, height, width, channels = kernel.shape
   (down, right), (top, left) = window
   tile = tile or _tile(size[1], channels, rows=7)
@@ -133,14 +135,14 @@ def _convolution(x, kernel, window, size, tile=None):
 
 
 def _image_gradient(dy, kernel, window, size, tile=None):
-  """`[b, *size, c]`; pixels that leave the same remainder by the stride see the same taps."""
+  """Image gradient `[b, *size, c]`; pixels equal modulo the stride see the same taps."""
   b, height, width, channels = dy.shape[0], *kernel.shape[1:]
   (down, right), (top, left) = window
   coarse = [_blocks(n, s) for n, s in zip(size, window.strides, strict=True)]
   tile = tile or _tile(coarse[1], channels, rows=7 if down == 1 else 2)
 
   def taps_from(count, stride, pad):
-    """{step from a pixel's own row of `dy` to one that it got to: {remainder: tap}}."""
+    """{offset from a pixel's own row of `dy` to one that it contributed to: {remainder: tap}}."""
     steps = {}
     for remainder in range(stride):
       for tap in range(count):
@@ -172,14 +174,14 @@ def _image_gradient(dy, kernel, window, size, tile=None):
 
 
 def _kernel_gradient(x, dy, window, taps, tile=None):
-  """Of each image by itself, float32 `[b, p, q, c]`."""
+  """Kernel gradient of each image separately, float32 `[b, p, q, c]`."""
   b, rows, columns, channels = dy.shape
   height, width = taps
   (down, right), (top, left) = window
-  # A row of `dy` meets rows of `x` below it: it is kept while the program goes down by strides.
+  # A row of `dy` meets rows of `x` below it, so it is kept while the program moves down by strides.
   kept = _blocks(height, down)
   steps = rows + kept - 1
-  # A thread's numbers of each sum: registers hold many of few sums.
+  # Elements per thread of each sum: the registers hold many only if there are few sums.
   numbers = 8 if height * width <= 9 else 1
   tile = tile or _tile(columns, channels, rows=8, numbers=32 * numbers, warps=1)
 
@@ -220,7 +222,7 @@ def _blocks(size, block):
 
 
 def _tile(width, channels, rows, numbers=1024, warps=4):
-  """The tile of `numbers` in a row with the fewest of them outside the image or its channels."""
+  """The tile of `numbers` elements per row with the fewest outside the image or its channels."""
 
   def covered(tile):
     across = _blocks(width, tile.columns) * tile.columns
@@ -248,13 +250,13 @@ def _call(program, name, grid, dtype, shape, tile):
 
 
 class _Place:
-  """Which tile a program does, of images `width` wide.
+  """The tile that a program works on, in images `width` wide.
 
   Attributes:
-    image: its number.
-    row: the first.
-    columns: `[columns, 1]`.
-    channels: `[1, channels]`.
+    image: its index.
+    row: the tile's first row.
+    columns: their indices, `[columns, 1]`.
+    channels: their indices, `[1, channels]`.
   """
 
   def __init__(self, width, tile):
@@ -278,7 +280,7 @@ class _Place:
     triton.store(own, values.astype(ref.dtype), mask=inside)
 
   def tap(self, ref, p, q):
-    """The same for all columns: each thread loads its own, and none has to wait for another."""
+    """A tap, repeated for all columns: each thread loads its own, and none waits for another."""
     image = 0 if ref.shape[0] == 1 else self.image
     channels = jnp.broadcast_to(self.channels, self.shape)
     inside = channels < ref.shape[3]

@@ -23,15 +23,15 @@ class EfficientNet(nn.Module):
   """Images `[b, h, w, 3]` -> logits `[b, num_classes]`.
 
   Attributes:
-    num_classes: of the classifier.
-    width_coefficient, depth_coefficient: of the variant: B0 is 1, 1.
+    num_classes: outputs of the classifier.
+    width_coefficient, depth_coefficient: those of the variant; for B0 both are 1.
     lite: relu6 instead of swish, no squeeze-excite; stem, head and the repeats of the first
       and last stage are not scaled.
-    width: a further multiplier of the channels.
+    width: a further channel multiplier.
     dropout: rate before the classifier.
     stochastic_depth: rate of the last block, see `layers.block_rates`.
     output_stride: see `layers.strides_for`.
-    style: see `layers.Style`; logits come in its dtype too.
+    style: see `layers.Style`; the logits have its dtype, too.
   """
 
   num_classes: int
@@ -54,7 +54,7 @@ class EfficientNet(nn.Module):
     strides = layers.strides_for([2] + [row[1] for row in rows], self.output_stride)
     drop_rates = layers.block_rates(self.stochastic_depth, len(rows))
     scale = self.width * self.width_coefficient
-    ends = self.width if self.lite else scale  # Of stem and head.
+    ends = self.width if self.lite else scale  # Scale of stem and head.
     activation = jax.nn.relu6 if self.lite else jax.nn.swish
     shared = {'activation': activation, 'style': self.style}
 

@@ -1,4 +1,4 @@
-"""FBNetV3 (Dai et al. 2020), the networks that were released with weights.
+"""FBNetV3 (Dai et al. 2020): the networks that were released with weights.
 
 Source of the tables: `fbnet_modeldef_cls_fbnetv3.py` of Facebook's mobile-vision.
 """
@@ -12,10 +12,10 @@ from basisnet_jax.models import layers
 
 
 class Row(NamedTuple):
-  """Equal blocks in a row; only the first has the stride.
+  """A run of equal blocks; only the first has the stride.
 
-  `pad`, pixels, is that of the first depthwise convolution where it is not kernel // 2: some
-  networks give up a border there.
+  `pad` is the padding of the first depthwise convolution, in pixels, where it is not kernel // 2:
+  some networks give up a border there.
   """
 
   kernel: int
@@ -171,13 +171,13 @@ class FBNetV3(nn.Module):
   """Images `[b, h, w, 3]` -> logits `[b, num_classes]`.
 
   Attributes:
-    network: of `NETWORKS`.
-    num_classes: of the classifier.
-    width: multiplier of the channels.
+    network: one of `NETWORKS`.
+    num_classes: outputs of the classifier.
+    width: channel multiplier.
     dropout: rate before the classifier.
     stochastic_depth: rate of the last block, see `layers.block_rates`.
     output_stride: see `layers.strides_for`.
-    style: see `layers.Style`; logits come in its dtype too.
+    style: see `layers.Style`; the logits have its dtype, too.
   """
 
   network: Network
@@ -199,7 +199,7 @@ class FBNetV3(nn.Module):
     drop_rates = layers.block_rates(self.stochastic_depth, len(rows))
 
     def channels(value):
-      # Without a multiplier the tables hold, also A0's 12 channels.
+      # Without a multiplier the tables apply as they are, even A0's 12 channels.
       return value if self.width == 1 else round_channels(value * self.width)
 
     shared = {'activation': layers.hard_swish, 'style': self.style}

@@ -1,4 +1,4 @@
-"""Networks on a few images at once, one part of a batch after the other."""
+"""Runs networks on a few images at a time, one part of a batch after another."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from basisnet_jax.models import target
 
-# What is between the layers stays in the cache then: 32 images take the static network 0.83 of the
-# time (two cores; four at once 0.81, sixteen 0.90).
+# Activations then stay in the cache: for 32 images the static network takes 0.83 of the time (two
+# cores; four at a time 0.81, sixteen 0.90).
 _ON_CPU = 8
 
 
@@ -19,16 +19,16 @@ def call(
   most: int | None = None,
   wanted: jax.Array | None = None,
 ) -> Any:
-  """What `function` makes of arrays `[b, ...]`; on CPU of at most eight rows at once.
+  """Applies `function` to arrays `[b, ...]`, on CPU to at most eight rows at a time.
 
   Args:
-    function: from arrays `[n, ...]` to a tree of arrays `[n, ...]`, each row by itself.
-    arrays: of one device.
-    most: rows at once elsewhere, and on CPU if it is fewer; None is all.
-    wanted: rows, bool `[b]`: a part that has none is left out. None is all.
+    function: maps arrays `[n, ...]` to a tree of arrays `[n, ...]`, each row independently.
+    arrays: all on one device.
+    most: rows at a time on other platforms, and on CPU if it is fewer than eight; None is all.
+    wanted: bool `[b]`, the rows that matter: parts without any are skipped. None is all.
 
   Returns:
-    The tree, its arrays `[b, ...]`; zeros for the parts that are left out.
+    The tree, with arrays `[b, ...]`; zeros for skipped parts.
   """
   size = len(arrays[0])
   most = size if most is None else most
@@ -46,12 +46,12 @@ def call(
   if wanted is not None:
     function, arrays = _where_any(function), (wanted, *arrays)
   found = jax.lax.map(lambda part: function(*part), tuple(map(split, arrays)))
-  # Not -1, which an array without elements, such as a cascade's coefficients, leaves open.
+  # Not -1, which is ambiguous for an array without elements, such as a cascade's coefficients.
   return jax.tree.map(lambda x: x.reshape(count * rows, *x.shape[2:])[:size], found)
 
 
 def _where_any(function):
-  """The same function, with the rows that are wanted as its first array; zeros if none is."""
+  """`function` with the wanted rows as an additional first array; zeros if none is wanted."""
 
   def maybe(wanted, *arrays):
     shapes = jax.eval_shape(function, *arrays)

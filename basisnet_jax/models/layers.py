@@ -36,8 +36,8 @@ def hard_swish(x):
 def strides_for(strides: list[int], output_stride: int) -> list[int]:
   """Turns the first strides of a network into 1 until `output_stride` is left.
 
-  Small images need it: at 32 pixels the usual 32 leaves a 1x1 map. So [2, 2, 1, 2] with
-  output stride 4 is [1, 2, 1, 2].
+  Small images need it: at 32 pixels the usual output stride of 32 leaves a 1x1 map. For example,
+  [2, 2, 1, 2] becomes [1, 2, 1, 2] for output stride 4.
 
   Raises:
     UserError: `output_stride` cannot be reached.
@@ -54,14 +54,14 @@ def strides_for(strides: list[int], output_stride: int) -> list[int]:
 
 
 class Style(NamedTuple):
-  """What all layers of a network share; each network has its own defaults.
+  """Settings that all layers of a network share; each network has its own defaults.
 
   Attributes:
     norm_momentum, norm_epsilon: of the batch normalisation.
-    padding: 'same' is TensorFlow's (the last pixels get the odd one out) and 'symmetric'
-      PyTorch's (kernel // 2 on each side); weights need the one that they were trained with.
-    pixel_mean, pixel_std: of each channel, in pixel values from 0 to 255, as the weights want
-      the images. Networks take images in [-1, 1] and change their units by themselves.
+    padding: 'same' is TensorFlow's (an odd pixel goes to the end) and 'symmetric' PyTorch's
+      (kernel // 2 on each side); weights need the one that they were trained with.
+    pixel_mean, pixel_std: of each channel, in pixel values from 0 to 255, as the weights expect
+      the images. Networks take images in [-1, 1] and convert the units themselves.
     dtype: of the computation; parameters are float32.
   """
 
@@ -81,10 +81,10 @@ class Style(NamedTuple):
 
 
 def window_padding(padding: str, kernel: int):
-  """What `nn.Conv` and `nn.max_pool` take as padding for `Style.padding`.
+  """Translates `Style.padding` into the padding argument of `nn.Conv` and `nn.max_pool`.
 
   Raises:
-    UserError: another name.
+    UserError: unknown name.
   """
   if padding not in ('same', 'symmetric'):
     raise UserError(f"padding={padding!r} is unknown; it is 'same' or 'symmetric'.")
@@ -94,16 +94,16 @@ def window_padding(padding: str, kernel: int):
 class BatchNorm(nn.Module):
   """Batch normalisation of the last axis (Ioffe & Szegedy 2015), as one multiply-add.
 
-  Its backward pass reads the input, which is kept anyway. Flax's subtracts the mean first, and
-  XLA's CPU compiler keeps the difference, too: a quarter of a training step's memory and an eighth
-  of its time. Names of variables, values and gradients are Flax's.
+  The backward pass reads the input, which is kept anyway. Flax's subtracts the mean first, and
+  XLA's CPU compiler also keeps the difference: a quarter of a training step's memory and an eighth
+  of its time. Variable names, values and gradients are the same as Flax's.
 
   Attributes:
-    use_running_average: normalise by the averages; else by the batch, and update them.
-    momentum: what an update leaves of the averages.
+    use_running_average: normalise by the averages; else by the batch, and update the averages.
+    momentum: share of the averages that an update keeps.
     epsilon: added to the variance.
-    scale_init: of the scale.
-    dtype: of the result; all is computed in float32.
+    scale_init: initializer of the scale.
+    dtype: of the result; the computation is in float32.
   """
 
   use_running_average: bool
@@ -133,12 +133,12 @@ class ConvNorm(nn.Module):
   """Convolution without bias, batch normalisation, activation.
 
   Attributes:
-    features: channels out.
+    features: output channels.
     kernel: size of the square kernel, pixels.
     stride: of rows and columns.
     depthwise: one filter per channel.
     activation: None is linear.
-    pad: pixels on each side, where they are not what `style.padding` gives.
+    pad: pixels on each side, in place of what `style.padding` gives.
     scale_init: of the batch normalisation.
     style: see `Style`.
   """
@@ -197,22 +197,22 @@ class SqueezeExcite(nn.Module):
 
 
 def stochastic_depth(branch, rate: float, train: bool):
-  """Drops the branch of a residual block, whole, for some images of a training batch.
+  """Drops the whole branch of a residual block for some images of a training batch.
 
-  To be called in a module's `nn.compact` call. Source: Huang et al. 2016; for each image by
-  itself, and scaled in training, as in EfficientNet (Tan & Le 2019).
+  Call it from a module's `nn.compact` method. Source: Huang et al. 2016; drawn per image, and
+  rescaled in training, as in EfficientNet (Tan & Le 2019).
 
   Args:
-    branch: `[b, ...]`, what is to be added to the shortcut.
-    rate: probability of dropping; the branches that stay are divided by 1 - rate, so that the
-      mean is the same.
-    train: nothing is dropped otherwise.
+    branch: `[b, ...]`, to be added to the shortcut.
+    rate: probability of dropping; the branches that are kept are divided by 1 - rate, which
+      preserves the mean.
+    train: if False, nothing is dropped.
   """
   return nn.Dropout(rate, tuple(range(1, branch.ndim)), deterministic=not train)(branch)
 
 
 def block_rates(last: float, blocks: int) -> list[float]:
-  """The rates for `stochastic_depth` by block: linear, up to the last's (Huang et al. 2016)."""
+  """Rates of `stochastic_depth` for each block, rising linearly to `last` (Huang et al. 2016)."""
   return [last * (i + 1) / blocks for i in range(blocks)]
 
 
@@ -222,15 +222,15 @@ class InvertedResidual(nn.Module):
   Source: MobileNetV2 (Sandler et al. 2018), MobileNetV3 (Howard et al. 2019).
 
   Attributes:
-    features: channels out.
-    expanded: channels of the depthwise convolution; equal to the input's skips the expansion.
+    features: output channels.
+    expanded: channels of the depthwise convolution; if equal to the input's, nothing is expanded.
     kernel, stride: of the depthwise convolution.
     squeeze: reduced channels of the squeeze-excite; 0 is none.
     activation: of expansion and depthwise.
     squeeze_activation, gate: of the squeeze-excite.
     pad: of the depthwise convolution, see `ConvNorm`.
     zero_residual: the last normalisation of a block with a shortcut starts at zero.
-    drop_rate: of a block with a shortcut, see `stochastic_depth`.
+    drop_rate: rate of `stochastic_depth`, if the block has a shortcut.
     style: see `Style`.
   """
 

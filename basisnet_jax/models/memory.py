@@ -1,8 +1,8 @@
-"""On CPU: what is needed for a moment is made just then, and kept neither before nor after.
+"""Saves memory on CPU: computes short-lived arrays just when they are needed.
 
-There XLA makes early whatever need not wait, merges what is made twice, and ignores
-`lax.optimization_barrier`, by which `jax.checkpoint` would prevent it. What depends on an array's
-values cannot be made before that array.
+XLA's CPU compiler schedules early whatever need not wait, merges what is computed twice, and
+ignores `lax.optimization_barrier`, by which `jax.checkpoint` would prevent both. But what depends
+on an array's values cannot be computed before that array.
 """
 
 import collections
@@ -15,26 +15,26 @@ from basisnet_jax.models import target
 
 
 def when_there(x, signal):
-  """`x [b, ...]`, made after `signal [b, ...]`; images whose signal begins with NaN become NaN."""
+  """`x [b, ...]`, available only after `signal [b, ...]`; NaN for images whose signal starts so."""
   first = signal[(slice(None), *[slice(1)] * (signal.ndim - 1))]
   first = first.reshape(-1, *[1] * (x.ndim - 1))
   return jnp.where(first == first, x, jnp.nan)
 
 
 def in_turn():
-  """Returns `wait(coefficients, x)`, to be asked at each layer of a network while it is traced.
+  """Returns `wait(coefficients, x)`, to be called at each layer of a network while it is traced.
 
-  It returns the coefficients `[b, K]`, available only after the input `x [b, ...]` of the layer
-  before the last: a kernel of few images is made while other layers run, and is still in the cache
-  when its own does. For one image the main recipe's specialist takes 0.9 of its time on one core,
-  0.93 to 1 on two.
+  `wait` returns the coefficients `[b, K]`, available only after the input `x [b, ...]` of the layer
+  two before: kernels of few images are then blended while earlier layers run, and are still in the
+  cache when their own layer runs. For one image the main recipe's specialist takes 0.9 of the time
+  on one core, 0.93 to 1 on two.
   """
   recent = collections.deque(maxlen=3)
 
   def wait(coefficients, x):
     recent.append((tracers.current_trace(), x))
     trace, earlier = recent[0]
-    if trace != recent[-1][0]:  # Of a layer that is made again for its gradients.
+    if trace != recent[-1][0]:  # The layer is traced again, for its gradients.
       return coefficients
     return when_there(coefficients, earlier)
 
@@ -42,18 +42,18 @@ def in_turn():
 
 
 def made_again(blend, operation):
-  """Returns `operation(x, blend(coefficients, bases))`, whose gradients blend a second time.
+  """Returns a function `operation(x, blend(coefficients, bases))` whose gradients blend again.
 
-  Kernels of all images are batch times the weights: cheaper to make than to keep, and used while
-  they are in the cache.
+  Kernels of all images take batch times the memory of the weights: they are cheaper to recompute
+  than to keep, and are used while they are in the cache.
 
   Args:
-    blend: from coefficients `[b, K]` and bases `[K, *kernel]` to kernels `[b, *kernel]`, linear in
+    blend: maps coefficients `[b, K]` and bases `[K, *kernel]` to kernels `[b, *kernel]`, linear in
       both.
-    operation: from `x [b, ...]` and kernels to an array `[b, ...]`.
+    operation: maps `x [b, ...]` and kernels to an array `[b, ...]`.
 
   Returns:
-    Function of `x`, coefficients and bases.
+    A function of `x`, coefficients and bases.
   """
 
   @jax.custom_vjp
@@ -64,11 +64,11 @@ def made_again(blend, operation):
     x, coefficients, bases = inputs
     kernels, transposed = jax.vjp(lambda c: blend(c, bases), when_there(coefficients, dy))
     (dx,) = jax.vjp(lambda x: operation(x, kernels), x)[1](dy)
-    if 8 * dy.size < kernels.size:  # Then kernels and their gradients are not there together.
+    if 8 * dy.size < kernels.size:  # Not to hold kernels and their gradients at once.
       dy = when_there(dy, dx)
     (dkernels,) = jax.vjp(lambda k: operation(x, k), kernels)[1](dy)
     (dcoefficients,) = transposed(dkernels)
-    # Last of all, so that the optimizer may write over bases that nobody will read.
+    # Last of all, so that the optimizer can overwrite bases that are no longer read.
     for reading in (kernels, dcoefficients):
       coefficients = when_there(coefficients, reading)
     (dbases,) = jax.vjp(lambda b: blend(coefficients, b), bases)[1](dkernels)
@@ -79,14 +79,14 @@ def made_again(blend, operation):
 
 
 def stage_made_again(run):
-  """Returns `run`, whose gradients run it a second time: nothing on the way is kept until then.
+  """Returns `run` with gradients that run it again: no activations are kept until then.
 
   Args:
-    run: from parameters, images `[b, ...]` and a tree of what has no gradients to a tree of
-      outputs `[b, ...]` and one of what has no gradients either.
+    run: maps parameters, images `[b, ...]` and a tree without gradients to a tree of outputs
+      `[b, ...]` and another tree without gradients.
 
   Returns:
-    Function of the same. On CPU the images get no gradient.
+    A function of the same arguments. On CPU the images get no gradient.
   """
   if target.platform() != 'cpu':
     return jax.checkpoint(run)
@@ -103,7 +103,7 @@ def stage_made_again(run):
         images = when_there(images, signal)
     _, transposed, _ = jax.vjp(lambda p: run(p, images, rest), params, has_aux=True)
     (of_params,) = transposed(of_outputs)
-    # All at once, so that the optimizer may write over parameters that nobody will read.
+    # All at once, so that the optimizer can overwrite parameters that are no longer read.
     first = jnp.stack([leaf[(0,) * leaf.ndim] for leaf in jax.tree.leaves(of_params)])
     are_there = (first == first).all()
     return jax.tree.map(lambda leaf: jnp.where(are_there, leaf, jnp.nan), of_params), None, None

@@ -23,11 +23,11 @@ class MobileNetV1(nn.Module):
   """Images `[b, h, w, 3]` -> logits `[b, num_classes]`.
 
   Attributes:
-    num_classes: of the classifier.
-    width: multiplier of the channels, rounded down, at least 8.
+    num_classes: outputs of the classifier.
+    width: channel multiplier; channels are rounded down, to at least 8.
     dropout: rate before the classifier.
     output_stride: see `layers.strides_for`.
-    style: see `layers.Style`; logits come in its dtype too.
+    style: see `layers.Style`; the logits have its dtype, too.
   """
 
   num_classes: int

@@ -21,12 +21,12 @@ class MobileNetV2(nn.Module):
   """Images `[b, h, w, 3]` -> logits `[b, num_classes]`.
 
   Attributes:
-    num_classes: of the classifier.
-    width: multiplier of the channels; below 1 the last 1x1 convolution stays 1280 wide.
+    num_classes: outputs of the classifier.
+    width: channel multiplier; below 1 the last 1x1 convolution stays 1280 wide.
     dropout: rate before the classifier.
     stochastic_depth: rate of the last block, see `layers.block_rates`.
     output_stride: see `layers.strides_for`.
-    style: see `layers.Style`; logits come in its dtype too.
+    style: see `layers.Style`; the logits have its dtype, too.
   """
 
   num_classes: int

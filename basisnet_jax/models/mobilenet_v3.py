@@ -57,12 +57,12 @@ class MobileNetV3(nn.Module):
   Attributes:
     blocks: `LARGE` or `SMALL`.
     head: channels of the last 1x1 layer, after pooling: 1280 or 1024.
-    num_classes: of the classifier.
-    width: multiplier of the channels; below 1 the head keeps its size.
+    num_classes: outputs of the classifier.
+    width: channel multiplier; below 1 the head keeps its size.
     dropout: rate before the classifier.
     stochastic_depth: rate of the last block, see `layers.block_rates`.
     output_stride: see `layers.strides_for`.
-    style: see `layers.Style`; logits come in its dtype too.
+    style: see `layers.Style`; the logits have its dtype, too.
   """
 
   blocks: tuple[Block, ...]

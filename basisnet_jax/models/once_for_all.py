@@ -8,7 +8,7 @@ import jax
 from basisnet_jax.errors import UserError
 from basisnet_jax.models import layers
 
-# Of each of the five stages: channels at width 1, stride, squeeze-excite, hard-swish.
+# The five stages: channels at width 1, stride, squeeze-excite, hard-swish.
 _STAGES = (
   (24, 2, False, False),
   (40, 2, True, False),
@@ -20,13 +20,13 @@ _MAX_DEPTH = 4
 
 
 class Settings(NamedTuple):
-  """What a sub-network chooses.
+  """The choices that make up a sub-network.
 
   Attributes:
     depths: blocks of each of the five stages, 1 to 4 (the paper: 2, 3, 4).
-    kernels, expansions: of all blocks, four for each stage; those of a stage that has fewer
-      blocks are not used. The paper: kernels of 3, 5, 7 pixels, expansions of 3, 4, 6.
-    width: multiplier of the channels; the paper has super-networks of 1.0 and 1.2.
+    kernels, expansions: of all blocks, four per stage; those beyond a stage's depth are not used.
+      The paper: kernels of 3, 5, 7 pixels, expansions of 3, 4, 6.
+    width: channel multiplier; the paper has super-networks of 1.0 and 1.2.
   """
 
   depths: tuple[int, ...] = (4,) * 5
@@ -36,7 +36,7 @@ class Settings(NamedTuple):
 
 
 def _specialized(stages: str) -> Settings:
-  """Settings at width 1.2 from 'kernel expansion' digits, blocks by spaces, stages by bars."""
+  """Settings at width 1.2 from digit pairs (kernel, expansion): 'block block | next stage'."""
   blocks = [stage.split() for stage in stages.split('|')]
   padded = [stage + ['33'] * (_MAX_DEPTH - len(stage)) for stage in blocks]
   pairs = [(int(kernel), int(expansion)) for stage in padded for kernel, expansion in stage]
@@ -56,13 +56,13 @@ class OnceForAll(nn.Module):
   """Images `[b, h, w, 3]` -> logits `[b, num_classes]`.
 
   Attributes:
-    num_classes: of the classifier.
+    num_classes: outputs of the classifier.
     settings: of the sub-network.
-    width: a further multiplier of the channels.
+    width: a further channel multiplier.
     dropout: rate before the classifier.
     stochastic_depth: rate of the last block, see `layers.block_rates`.
     output_stride: see `layers.strides_for`.
-    style: see `layers.Style`; logits come in its dtype too.
+    style: see `layers.Style`; the logits have its dtype, too.
   """
 
   num_classes: int

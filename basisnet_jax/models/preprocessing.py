@@ -1,4 +1,4 @@
-"""From pixels to what the networks read."""
+"""Turns pixels into the networks' input."""
 
 import math
 
@@ -15,7 +15,7 @@ def normalize(images):
 
 
 def resize(images, size: int):
-  """Images `[b, h, w, c]`, bilinear, to `size` x `size` pixels; those of that size stay."""
+  """Resizes images `[b, h, w, c]` bilinearly to `size` x `size` pixels, if they are not already."""
   if images.shape[1:3] == (size, size):
     return images
   if not convolution.blends_by_products():
@@ -24,13 +24,13 @@ def resize(images, size: int):
 
 
 def _resize_axis(images, size, axis):
-  """What `jax.image.resize` does to one axis, from the few pixels that matter to each.
+  """Resizes one axis as `jax.image.resize` does, but reads only the few pixels that matter to each.
 
-  That multiplies with a matrix of all pixels to all: on CPU three times slower, a quarter of the
-  time of a small network for one image; on an H200 half a millisecond for 128 of them.
+  `jax.image.resize` multiplies by a matrix from all pixels to all: on CPU three times slower, a
+  quarter of a small network's time for one image; on an H200 half a millisecond for 128 images.
   """
   scale = images.shape[axis] / size
-  reach = max(scale, 1)  # Shrinking averages over all that a pixel covers.
+  reach = max(scale, 1)  # Shrinking averages over all the pixels that one covers.
   centers = (np.arange(size) + 0.5) * scale - 0.5
   taps = np.ceil(centers - reach).astype(int)[:, None] + np.arange(math.floor(2 * reach) + 1)
   weights = np.maximum(0, 1 - np.abs(taps - centers[:, None]) / reach)

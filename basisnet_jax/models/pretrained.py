@@ -1,8 +1,8 @@
-"""Weights that other frameworks trained, for our networks.
+"""Loads weights that were trained in other frameworks into our networks.
 
-`load` fits a file to a network and `read` only reads it; neither executes code from a file.
-The weights give the network's own logits again only with the options that they were trained
-with: `models.create(name, padding=..., norm_epsilon=...)`, and images normalised as then.
+`load` fits a file to a network, `read` only reads it; neither executes code from the file.
+The weights reproduce the original logits only with the options that they were trained with,
+`models.create(name, padding=..., norm_epsilon=...)`, and images normalised in the same way.
 
   source                                     padding    norm_epsilon          images
   torchvision mobilenet_v2, efficientnet_b0,
@@ -19,16 +19,16 @@ with: `models.create(name, padding=..., norm_epsilon=...)`, and images normalise
 ImageNet is (x / 255 - mean) / std with mean (0.485, 0.456, 0.406), std (0.229, 0.224, 0.225).
 
 Traps:
-  Width. TensorFlow, Keras, timm and we multiply a MobileNetV3 block's real input by its
-    expansion; torchvision rounds the expansion at width 1 times the width. They agree at width 1.
-    Keras' MobileNetV3 has 16 channels in the stem at any width, ours from 0.56 to 1.24.
-  Padding. Keras pads before a strided convolution by the image size that the model was built
-    with, and as for an even one if it was built with none (MobileNetV3's default): then only
-    images whose sides are multiples of 32 give the same logits as 'same'.
+  Width. TensorFlow, Keras, timm and we multiply the actual input channels of a MobileNetV3 block
+    by its expansion; torchvision rounds the width-1 expansion times the width. They agree at
+    width 1. Keras' MobileNetV3 has 16 stem channels at any width, ours only from 0.56 to 1.24.
+  Padding. Before a strided convolution Keras pads for the image size that the model was built
+    with, or for an even size if it was built with none (MobileNetV3's default): then 'same' gives
+    the same logits only for images whose sides are multiples of 32.
   Input layers. Keras' MobileNetV3 and EfficientNet normalise inside the model; ours do not, so
-    what the file holds of it is passed over.
+    that part of the file is skipped.
   ResNet. Keras' ResNet50 has its strides in the first 1x1 convolution of a block, ours (and
-    torchvision's, and timm's) in the 3x3: it is another network and is refused.
+    torchvision's, and timm's) in the 3x3: it is a different network and is refused.
 """
 
 from collections.abc import Mapping
@@ -47,16 +47,16 @@ from basisnet_jax.models.resnet import ResNet
 
 __all__ = ['load', 'read']
 
-_NAMED_AT_MOST = 3  # Tensors of each kind of mistake, in an error.
+_NAMED_AT_MOST = 3  # Tensors that an error names for each kind of mistake.
 
 
 def load(network: nn.Module, path: str | os.PathLike, *, classifier: bool = True) -> dict:
   """Reads a network's variables from a file of another framework.
 
-  The names in the file tell whose it is: torchvision, timm, efficientnet_lite_pytorch (and
-  efficientnet_pytorch), each as a state dict or an npz of it, or `keras.applications`. Of
-  Keras the order of the layers counts, not their names. Of 1001 classes for a network of
-  1000 the first, TensorFlow's background, is dropped.
+  The names in the file tell the library: torchvision, timm, efficientnet_lite_pytorch (and
+  efficientnet_pytorch), each as a state dict or an npz of one, or `keras.applications`. For
+  Keras the order of the layers counts, not their names. If the file has 1001 classes and the
+  network 1000, the first, TensorFlow's background, is dropped.
 
   Args:
     network: a MobileNetV2, MobileNetV3, EfficientNet (or Lite) or ResNet, made with the options
@@ -69,8 +69,8 @@ def load(network: nn.Module, path: str | os.PathLike, *, classifier: bool = True
     {'params': ..., 'batch_stats': ...}, nested like the network's own, numpy float32.
 
   Raises:
-    UserError: the file is missing, damaged or of an unknown kind, or its tensors are not the
-      network's; the first that are missing, unknown or of another shape are named.
+    UserError: the file is missing, damaged or of an unknown kind, or its tensors do not match the
+      network; the first that are missing, unknown or of another shape are named.
   """
   file = read(path)
   leaves = _leaves(network)
@@ -108,7 +108,7 @@ def load(network: nn.Module, path: str | os.PathLike, *, classifier: bool = True
 
 
 def _mistakes(file: Mapping, names: Mapping, leaves: Mapping, variables: Mapping) -> str:
-  """What of the file's tensors is missing, unknown or misshapen: the first few, and how many."""
+  """Describes missing, unknown and misshapen tensors: how many, and the first few of each."""
   used = {names[leaf] for leaf in variables}
   mistakes = {
     'missing': [
@@ -139,7 +139,7 @@ def _leaves(network: nn.Module) -> dict[str, tuple[int, ...]]:
     modules.append('/'.join(context.module.path))
     return next_fun(*args, **kwargs)
 
-  # The size of the images is no matter: no parameter of these networks depends on it.
+  # The image size does not matter: no parameter of these networks depends on it.
   images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
   with nn.intercept_methods(record):
     variables = jax.eval_shape(network.init, jax.random.key(0), images)
@@ -149,7 +149,7 @@ def _leaves(network: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def _kernel_order(layout: str, file: Mapping, names: Mapping, leaves: Mapping) -> str:
-  """How the file's kernels lie: 'hwio' as ours, 'oihw' (PyTorch), 'keras'."""
+  """The axis order of the file's kernels: 'hwio' as ours, 'oihw' (PyTorch), 'keras'."""
   if layout == 'keras':
     return 'keras'
   stem = 'params/stem/conv/kernel'
@@ -158,7 +158,7 @@ def _kernel_order(layout: str, file: Mapping, names: Mapping, leaves: Mapping) -
 
 
 def _as_ours(array: np.ndarray, leaf: str, shape: tuple[int, ...], order: str) -> np.ndarray:
-  """An array of the file in our order of axes; its shape may still be another than `shape`."""
+  """Converts an array of the file to our axis order; its shape may still differ from `shape`."""
   if order == 'oihw' and array.ndim == 4:
     array = array.transpose(2, 3, 1, 0)
   elif order == 'oihw' and array.ndim == 2:

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 from basisnet_jax.errors import UserError
 
-# Bytes that may unpack from anything.
+# Unpacked bytes that are allowed however small the file is.
 _SMALL = 100_000_000
 
 
@@ -23,17 +23,18 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
   """Reads all tensors of a file, by the names in it. No code in the file is executed.
 
   Args:
-    path: by its ending: .pth, .pt, .bin (a PyTorch state dict, also inside a checkpoint's
+    path: named .pth, .pt, .bin (a PyTorch state dict, also inside a checkpoint's
       'state_dict' or 'model'; needs PyTorch), .safetensors, .npz, .keras, or .h5 (Keras 3's
       `.weights.h5`, or the layers by name of Keras 2 and `keras.applications`).
 
   Returns:
-    {name: array}, numbers with a fraction as float32. Of Keras in the order of the layers
-    ('block_1_expand/kernel'), or, where its file has only classes and counters
-    ('layers/conv2d_3/vars/0'), in that order within each class; the optimizer's are left out.
+    {name: array}, floating-point arrays as float32. Keras' come in the order of the layers
+    ('block_1_expand/kernel'), or, if the file has only classes and counters
+    ('layers/conv2d_3/vars/0'), in that order within each class, without the optimizer's.
 
   Raises:
-    UserError: no such file, unknown ending, damaged, holds more than tensors, or needs PyTorch.
+    UserError: the file does not exist, has an unknown suffix, is damaged, holds more than tensors,
+      or needs PyTorch.
   """
   readers = {
     '.pth': _read_torch,
@@ -74,7 +75,7 @@ def _read_torch(path) -> dict[str, np.ndarray]:
     raise UserError(
       f"'{path}' needs PyTorch to be read: 'pip install torch', or convert it to .safetensors."
     ) from error
-  if zipfile.is_zipfile(path):  # Not those of before PyTorch 1.6.
+  if zipfile.is_zipfile(path):  # Files from before PyTorch 1.6 are not.
     with zipfile.ZipFile(path) as archive:
       _check_size(path, sum(entry.file_size for entry in archive.infolist()))
   try:
@@ -89,11 +90,11 @@ def _read_torch(path) -> dict[str, np.ndarray]:
       loaded = loaded[key]
   if not (isinstance(loaded, dict) and all(map(torch.is_tensor, loaded.values()))):
     raise UserError(f"'{path}' holds no state dict; save the model's state_dict() alone.")
-  # A view can be of any size, such as one number repeated.
+  # A view can have any size, such as one number repeated.
   _check_size(path, sum(tensor.numel() * tensor.element_size() for tensor in loaded.values()))
   tensors = {}
   for name, tensor in loaded.items():
-    if tensor.is_floating_point():  # numpy() knows no bfloat16.
+    if tensor.is_floating_point():  # numpy() does not support bfloat16.
       tensor = tensor.float()
     # DataParallel puts 'module.' before every name.
     tensors[name.removeprefix('module.')] = tensor.detach().numpy()
@@ -113,7 +114,7 @@ def _read_npz(path) -> dict[str, np.ndarray]:
 
 
 def _check_npy(path, archive, entry):
-  """Refuses an array that is larger than what is stored of it: numpy makes room for it first."""
+  """Refuses an array that is larger than its stored data: numpy would allocate it first."""
   with archive.open(entry) as member:
     version = np.lib.format.read_magic(member)
     headers = {(1, 0): np.lib.format.read_array_header_1_0}
@@ -130,7 +131,7 @@ def _check_stored(path, name, shape, dtype, stored):
 
 
 def _check_size(path, unpacked):
-  # Weights hardly shrink; what unpacks to a thousand times its size is meant to fill the memory.
+  # Weights hardly compress; what unpacks to a thousand times its size is meant to fill memory.
   if unpacked > 100 * os.path.getsize(path) + _SMALL:
     raise UserError(
       f"'{path}' would unpack to {unpacked / 1e9:.1f} GB, which no file of weights of its size "
@@ -146,7 +147,7 @@ def _read_keras(path) -> dict[str, np.ndarray]:
 
 def _read_h5(path, stream=None) -> dict[str, np.ndarray]:
   with h5py.File(stream or path, 'r') as file:
-    root = file.get('model_weights', file)  # A whole model of Keras 2 keeps them there.
+    root = file.get('model_weights', file)  # A whole Keras 2 model keeps its weights there.
     datasets = dict(_by_layer(root) if 'layer_names' in root.attrs else _by_class(root))
     for dataset in datasets.values():
       elsewhere = dataset.external or dataset.is_virtual or dataset.file.filename != file.filename
@@ -155,7 +156,7 @@ def _read_h5(path, stream=None) -> dict[str, np.ndarray]:
           f"'{path}' has weights that are no numbers or lie in another file, which is not read; "
           'save them again.'
         )
-    # Of some nothing is stored but a shape.
+    # For some, nothing but a shape is stored.
     _check_size(path, sum(dataset.nbytes for dataset in datasets.values()))
     return {name: _array(dataset) for name, dataset in datasets.items()}
 
@@ -181,11 +182,11 @@ def _by_class(root) -> Iterator[tuple[str, h5py.Dataset]]:
 
 
 def _array(dataset: h5py.Dataset) -> np.ndarray:
-  # Keras writes bfloat16 as two opaque bytes and says so beside them.
+  # Keras writes bfloat16 as two opaque bytes, and an attribute that says so.
   array = dataset[()]
   return array.view('bfloat16') if dataset.attrs.get('dtype') == 'bfloat16' else array
 
 
 def _natural(name: str) -> list:
-  """Sorts 'conv2d', 'conv2d_2', 'conv2d_10' in this order."""
+  """Sort key that puts 'conv2d', 'conv2d_2', 'conv2d_10' in this order."""
   return [int(part) if part.isdigit() else part for part in re.split(r'(\d+)', name)]

@@ -12,12 +12,12 @@ Pair = tuple[str, ...]  # The layers of a part: convolution and normalisation, o
 
 
 class Layout(NamedTuple):
-  """The names of a library's network.
+  """The naming scheme of a library's network.
 
   Attributes:
-    mark: a regular expression; a name that it matches from the start is only in this layout.
-    block: a regular expression for what the names of a block's tensors begin with; the file's
-      blocks, sorted, are ours in order.
+    mark: regular expression; names that it matches from the start occur only in this layout.
+    block: regular expression for the common prefix of the names of a block's tensors; the file's
+      blocks, sorted, correspond to ours in order.
     outside: {our part outside of the blocks: its layers in the file}.
     inside: function from the parts of one of our blocks, in order, to {part: its layers below
       the block}.
@@ -109,7 +109,7 @@ _LAYOUTS = {
     },
     _torchvision,
   ),
-  # Whose last 1x1 convolution is a block, and the head a convolution with bias.
+  # Here the last 1x1 convolution is a block, and the head a convolution with bias.
   'timm MobileNetV3': Layout(
     r'conv_head\.bias',
     _TIMM_BLOCK,
@@ -141,7 +141,7 @@ _TORCH_LEAVES = {
   'mean': 'running_mean',
   'var': 'running_var',
 }
-# Their place in a Keras layer.
+# Their positions among the weights of a Keras layer.
 _KERAS_LEAVES = {'kernel': 0, 'scale': 0, 'bias': 1, 'mean': 2, 'var': 3}
 
 
@@ -162,7 +162,7 @@ def find_layout(file: Iterable[str]) -> str | None:
 def names_in_file(
   layout: str, file: Mapping[str, np.ndarray], leaves: Mapping[str, tuple[int, ...]]
 ) -> dict[str, str]:
-  """{our leaf: its name in the file}, without leaves that the layout has no name for.
+  """{our leaf: its name in the file}, without leaves for which the layout has no name.
 
   Args:
     layout: from `find_layout`.
@@ -180,7 +180,7 @@ def names_in_file(
 
 
 def without_state(layout: str, file: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """The file's weights: no counters (integers), no seeds, no input normalisation of Keras."""
+  """The file's weights, without counters (integers), seeds or Keras' input normalisation."""
   if layout == 'keras':
     return {name: file[name] for layer in _keras_layers(file) for name in layer}
   return {name: array for name, array in file.items() if array.dtype.kind == 'f'}
@@ -214,7 +214,7 @@ def _module_names(layout: Layout, file, modules: Iterable[str]) -> dict[str, str
 
 
 def _keras_names(file, leaves) -> dict[str, str]:
-  """By the order of the layers of each kind, which all of Keras' files keep."""
+  """Matches names by the order of the layers of each kind, which all Keras files keep."""
   theirs = {}
   for layer in _keras_layers(file):
     theirs.setdefault(_kind(file[layer[0]].shape, depthwise_axis=3), []).append(layer)
@@ -236,7 +236,7 @@ def _keras_names(file, leaves) -> dict[str, str]:
 
 
 def _keras_layers(file) -> list[list[str]]:
-  """The names of each layer's weights; without layers that hold an integer, a count or seed."""
+  """The names of each layer's weights, without layers that hold an integer (a count or seed)."""
   layers = {}
   for name in file:
     layers.setdefault(name.rpartition('/')[0], []).append(name)

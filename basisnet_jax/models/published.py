@@ -1,4 +1,4 @@
-"""What was published about each network on ImageNet, to stand beside our counts."""
+"""Published ImageNet results of each network, for comparison with our counts."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ class Result(NamedTuple):
     width, resolution: multiplier and pixels.
     madds, params: millions, as published; None if they were not.
     top1: percent on ImageNet's validation images.
-    source: where it stands.
+    source: where it was published.
   """
 
   network: str
@@ -28,7 +28,7 @@ _SLIM_V2 = "slim's mobilenet README"
 _V3 = 'Howard et al. 2019'
 _D_LI14 = 'd-li14/mobilenetv3.pytorch'
 _EFFICIENTNET = "TPU models' EfficientNet README (AutoAugment)"
-_LITE = "TPU models' EfficientNet-Lite README"  # Its MAdds are 3 to 6% above the products.
+_LITE = "TPU models' EfficientNet-Lite README"  # Its MAdds are 3 to 6% above the products alone.
 _CONDCONV = "TPU models' CondConv README"
 _FBNET = "mobile-vision's model zoo"
 _OFA = "once-for-all's model zoo"
@@ -36,7 +36,7 @@ _TORCHVISION = "torchvision's table of weights (V1)"
 _IMGCLSMOB = "imgclsmob's table, of Gluon"  # Its MAdds count more than products.
 _BASISNET = "the BasisNet paper's table 1"
 
-# In millions of multiply-adds and of parameters, and percent.
+# Multiply-adds and parameters in millions, top-1 in percent.
 RESULTS = (
   Result('mobilenet_v1', 1.0, 224, 569, 4.24, 70.9, _SLIM_V1),
   Result('mobilenet_v1', 0.5, 224, 150, 1.34, 63.3, _SLIM_V1),

@@ -1,4 +1,4 @@
-"""ResNets (He et al. 2016), the stride in the 3x3 convolution as in torchvision's."""
+"""ResNets (He et al. 2016), with the stride in the 3x3 convolution as in torchvision."""
 
 import functools
 
@@ -13,13 +13,13 @@ class ResNet(nn.Module):
 
   Attributes:
     depths: blocks of each of the four stages (table 1 of the paper).
-    bottleneck: blocks of 1x1, 3x3, 1x1 with four times the channels out, else of two 3x3.
-    num_classes: of the classifier.
-    width: multiplier of the channels.
+    bottleneck: blocks are 1x1, 3x3, 1x1 with four times the output channels, else two 3x3.
+    num_classes: outputs of the classifier.
+    width: channel multiplier.
     dropout: rate before the classifier.
     stochastic_depth: rate of the last block, see `layers.block_rates`.
     output_stride: see `layers.strides_for`; the first two strides are the stem's and the pool's.
-    style: see `layers.Style`; logits come in its dtype too.
+    style: see `layers.Style`; the logits have its dtype, too.
   """
 
   depths: tuple[int, int, int, int]
@@ -63,7 +63,7 @@ class ResNet(nn.Module):
 class Block(nn.Module):
   """A residual block; the shortcut is a 1x1 convolution where the shape changes.
 
-  `drop_rate` is of `layers.stochastic_depth`, for the branch that is not the shortcut.
+  `drop_rate` is the rate of `layers.stochastic_depth` for the branch that is not the shortcut.
   """
 
   channels: int

@@ -1,7 +1,7 @@
-"""Networks that blend bases layer by layer as they run: the peers that BasisNet compares with.
+"""Networks that blend bases layer by layer as they run: what BasisNet is compared with.
 
-Where BasisNet's coefficients come from a preview of the whole image, here each layer, or
-block, makes its own from its own input. The network is an ordinary one, lifted while it runs.
+Whereas BasisNet's coefficients come from a preview of the whole image, each layer or block here
+makes its own from its own input. The network is an ordinary one, lifted while it runs.
 """
 
 import collections
@@ -16,17 +16,16 @@ from basisnet_jax.models.coefficients import AT_REST, Annealed
 
 
 class Routed(nn.Module):
-  """Images `[b, h, w, 3]` -> logits `[b, classes]`; of the subclasses below.
+  """Images `[b, h, w, 3]` -> logits `[b, classes]`; the base class of those below.
 
-  In training the coefficients can be annealed as those of a BasisNet are. (Not as a stage of a
-  cascade.)
+  In training the coefficients can be annealed as in a BasisNet (but not as a stage of a cascade).
 
   Attributes:
     network: any network from images to logits.
     layers: paths of its layers that hold bases (`synthesis.based_layers`).
     num_bases: K.
-    temperature: divides what the coefficients' sigmoid or softmax is of. For dynamic
-      convolution its authors anneal it from 30 to 1.
+    temperature: divides the input of the coefficients' sigmoid or softmax. The authors of
+      dynamic convolution anneal it from 30 to 1.
   """
 
   network: nn.Module
@@ -58,7 +57,7 @@ class CondConv(Routed):
   """
 
   def router_of(self, layer: str) -> str:
-    """The module whose input decides: the first of the path."""
+    """The module whose input sets the coefficients: the first of the path."""
     return layer.split('/')[0]
 
   def route(self, module, x, temperature):
@@ -71,7 +70,7 @@ class DynamicConvolution(Routed):
   """Dynamic convolution (Chen et al. 2020): two dense layers and a softmax for each layer."""
 
   def router_of(self, layer: str) -> str:
-    """The module whose input decides: the layer itself."""
+    """The module whose input sets the coefficients: the layer itself."""
     return layer
 
   def route(self, module, x, temperature):

@@ -1,6 +1,6 @@
 """The specialist: a plain Flax network whose layers blend K bases into one kernel per image.
 
-The network knows nothing of it. While it runs inside `lifted`, each chosen `nn.Conv`,
+The network is not aware of this. While it runs inside `lifted`, each chosen `nn.Conv`,
 `nn.Dense` or `nn.DenseGeneral` holds a stack `bases [K, *kernel]` in place of its
 kernel, in its own scope (`specialist/block_3/expand/conv/bases`), and runs with
 `kernel[b] = einsum('bk,k...->b...', coefficients, bases)`. Biases, normalisation and
@@ -21,17 +21,17 @@ import jax.numpy as jnp
 
 from basisnet_jax.models import convolution, memory
 
-SCOPE = 'synthesize'  # In the names of operations, by which exports find them.
+SCOPE = 'synthesize'  # In the names of operations, so that exports find them.
 # Bases times positions up to which mixing outputs is faster than making kernels (2 CPU cores).
 _MIX_AT_MOST = 32
-# A batch size that no other axis is likely to have: it tells which layers see whole images.
+# A batch size that no other axis is likely to have: it shows which layers see whole images.
 _PROBE_BATCH = 13
 
 
 def synthesize(coefficients, bases, dtype=None):
   """Blends bases into one kernel per image (Zhang et al. 2021): one matrix product.
 
-  For one image on CPU it is a sum instead, which reads bases of any dtype as they are stored.
+  For one image on CPU it is a weighted sum, which reads bases of any dtype as they are stored.
 
   Args:
     coefficients: `[b, K]`.
@@ -43,12 +43,12 @@ def synthesize(coefficients, bases, dtype=None):
   """
   dtype = dtype or bases.dtype
   num_bases, *shape = bases.shape
-  # Depthwise kernels are small, and XLA would do their sum again for every pixel.
+  # Depthwise kernels are small, and XLA would recompute their sum for every pixel.
   if coefficients.shape[0] == 1 and convolution.runs_on_cpu() and not are_depthwise(bases):
     c = coefficients[0].astype(jnp.float32)
-    # An index that XLA does not know: it would convert stored constants to float32 as it compiles.
+    # Unknown to XLA, which would otherwise convert stored constants to float32 at compile time.
     first = 0 if bases.dtype == jnp.float32 else jnp.isnan(c[0]).astype(jnp.int32)
-    bases = jnp.asarray(bases)  # NumPy's take no traced index.
+    bases = jnp.asarray(bases)  # NumPy arrays take no traced index.
     total = sum(c[k] * bases[first + k].astype(jnp.float32) for k in range(num_bases))
     return total.astype(dtype)[None]
   bases = bases.astype(dtype).reshape(num_bases, -1)
@@ -57,11 +57,11 @@ def synthesize(coefficients, bases, dtype=None):
 
 
 def mix_outputs(x, coefficients, bases):
-  """A matrix layer with blended bases, without making the kernels: sum_k c[b, k] x[b] W[k].
+  """Runs a matrix layer with blended bases, without making kernels: sum_k c[b, k] x[b] W[k].
 
-  The same result as a product with `synthesize`'s kernel. It takes K products per position
-  instead of one, but in a single large matrix product and without batch times the weights
-  of memory; where there are few positions (after global pooling: one) that is faster.
+  The result is that of a product with `synthesize`'s kernel. It takes K products per position
+  instead of one, but in a single large matrix product and without memory for batch times the
+  weights, which is faster for few positions (after global pooling: one).
 
   Args:
     x: `[b, ..., i]`.
@@ -129,7 +129,7 @@ def based_layers(network: nn.Module, image_shape, pattern: str = '') -> dict[str
 
 @contextlib.contextmanager
 def lifted(root: tuple[str, ...], coefficients: Mapping[str, jax.Array]) -> Iterator[None]:
-  """While inside, the named layers below `root` run with one blended kernel per image.
+  """Context in which the named layers below `root` run with one blended kernel per image.
 
   Args:
     root: the path of the specialist in its parent module.
@@ -152,13 +152,13 @@ def lifted(root: tuple[str, ...], coefficients: Mapping[str, jax.Array]) -> Iter
 
 @contextlib.contextmanager
 def routed(root: tuple[str, ...], groups: Mapping[str, Sequence[str]], route) -> Iterator[None]:
-  """While inside, layers below `root` run lifted by coefficients made on the way.
+  """Context in which layers below `root` run lifted, by coefficients made on the way.
 
   Args:
     root: the path of the network in its parent module.
-    groups: {path of a module below root: paths of the layers, in it or itself, that its input
-      decides on}.
-    route: from such a module and its input to the coefficients, `[b, K]`. It is called in
+    groups: {path of a module below root: paths of the layers, in it or itself, whose
+      coefficients its input sets}.
+    route: maps such a module and its input to the coefficients, `[b, K]`. It is called in
       the module's scope and may add parameters there.
   """
 
@@ -178,17 +178,17 @@ def routed(root: tuple[str, ...], groups: Mapping[str, Sequence[str]], route) ->
 
 
 def correlated(params, correlation: float):
-  """Fresh parameters whose bases are alike, each still drawn as its layer draws a kernel.
+  """Makes fresh bases alike, each still distributed as its layer draws a kernel.
 
-  Independent bases cancel each other in a blend: its weights start sqrt(K) smaller than a plain
-  kernel's, and what distinguishes two images' kernels is noise. Equal bases would stay equal.
+  Independent bases cancel each other in a blend: its weights start sqrt(K) times smaller than a
+  plain kernel's, and what distinguishes two images' kernels is noise. Equal bases would stay equal.
 
   Args:
-    params: of any network, its bases `[K, *kernel]` drawn independently.
+    params: of any network, with bases `[K, *kernel]` drawn independently.
     correlation: between the same weight of two bases, in [0, 1]; 0 changes nothing.
 
   Returns:
-    The same tree; bases times the symmetric square root of their correlation matrix, which
+    The same tree, with bases times the symmetric square root of their correlation matrix, which
     keeps the variance of each weight.
   """
 
@@ -204,12 +204,12 @@ def correlated(params, correlation: float):
 
 
 def are_depthwise(bases) -> bool:
-  """Whether bases `[K, *kernel]` are of a layer with one filter for each channel."""
+  """Whether bases `[K, *kernel]` belong to a layer with one filter per channel."""
   return bases.ndim == 5 and bases.shape[-2] == 1
 
 
 def _called_below(root, context) -> str | None:
-  """The path below `root` of the module that is called; None elsewhere or in other methods."""
+  """The path below `root` of a module in `__call__`; None elsewhere or in other methods."""
   path = context.module.path
   if context.method_name != '__call__' or path[: len(root)] != root:
     return None
@@ -217,16 +217,16 @@ def _called_below(root, context) -> str | None:
 
 
 def layer_input(args, kwargs):
-  """The input of an intercepted call of a layer, by position or by name."""
+  """The input of an intercepted call of a layer, passed by position or by name."""
   return args[0] if args else kwargs['inputs']
 
 
 def _run_lifted(module, x, coefficients):
-  """What `module(x)` does, with bases in place of its kernel."""
+  """Runs `module(x)` with bases in place of its kernel."""
   shape = _kernel_shape(module, x.shape)
   num_bases = coefficients.shape[-1]
   bases = module.param('bases', _init_bases(module), (num_bases, *shape), module.param_dtype)
-  if module.has_variable('params', 'scales'):  # Of `inference.storage`.
+  if module.has_variable('params', 'scales'):  # From `inference.storage`.
     coefficients = coefficients * module.get_variable('params', 'scales')
   bias = None
   if module.use_bias:
@@ -298,7 +298,7 @@ def _axes(module: nn.DenseGeneral):
 
 
 def _num_inputs(module) -> int:
-  """How many leading axes of the kernel are not of the output's features."""
+  """How many leading axes of the kernel are not output features."""
   if isinstance(module, nn.Conv):
     return 3
   return _axes(module) if isinstance(module, nn.DenseGeneral) else 1
@@ -328,7 +328,7 @@ def _init_bases(module):
     else:
       matrix = tuple(shape)
     # vmap, because K separate draws in every layer make XLA compile `init` for minutes.
-    # Partitioning that the network annotates its kernels with is not of bases: unboxed.
+    # Unboxed, because a network's partitioning of its kernels does not apply to bases.
     draw = jax.vmap(lambda k: nn.meta.unbox(module.kernel_init(k, matrix, dtype)))
     return draw(jax.random.split(key, num_bases)).reshape(num_bases, *shape)
 

@@ -1,4 +1,4 @@
-"""From a trained static network to the bases of a specialist, without a change in what it says."""
+"""Turns a trained static network into a specialist's bases, without changing its predictions."""
 
 from typing import Any
 
@@ -24,18 +24,17 @@ def upcycle(
 ) -> Variables:
   """Puts trained networks into a two-stage one.
 
-  Each basis is the trained kernel, and the coefficients start uniform whatever the image, so
-  that at step 0 the specialist says exactly what the trained network did. Equal bases would
-  stay equal in training, because they get equal gradients: `perturbation` parts them. It
-  sums to zero over the bases, so that their uniform blend is still the trained kernel.
+  Each basis is the trained kernel, and the coefficients start uniform for every image, so that at
+  step 0 the specialist predicts exactly what the trained network did. Equal bases would stay
+  equal in training, because they get equal gradients: `perturbation` makes them differ. It sums to
+  zero over the bases, so that their uniform blend is still the trained kernel.
 
   Args:
     model: the two-stage network.
-    variables: fresh ones of it (`model.init`); they stay as they are where nothing trained
-      is given.
-    specialist: {'params', 'batch_stats'} of the plain network that `model.specialist` is,
-      trained. What it lacks (a classifier for other classes) stays fresh.
-    lightweight: the same of `model.lightweight`.
+    variables: its fresh ones (`model.init`), which stay where no trained ones are given.
+    specialist: trained {'params', 'batch_stats'} of the plain network `model.specialist`. What
+      they lack (a classifier for other classes) stays fresh.
+    lightweight: the same for `model.lightweight`.
     perturbation: standard deviation of what is added to a basis, as a share of its kernel's.
     seed: of the perturbation.
 
@@ -43,7 +42,7 @@ def upcycle(
     Variables like those given.
 
   Raises:
-    UserError: a trained array that the model has no place for, or of another shape.
+    UserError: the model has no place for a trained array, or one of another shape.
   """
   if lightweight is not None:
     variables = fill(variables, lightweight, 'lightweight/')
@@ -70,15 +69,15 @@ def upcycle(
 
 
 def fill(variables: Variables, trained: Variables, below: str = '') -> Variables:
-  """Variables with trained arrays in place of the fresh ones.
+  """Replaces fresh variables by trained arrays.
 
   Args:
     variables: {'params', 'batch_stats'}.
-    trained: the same, or some of it.
-    below: where in `variables` they belong: 'lightweight/'.
+    trained: the same, or part of it.
+    below: where in `variables` they belong, such as 'lightweight/'.
 
   Raises:
-    UserError: a trained array that `variables` have no place for, or of another shape.
+    UserError: `variables` have no place for a trained array, or one of another shape.
   """
   flat = traverse_util.flatten_dict(dict(variables), sep='/')
   for path, value in traverse_util.flatten_dict(dict(trained), sep='/').items():

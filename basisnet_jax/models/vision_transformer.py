@@ -1,7 +1,7 @@
 """A plain vision transformer (Dosovitskiy et al. 2021; Beyer et al. 2022).
 
-As in the second paper: positions by fixed sines and cosines, so that any image size goes,
-and the mean over the patches instead of a class token.
+As in the second paper: fixed sines and cosines as position embeddings, so that any image size
+works, and the mean over the patches instead of a class token.
 """
 
 from flax import linen as nn
@@ -16,16 +16,16 @@ class VisionTransformer(nn.Module):
   """Images `[b, h, w, 3]` -> logits `[b, num_classes]`.
 
   Attributes:
-    num_classes: of the classifier.
-    depth: blocks.
-    heads: of the attention.
+    num_classes: outputs of the classifier.
+    depth: number of blocks.
+    heads: number of attention heads.
     head_channels: channels of each head at width 1.
-    width: multiplier of the channels.
+    width: channel multiplier.
     dropout: rate before the classifier.
     stochastic_depth: rate of the last block, see `layers.block_rates`.
-    output_stride: side of a patch, pixels; what is left at the image's border is not seen.
-    style: see `layers.Style`, of which the normalisation and the padding have no part here;
-      logits come in its dtype too.
+    output_stride: side of a patch, pixels; what remains at the image's border is ignored.
+    style: see `layers.Style`, whose batch normalisation and padding are not used here; the logits
+      have its dtype, too.
   """
 
   num_classes: int
@@ -58,9 +58,9 @@ class VisionTransformer(nn.Module):
 
 
 class Block(nn.Module):
-  """Attention and a perceptron of four times the channels, both normalised first.
+  """Attention and an MLP of four times the channels, each normalised first.
 
-  `drop_rate` is of `layers.stochastic_depth`, for each of the two by itself.
+  `drop_rate` is the rate of `layers.stochastic_depth`, for each of the two separately.
   """
 
   heads: int
