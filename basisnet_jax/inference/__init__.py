@@ -1,1 +1,1 @@
-"""A trained network at work: early termination, folders and frames, exports."""
+"""Inference with a trained network: early termination, folders and frames, exports."""

@@ -1,4 +1,4 @@
-"""How programs whose weights are stored in less answer for real images, beside the network."""
+"""Compares programs whose weights are stored in fewer bytes to the network, on real images."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,13 +11,13 @@ Runs = Mapping[str, Callable[..., Sequence[Any]]]
 
 
 class Agreement(NamedTuple):
-  """Shares in [0, 1] of the images, by the answer that each gets.
+  """Shares of the images, in [0, 1].
 
   Attributes:
-    images: how many.
-    right: of the network.
-    exported_right: of the programs.
-    same: both gave the same label.
+    images: how many there are.
+    right: share that the network answered correctly.
+    exported_right: share that the programs answered correctly.
+    same: share for which both gave the same label.
   """
 
   images: int
@@ -33,16 +33,16 @@ def measure(
   batches: Iterable[tuple[np.ndarray, np.ndarray]],
   threshold: float,
 ) -> dict[str, dict[str, Agreement]]:
-  """{name: {program: Agreement}}, and of 'early exit' where there are two programs.
+  """Returns {name: {program: Agreement}}, with 'early exit' added if there are two programs.
 
-  That is the answer of the second where the first is not sure.
+  'early exit' takes the second program's answer where the first is not confident enough.
 
   Args:
-    programs: what they take and give.
-    network: {name of a program: calls it}, of the network itself.
-    exported: the same of what was read again, by names of any kind.
+    programs: their inputs and outputs.
+    network: {name of a program: function that runs it}, for the network itself.
+    exported: {any name: the same for programs that were read back}.
     batches: images, float32 `[b, r, r, 3]` in [-1, 1], and labels `[b]`.
-    threshold: the first program's confidence from which its answer stands.
+    threshold: confidence from which the first program's answer is final.
   """
   answers: dict[tuple[str, str], list[tuple[np.ndarray, ...]]] = {}
   for images, labels in batches:
@@ -59,7 +59,7 @@ def measure(
 
 
 def _answers(programs, runs, images, threshold):
-  """{program: labels `[b]`}, each program with the results of those before."""
+  """{program: labels `[b]`}; each program gets the results of those before it."""
   known, labels = {'images': images}, {}
   for program in programs:
     results = runs[program.name](*(known[name] for name in program.inputs))

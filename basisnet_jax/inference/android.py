@@ -1,4 +1,4 @@
-"""How an app for Android asks an export's model.tflite: a section of its README, with Java."""
+"""How an Android app runs an export's model.tflite: a section of its README, with Java."""
 
 from collections.abc import Collection, Mapping, Sequence
 import textwrap
@@ -52,12 +52,12 @@ def readme(
   taken: Mapping[str, Collection[str]],
   about: Mapping[str, Any],
 ) -> str:
-  """The section.
+  """Returns the section.
 
   Args:
     programs: of the network, one for each stage.
-    taken: {program: which of its inputs the file has}: a converter drops what is not used.
-    about: what model.json says.
+    taken: {program: those of its inputs that the file has}: a converter drops unused ones.
+    about: the contents of model.json.
   """
   text = _CLASS.format(
     side=about['resolution'], crop=about['crop'], calls=_calls(programs, taken, about)
@@ -77,7 +77,7 @@ its pixels.
 
 
 def _calls(programs, taken, about):
-  """Java's lines, of one stage or two."""
+  """Lines of Java for one stage or two."""
   first, *later = programs
   handed_on = [name for part in later for name in part.inputs if name in taken[part.name]]
   asked = [name for name in first.outputs if name in ('probabilities', 'confidence', *handed_on)]

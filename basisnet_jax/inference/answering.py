@@ -1,4 +1,4 @@
-"""From pixels to probabilities: what a `Predictor` compiles, of a network of one stage or two."""
+"""From pixels to probabilities: what a `Predictor` compiles, for a network of one or two stages."""
 
 from collections.abc import Callable
 
@@ -14,9 +14,10 @@ from basisnet_jax.models import BasisNet, in_parts, preprocessing
 def make_answer(model: nn.Module, chosen: Chosen) -> Callable[..., tuple[jax.Array, ...]]:
   """Returns `answer(variables, pixels, real, threshold)`, to be jitted.
 
-  Pixels are uint8 `[b, h, w, 3]`; where `real`, bool `[b]`, is False, there is padding. The answer
+  Pixels are uint8 `[b, h, w, 3]`; rows where `real`, bool `[b]`, is False are padding. The answer
   is probabilities, float32 `[b, classes]`, the first prediction's confidence, float32 `[b]`, and
-  who exited, bool `[b]`: of one stage the only prediction's, and nobody.
+  which images exited, bool `[b]`. With one stage the confidence is that of the only prediction, and
+  no image exits.
   """
   if isinstance(model, BasisNet):
     predict = early_exit.make_predict(model, rule=chosen.rule, temperatures=chosen.temperatures)

@@ -1,4 +1,4 @@
-"""Frames of a video, of an animated image, or of images in the order of their names."""
+"""Frames of a video, of an animated image, or of images in order of their names."""
 
 from collections.abc import Iterator
 import itertools
@@ -15,17 +15,17 @@ from basisnet_jax.inference import folder
 
 _ANIMATED = ('.gif', '.webp', '.png', '.apng', '.avif')
 _WANTED = 'a video file, an animated image, or a folder or pattern of images'
-_RATE = 25.0  # Frames a second, where nothing says how many.
+_RATE = 25.0  # Frames per second, if the source does not say.
 
 
 class Clip(NamedTuple):
-  """Frames and what is known of them.
+  """Frames and what is known about them.
 
   Attributes:
-    frames: (name, RGB image) of each, read as they are asked for; what is wrong, in place of an
-      image of a folder that cannot be read.
-    count: how many; None where only reading tells.
-    rate: frames a second.
+    frames: (name, RGB image) of each, read lazily; a UserError takes the place of an image of a
+      folder that cannot be read.
+    count: how many; None if only reading them tells.
+    rate: frames per second.
   """
 
   frames: Iterator[tuple[str, Image.Image | UserError]]
@@ -37,7 +37,7 @@ def open_clip(source: str) -> Clip:
   """Opens a video file, an animated GIF or WebP, a folder, or a pattern such as `frames/*.png`.
 
   Raises:
-    UserError: there is nothing, or nothing that can be read; or a video, and PyAV is not installed.
+    UserError: there is nothing, or nothing readable; or it is a video and PyAV is not installed.
   """
   if not os.path.isfile(source):
     paths = sorted(folder.files(source, '--video', _WANTED), key=_counting)
@@ -50,18 +50,18 @@ def open_clip(source: str) -> Clip:
 
 
 def paced(clip: Clip) -> Iterator[tuple[str, Image.Image | UserError]]:
-  """Its frames at its own rate, as a camera would give them."""
+  """Yields the frames at the clip's own rate, as a camera would."""
   began = None
   for number, frame in enumerate(clip.frames):
-    # The first may be long in coming, which is not for the others to catch up.
+    # The first frame may take long to arrive; the others do not have to make up for it.
     began = time.monotonic() if began is None else began
     time.sleep(max(0, began + number / clip.rate - time.monotonic()))
     yield frame
 
 
 def _counting(path):
-  """Its key among others: numbers in names count as such, 10 after 9."""
-  parts = re.split(r'(\d+)', path)  # Texts and numbers take turns.
+  """Sort key that compares numbers in names by value: 10 after 9."""
+  parts = re.split(r'(\d+)', path)  # Text and numbers alternate.
   return [int(part) if i % 2 else part for i, part in enumerate(parts)], path
 
 
@@ -75,10 +75,10 @@ def _read(path):
 def _animated(source):
   try:
     image = Image.open(source, formats=photos.KINDS)
-    image.load()  # WebP tells of its pace now.
+    image.load()  # The pace of a WebP is known only now.
     try:
       count = getattr(image, 'n_frames', 1)
-    except IndexError:  # A GIF that is cut off: what is there of it comes.
+    except IndexError:  # A truncated GIF: the frames that are there are read.
       count = None
   except photos.ERRORS as error:
     raise UserError(f'{source}: not readable ({" ".join(str(error).split())}).') from error
@@ -117,7 +117,7 @@ def _video(source):
       try:
         for number, frame in enumerate(container.decode(stream)):
           image = frame.to_image()
-          # Phones store what they film as they were held, and the turn beside it.
+          # Phones store frames as the phone was held, and the rotation separately.
           yield f'{number}', image.rotate(frame.rotation, expand=True) if frame.rotation else image
       except av.error.FFmpegError as error:
         raise _damaged(source, error) from error

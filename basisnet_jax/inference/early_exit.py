@@ -1,8 +1,8 @@
-"""Early termination in one compiled function: the specialist runs for undecided images alone.
+"""Early termination in one compiled function: the specialist runs only for undecided images.
 
 images -> preview -> sure? -> answered
                      else  -> gathered into chunks -> specialize -> answered
-Nothing goes to the host in between, whatever the share of the images that exit.
+Nothing goes to the host in between, whatever share of the images exits.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,15 +19,15 @@ from basisnet_jax.evaluation import confidence as confidence_lib
 from basisnet_jax.evaluation import thresholds
 from basisnet_jax.models import BasisNet, in_parts, target
 
-# Images that the specialist runs for at once, and how many of those that are left over then. CPU:
-# an image takes 5.5 ms alone, 4.3 of two, 4.0 of three, 3.2 of four, 3.0 of eight, no less of more
-# (measured).
+# How many images the specialist runs for at once, then how many of those that remain. On CPU an
+# image takes 5.5 ms alone, 4.3 in a batch of two, 4.0 of three, 3.2 of four, 3.0 of eight, and no
+# less in larger ones (measured).
 _CHUNKS = {'cpu': (8, 4, 3, 2, 1)}
 _USUAL_CHUNKS = (64, 16)
 
 
 class Predictions(NamedTuple):
-  """What a two-stage model says of images.
+  """Predictions of a two-stage model.
 
   Attributes:
     logits: of the stage that answered, divided by its temperature, float32 `[b, classes]`.
@@ -49,22 +49,22 @@ def make_predict(
 ) -> Callable[[Any, jax.Array, float | jax.Array], Predictions]:
   """Returns `predict(variables, images, threshold, real=True)`, to be jitted.
 
-  Outside of `jax.jit` it works, too, for a threshold that is any finite number (else a UserError).
-  Images `[b, h, w, 3]` in [-1, 1] exit where the confidence is at least the threshold; above 1
-  nobody does. Where `real`, bool `[b]`, is False, there is padding, which always exits. The
-  specialist's batch normalisation is at rest, so that it does not matter which images it sees
-  together.
+  Outside of `jax.jit` it works, too, if the threshold is any finite number (else a UserError).
+  Images `[b, h, w, 3]` in [-1, 1] exit if the confidence is at least the threshold; with one above
+  1 none do. Rows where `real`, bool `[b]`, is False are padding, which always exits. The
+  specialist's batch normalisation uses its running averages, so that it does not matter which
+  images it sees together.
 
   Args:
     model: of two stages.
     rule: of `confidence.RULES`.
-    temperatures: {'lightweight': ..., 'specialist': ...}, those that are fitted; else 1.
-    chunks: numbers of images that the specialist may run for at once, falling; each is one more
-      copy of it in the program. None: what suits the backend.
+    temperatures: {'lightweight': ..., 'specialist': ...}, as far as fitted; 1 for the others.
+    chunks: batch sizes that the specialist may run for, descending; each is one more copy of it
+      in the program. None: what suits the backend.
 
   Raises:
-    UserError: a network of one stage, a rule that there is not, or temperatures or chunks that
-      cannot be; `predict` raises it for images of another kind.
+    UserError: a network of one stage, an unknown rule, or invalid temperatures or chunks;
+      `predict` raises it for images of another kind.
   """
   if not isinstance(model, BasisNet):
     raise UserError(
@@ -84,7 +84,7 @@ def make_predict(
     raise UserError(f'chunks={chunks!r} are no numbers of images; give whole ones, as (8, 4, 1).')
 
   def predict(variables, images, threshold, real=True):
-    images = jnp.asarray(images)  # NumPy's know no `at`.
+    images = jnp.asarray(images)  # NumPy's have no `at`.
     right = images.ndim == 4 and 0 not in images.shape
     if not right or not jnp.issubdtype(images.dtype, jnp.floating):
       raise UserError(
@@ -95,21 +95,21 @@ def make_predict(
       threshold = thresholds.number('threshold', threshold)
     preview = functools.partial(model.apply, variables, method='preview')
     batch = images.shape[0]
-    real = jnp.broadcast_to(jnp.asarray(real, bool), batch)  # Of numbers `~` is another thing.
+    real = jnp.broadcast_to(jnp.asarray(real, bool), batch)  # On integers `~` is not `not`.
     first, coefficients = in_parts.call(preview, images, wanted=real)
     confidence = confidence_lib.of(first, rule, temperature['lightweight'])
     exited = (confidence >= threshold) | ~real
     at_once = chunks or _CHUNKS.get(target.platform(), _USUAL_CHUNKS)
     sizes = sorted({min(size, batch) for size in at_once}, reverse=True)
     kept = batch - exited.sum()
-    # The undecided first. Rows past them are of no image: their results are dropped.
+    # Undecided images first. Rows past them belong to no image: their results are dropped.
     order = jnp.where(jnp.arange(batch) < kept, jnp.argsort(exited, stable=True), batch)
     order = jnp.pad(order, (0, sizes[0]), constant_values=batch)
 
     def specialize(size, done, logits):
       rows = jax.lax.dynamic_slice_in_dim(order, done, size)
-      # A batch of one has the same row in each round: without the barrier XLA would take what is
-      # made of it out of the loop, and run the specialist for sure images, too.
+      # A batch of one has the same row in each iteration: without the barrier XLA would hoist what
+      # depends on it out of the loop, and run the specialist for confident images, too.
       some = lambda x: jax.lax.optimization_barrier((x.at[rows].get(mode='clip'), done))[0]  # noqa: E731
       final = model.apply(
         variables, some(images), some(coefficients), some(first), method='specialize'

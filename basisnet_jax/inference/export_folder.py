@@ -1,4 +1,4 @@
-"""The folder of an export: looked at before there is work in it, and written whole."""
+"""The folder of an export: checked before any work is done, and written all at once."""
 
 from collections.abc import Mapping
 import os
@@ -9,23 +9,23 @@ from etils import epath
 from basisnet_jax.errors import UserError
 
 ABOUT = 'model.json'
-# How the README.md of each export begins: a folder with such a one may be exported to again.
+# How each export's README.md begins: a folder with such a README may be exported into again.
 TITLE = '# A network of basisnet_jax'
 _READ_BY_PEOPLE = ('README.md', 'run.py', ABOUT)
 _UNFINISHED = 'unfinished'
 
 
 def check(output: str, programs: Mapping[str, str], every: Mapping[str, str]) -> None:
-  """Looks whether an export may go there.
+  """Checks that an export may go into a folder.
 
   Args:
     output: the folder, which may not exist yet; local, or gs://.
     programs: {file of a program: its format}.
-    every: the same of all that there can be, of any export.
+    every: the same for all files that any export may have.
 
   Raises:
-    UserError: it cannot be written, has files that no export wrote and this one would replace, or
-      programs of another export that this one would leave beside its own.
+    UserError: the folder cannot be written, has files that no export wrote and this one would
+      replace, or programs of another export that this one would leave beside its own.
   """
   folder = epath.Path(output)
   if '://' not in output:
@@ -41,7 +41,7 @@ def check(output: str, programs: Mapping[str, str], every: Mapping[str, str]) ->
   if left:
     own = list(dict.fromkeys(programs.values()))
     formats = list(dict.fromkeys([*own, *(every[name] for name in left)]))
-    # Of a network of other stages they stay whatever is named.
+    # Those of a network with other stages stay, whichever formats are named.
     more = f', or all formats (--format={",".join(formats)})' if formats != own else ''
     raise UserError(
       f'--output={output}: {", ".join(left)} of an earlier export would stay beside other '
@@ -52,9 +52,9 @@ def check(output: str, programs: Mapping[str, str], every: Mapping[str, str]) ->
 def write(output: str, files: Mapping[str, str | bytes]) -> None:
   """Writes {name: content}, all of them or none.
 
-  What an earlier export left there stays until all is on the disk; its model.json goes first and
-  the new one comes last, so that who is killed in between leaves no folder that can be taken for
-  an export.
+  The files of an earlier export stay until all new ones are on disk; then its model.json is
+  removed first and the new one moved in last, so that a process that is killed in between leaves
+  no folder that looks like an export.
 
   Raises:
     UserError: it cannot be written.
@@ -63,7 +63,7 @@ def write(output: str, files: Mapping[str, str | bytes]) -> None:
   unfinished = folder / _UNFINISHED
   order = sorted(files, key=lambda name: (name == ABOUT, name not in _READ_BY_PEOPLE, name))
   try:
-    if unfinished.exists():  # Of one that was killed.
+    if unfinished.exists():  # Left by a process that was killed.
       unfinished.rmtree()
     for name in order:
       content = files[name]

@@ -19,7 +19,7 @@ _TAKES = {
 
 
 def early_exit(about: Mapping[str, Any]) -> str:
-  """Sentences on the threshold of two stages; `about` is what model.json says."""
+  """Sentences about the threshold of two stages; `about` has the contents of model.json."""
   threshold, madds, chosen = about['threshold'], about['madds'], about['chosen']
   least, most = (f'{madds[key] / 1e6:.4g}' for key in ('first', 'all'))
   if threshold == thresholds.NOBODY:
@@ -39,10 +39,10 @@ def early_exit(about: Mapping[str, Any]) -> str:
 
 
 def markdown(about: Mapping[str, Any], table: str) -> str:
-  """The README, without the sections for phones.
+  """Returns the README, without the sections for phones.
 
   Args:
-    about: what model.json says.
+    about: the contents of model.json.
     table: of the files.
   """
   stages = ' then '.join(about['programs'])
@@ -53,7 +53,7 @@ def markdown(about: Mapping[str, Any], table: str) -> str:
       f'{about["rule"]}.)',
       width=100,
     )
-  # It reads no file of a newer one; of flatbuffers it does not say that it needs it.
+  # JAX reads no files of newer versions, and does not declare that it needs flatbuffers.
   needed = {'stablehlo': f"'jax>={jax.__version__}' flatbuffers", 'tflite': 'ai-edge-litert'}
   needed |= {'onnx': 'onnxruntime', 'triton': 'onnxruntime'}
   examples = '\n'.join(

@@ -1,9 +1,9 @@
 """A trained network as programs that run without this package, such as StableHLO's.
 
-Both stages become programs of their own, with their weights in them and for any number of images:
+Each stage becomes a program of its own, which contains its weights and takes any number of images:
   preview     images -> probabilities, confidence, coefficients, logits
   specialist  images, coefficients, logits -> probabilities
-without coefficients where no layer has bases (a cascade).
+without coefficients if no layer has bases (a cascade).
 A network of one stage is one program: images -> probabilities, confidence.
 Images are float32 `[b, r, r, 3]` in [-1, 1].
 """
@@ -22,7 +22,7 @@ from basisnet_jax.inference import folding, storage
 from basisnet_jax.models import BasisNet, convolution
 
 PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
-# How weights are stored: how far probabilities and coefficients may then be from the network's.
+# {how weights are stored: how far probabilities and coefficients may be from the network's}.
 WEIGHTS = {'float32': 1e-3, 'float16': 1e-2, 'int8': 0.2}
 _OF_LOGITS = 0.5
 
@@ -30,11 +30,11 @@ NAMES = ('network', 'preview', 'specialist')  # Of programs.
 
 
 class Program(NamedTuple):
-  """A function and what it takes.
+  """A function with its inputs and outputs.
 
   Attributes:
     name: of the program, and of its file.
-    call: from arrays `[b, ...]` to the results, in order.
+    call: maps arrays `[b, ...]` to the results, in order.
     inputs: {name of an input: its shape for one image}, all float32.
     outputs: names of the results.
   """
@@ -45,7 +45,7 @@ class Program(NamedTuple):
   outputs: tuple[str, ...]
 
   def takes(self, batch: Any) -> list[jax.ShapeDtypeStruct]:
-    """Shapes and dtypes of the inputs for so many images; a number or a symbol."""
+    """Shapes and dtypes of the inputs for a batch size, a number or a symbol."""
     return [jax.ShapeDtypeStruct((batch, *shape), jnp.float32) for shape in self.inputs.values()]
 
   def gives(self) -> dict[str, tuple[int, ...]]:
@@ -57,14 +57,14 @@ class Program(NamedTuple):
 def programs(
   model: nn.Module, variables: Any, resolution: int, temperatures: Mapping[str, float], rule: str
 ) -> list[Program]:
-  """One for each stage.
+  """Makes a program for each stage.
 
   Args:
     model: of one stage or two, computing in float32.
-    variables: its own.
+    variables: of the model.
     resolution: of the images, pixels.
-    temperatures: of the stages, where they are known.
-    rule: of `confidence.RULES`, of the first stage's confidence.
+    temperatures: of the stages, as far as known.
+    rule: of the first stage's confidence, one of `confidence.RULES`.
   """
 
   def answers(logits, stage, by=rule):
@@ -100,9 +100,9 @@ def programs(
 
 
 def stored(model: nn.Module, variables: Any, resolution: int, weights: str) -> Any:
-  """Variables as exports have them: normalisation is folded, and bases are as in `WEIGHTS`.
+  """Returns variables as exports store them: normalisation folded, bases as in `WEIGHTS`.
 
-  The result is for `programs`, in place of the network's own.
+  Pass them to `programs` in place of the network's own.
   """
   folded = folding.fold(model, variables, resolution, equalize=weights == 'int8')
   store = {'float32': lambda p: p, 'float16': storage.in_float16, 'int8': storage.in_int8}[weights]
@@ -112,18 +112,18 @@ def stored(model: nn.Module, variables: Any, resolution: int, weights: str) -> A
 def lowered(
   program: Program, batch: Any, *, form: str, platforms: Sequence[str]
 ) -> jax.export.Exported:
-  """The program for so many images, its layers in a form of `convolution.form`."""
-  # JAX traces a function once for the same shapes, whatever form that was in: a new one.
+  """Exports the program for a batch size, with its layers in a form of `convolution.form`."""
+  # A new function, because JAX reuses the trace of one for the same shapes, whatever its form.
   run = jax.jit(lambda *arrays: program.call(*arrays))
   with convolution.form(form):
     return jax.export.export(run, platforms=platforms)(*program.takes(batch))
 
 
 def stablehlo(program: Program) -> bytes:
-  """For `jax.export.deserialize`, for any number of images and all platforms."""
+  """Serialises it for `jax.export.deserialize`, for any number of images and all platforms."""
 
   def call(*arrays):
-    """The program's; where it is compiled for one image, in forms that suit one."""
+    """The program's call; compiled for one image, it takes the forms that suit one."""
     count = arrays[0].shape[0]
 
     def one(*arrays):
@@ -133,30 +133,30 @@ def stablehlo(program: Program) -> bytes:
     return jax.lax.cond(jnp.asarray(count) == 1, one, program.call, *arrays)
 
   (batch,) = jax.export.symbolic_shape('batch')
-  # Other forms are of one backend, or of known batches alone.
+  # The other forms are for one backend, or for known batch sizes only.
   any_number = program._replace(call=call)
   return bytes(lowered(any_number, batch, form='shift', platforms=PLATFORMS).serialize())
 
 
 def read_stablehlo(data: bytes) -> Callable[..., Any]:
-  """Runs `stablehlo`'s program of inputs to outputs, in order."""
+  """Returns a function that runs `stablehlo`'s program: inputs to outputs, in order."""
   return jax.export.deserialize(bytearray(data)).call
 
 
 def check(
   program: Program, run: Callable[..., Sequence[Any]], batches: Sequence[int], tolerance: float
 ) -> float:
-  """The largest difference between a program that was read again and the network.
+  """Returns the largest difference between a program that was read back and the network.
 
   Args:
     program: of the network's own variables.
-    run: calls what was read, with inputs in order.
-    batches: numbers of images at once.
+    run: runs what was read, with inputs in order.
+    batches: batch sizes.
     tolerance: one of `WEIGHTS`.
 
   Raises:
     UserError: the difference is above it, or above half of the largest logit: where no class is
-      likely, even a program that always says the same is near.
+      likely, even a program that always says the same comes close.
   """
   largest = of_logits = 0.0
   for count in batches:
@@ -164,7 +164,7 @@ def check(
     expected = jax.jit(program.call)(*inputs)
     for name, *both in zip(program.outputs, expected, run(*inputs), strict=True):
       wanted, found = (np.asarray(values, np.float64) for values in both)
-      if name != 'logits':  # Not bounded; the probabilities are made of them.
+      if name != 'logits':  # Not bounded; the probabilities are computed from them.
         largest = max(largest, _difference(found, wanted))
       if name == 'probabilities':
         wanted, found = _centered_logits(wanted), _centered_logits(found)
@@ -192,7 +192,7 @@ def _centered_logits(probabilities):
 
 
 def _some(program, count):
-  """Inputs as they come: images of all brightnesses; coefficients that sum to one; logits."""
+  """Realistic inputs: images of all brightnesses; coefficients that sum to one; logits."""
   random = np.random.default_rng(count)
   images, *rest = (
     np.float32(random.uniform(-1, 1, (count, *shape))) for shape in program.inputs.values()

@@ -1,4 +1,4 @@
-"""A compiled function of weights that no longer change, and the devices for it."""
+"""Compiled functions with weights that no longer change, and the devices for them."""
 
 from collections.abc import Callable, Sequence
 import functools
@@ -11,22 +11,22 @@ from basisnet_jax import sharding
 from basisnet_jax.errors import UserError
 from basisnet_jax.models import target
 
-# Elements up to which a weight is a constant of the program. Kernels, and above all bases, stay
-# arguments: a program that holds them takes long to compile.
+# Elements up to which a weight becomes a constant of the program. Kernels, and above all bases,
+# stay arguments: a program that contains them takes long to compile.
 _CONSTANT_AT_MOST = 4096
 
 
 def fix(function: Callable, variables: Any, device: jax.Device | None = None) -> Callable:
   """Compiles `function(variables, *args)` into a function of `args` alone.
 
-  A call costs less: of some 500 arrays, each looked at whenever a compiled function is called (a
-  millisecond on CPU), those of normalisation and biases become constants, on which XLA works while
-  it compiles. `function` is compiled anew for each device.
+  Calls become cheaper: a compiled function inspects each of some 500 arrays at every call (a
+  millisecond on CPU). Here those of normalisation and biases become constants, which XLA folds at
+  compile time. `function` is compiled anew for each device.
 
   Args:
-    function: that `jax.jit` can compile.
+    function: one that `jax.jit` can compile.
     variables: a tree of arrays.
-    device: where they go and the function runs; None leaves them where they are.
+    device: where they are put and the function runs; None leaves them where they are.
   """
   leaves, structure = jax.tree.flatten(variables)
   small = [np.asarray(leaf) if leaf.size <= _CONSTANT_AT_MOST else None for leaf in leaves]
@@ -41,27 +41,27 @@ def fix(function: Callable, variables: Any, device: jax.Device | None = None) ->
   if device is None:
     return functools.partial(jax.jit(run, compiler_options=options), large)
 
-  # In a mesh of one, kernels know that they are not to be split, however many devices there are.
+  # A mesh of one tells kernels that they are not to be split, however many devices there are.
   run = sharding.inside(sharding.create_mesh(devices=[device]), run)
   run = jax.jit(run, compiler_options=options)
   large = jax.device_put(large, device)
 
   def call(*args):
-    with jax.default_device(device):  # By it layers choose their forms: a CPU may be beside a GPU.
+    with jax.default_device(device):  # Layers choose their form by it: a CPU may be beside a GPU.
       return run(large, *args)
 
   return call
 
 
 def devices_for(wanted: Sequence[jax.Device] | None) -> Sequence[jax.Device]:
-  """The devices that are wanted; None: all accelerators of this host, or its CPU.
+  """Returns the wanted devices; for None all accelerators of this host, or its CPU.
 
   Raises:
-    UserError: `wanted` is no list of devices.
+    UserError: `wanted` is not a list of devices.
   """
   if wanted is None:
     devices = jax.local_devices()
-    return devices[:1] if devices[0].platform == 'cpu' else devices  # It has one for all cores.
+    return devices[:1] if devices[0].platform == 'cpu' else devices  # One for all cores.
   some = isinstance(wanted, Sequence) and len(wanted) > 0
   if not (some and all(hasattr(device, 'platform') for device in wanted)):
     raise UserError(f'devices={wanted!r} is no list of JAX devices, such as jax.devices()[:2].')

@@ -1,4 +1,4 @@
-"""Predictions for many files, as a table: CSV, or a JSON object a line."""
+"""Predictions for many files, as a table: CSV, or one JSON object per line."""
 
 from collections.abc import Callable, Iterable, Iterator
 import csv
@@ -19,12 +19,12 @@ _WANTED = "a folder of images, a pattern such as 'photos/*.jpg', or a file"
 
 
 class Total(NamedTuple):
-  """What became of the files.
+  """What happened to the files.
 
   Attributes:
     predicted: how many have an answer.
     exited: how many of them the lightweight model answered.
-    madds: multiply-adds of all.
+    madds: multiply-adds in total.
     unreadable: what is wrong with the others, a sentence each.
   """
 
@@ -35,13 +35,13 @@ class Total(NamedTuple):
 
 
 def files(pattern: str, flag: str = '--images', wanted: str = _WANTED) -> list[str]:
-  """Images of a folder and all in it, those that fit a pattern such as `photos/*.jpg`, or one.
+  """Lists images: all below a folder, those matching a pattern such as `photos/*.jpg`, or one.
 
-  Links to folders are followed. Files of kinds that are known but not read are listed too, and
-  folders that cannot be looked into: reading them tells what is wrong.
+  Links to folders are followed. Files of known but unsupported kinds are listed, too, and folders
+  that cannot be opened: reading them tells what is wrong.
 
   Raises:
-    UserError: there are none; it names the flag, and what is wanted where there is no such folder.
+    UserError: there are none; it names the flag, and what is wanted if there is no such folder.
   """
   closed: list[str] = []
   if os.path.isdir(pattern):
@@ -51,12 +51,12 @@ def files(pattern: str, flag: str = '--images', wanted: str = _WANTED) -> list[s
       for path in map(pathlib.Path(folder).joinpath, names)
       if path.suffix.lower() in photos.SUFFIXES + photos.UNREAD
       and not path.name.startswith('.')
-      # A pipe would be waited for. What cannot be looked at is told later, as unreadable.
+      # Reading a pipe would block. What cannot be inspected is reported later, as unreadable.
       and (os.path.isfile(path) or not os.path.exists(path))
     ]
     what = f'no images ({", ".join(photos.SUFFIXES)}) in the folder'
   else:
-    # A file whose name has brackets is itself, and no pattern.
+    # A file whose name has brackets is not a pattern.
     found = _fitting(pattern, closed) if not os.path.isfile(pattern) else [pattern]
     found = {path for path in found if os.path.isfile(path)}
     what = 'no such folder, and no files fit it'
@@ -72,10 +72,10 @@ def files(pattern: str, flag: str = '--images', wanted: str = _WANTED) -> list[s
 def _folders(
   top: str, closed: list[str], hidden: bool = True, above: tuple = ()
 ) -> Iterator[tuple[str, list[str]]]:
-  """It ('' is here) and all in it, and the names in each.
+  """Yields a folder ('' is the current one) and all those below it, with the names in each.
 
-  Links are followed, but for those to a folder that they are in. Those that cannot be looked into
-  are added to `closed`.
+  Links are followed, except to a folder that they are in. Folders that cannot be opened are added
+  to `closed`.
   """
   here = top or '.'
   try:
@@ -83,7 +83,7 @@ def _folders(
     own = about.st_dev, about.st_ino
     if own in above:
       return
-    names = os.listdir(here) if os.access(here, os.X_OK) else None  # Else names are all there is.
+    names = os.listdir(here) if os.access(here, os.X_OK) else None  # Without it, only names.
   except OSError:
     names = None
   if names is None:
@@ -97,9 +97,9 @@ def _folders(
 
 
 def _fitting(pattern: str, closed: list[str]) -> Iterator[str]:
-  """As `glob.glob`, but not in circles: in ** that takes a link back up some forty times.
+  """Like `glob.glob`, but not in circles: in ** that follows a link back up some forty times.
 
-  Folders of which it would have to know more than it may are added to `closed`.
+  Folders that it would have to read but may not are added to `closed`.
   """
   deep = re.fullmatch(r'((?:.*?/)??)\*\*(?:/+(.+))?', pattern, re.DOTALL)
   if not deep:
@@ -132,7 +132,7 @@ def write(
 ) -> Total:
   """Writes rows as the answers come, and tells `on_answer` how many have come.
 
-  A path that is not UTF-8, as the table is, has its other bytes as \\udc.. in there.
+  The table is UTF-8: other bytes of a path are written as \\udc...
   """
   row = _csv(file, top_k) if suffix == '.csv' else _json_lines(file)
   total = Total(0, 0, 0, [])
@@ -151,7 +151,7 @@ def write(
 
 
 def _csv(file, top_k):
-  # Lines end in \n. Told so, Python's writer would not quote a name that has \r.
+  # Lines end in \n. If Python's writer knew, it would not quote a name that contains \r.
   lines = types.SimpleNamespace(write=lambda row: file.write(row.removesuffix('\r\n') + '\n'))
   writer = csv.writer(lines)
   pairs = [(f'label_{i}', f'probability_{i}') for i in range(1, top_k + 1)]
@@ -175,7 +175,7 @@ def _json_lines(file):
 
 
 def as_json(answer: Prediction) -> dict[str, Any]:
-  """For JSON, in six digits."""
+  """The answer as a dict for JSON, numbers with six digits."""
   return answer._asdict() | {
     'confidence': _rounded(answer.confidence),
     'probabilities': [_rounded(value) for value in answer.probabilities],

@@ -1,4 +1,4 @@
-"""Batch normalisation as a part of the convolution before it, which is exact at inference."""
+"""Folds batch normalisation into the convolution before it, which is exact at inference."""
 
 import collections
 import itertools
@@ -14,20 +14,20 @@ from basisnet_jax.models import layers, synthesis
 
 
 def fold(model: nn.Module, variables: Any, resolution: int, *, equalize: bool = False) -> Any:
-  """Variables with which the network computes the same and normalisation only adds a bias.
+  """Returns variables with which the network computes the same, but normalisation only adds a bias.
 
-  For normalisation of a convolution's output that nothing else reads, with scale, bias and running
-  averages of its own; what is between others stays as it is.
+  This applies to normalisation, with its own scale, bias and running averages, of a convolution's
+  output that nothing else reads; other normalisation stays as it is.
 
   Args:
     model: of one stage or two.
-    variables: its own; not changed.
+    variables: of the model; not changed.
     resolution: of the images, pixels.
-    equalize: bases get no normalisation but one largest weight, 1, for each channel of the output,
-      and normalisation scales it back: for bases that will be stored in few steps.
+    equalize: instead of absorbing the normalisation, bases get a largest weight of 1 for each
+      output channel, and normalisation scales it back: for bases that will be stored in few steps.
 
   Returns:
-    The same tree, float32 arrays of NumPy where it changed.
+    The same tree, with float32 NumPy arrays where it changed.
   """
   flat = {kind: traverse_util.flatten_dict(tree, sep='/') for kind, tree in variables.items()}
   params = flat['params']
@@ -50,15 +50,15 @@ def fold(model: nn.Module, variables: Any, resolution: int, *, equalize: bool = 
       multiply, left = 1 / largest, multiply * largest
     params[kernel] = np.float32(weights * multiply)
     params[f'{norm}/scale'], params[f'{norm}/bias'] = np.float32(left), np.float32(bias)
-    # One after epsilon is added, in float32, too.
+    # So that adding epsilon gives one, even in float32.
     var = np.full(bias.shape, np.float32(1) - np.float32(epsilon))
     flat['batch_stats'] |= {f'{norm}/mean': np.zeros_like(var), f'{norm}/var': var}
   return {kind: traverse_util.unflatten_dict(tree, sep='/') for kind, tree in flat.items()}
 
 
 def _pairs(model, variables, resolution):
-  """Paths of convolutions and of the normalisation of their outputs, and its epsilon."""
-  outputs, pairs = [], []  # The outputs are kept: identity is what tells them apart.
+  """Lists paths of convolutions and of their outputs' normalisation, with its epsilon."""
+  outputs, pairs = [], []  # Outputs are kept, since only identity tells them apart.
 
   def record(next_fun, args, kwargs, context):
     output = next_fun(*args, **kwargs)
@@ -80,7 +80,7 @@ def _pairs(model, variables, resolution):
   readers = collections.Counter(
     id(value) for value in itertools.chain(*results, *(e.invars for e in program.eqns))
   )
-  # What a shortcut reads, too, must stay as it is.
+  # An output that a shortcut reads, too, must stay as it is.
   alone = {path for (_, path), value in zip(outputs, made, strict=True) if readers[id(value)] == 1}
   # A layer that runs twice would be changed twice.
   used = [path for _, path in outputs], [norm for _, norm, _ in pairs]

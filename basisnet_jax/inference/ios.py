@@ -1,4 +1,4 @@
-"""How an app for iOS asks an export's model.tflite: a section of its README, with C."""
+"""How an iOS app runs an export's model.tflite: a section of its README, with C."""
 
 from collections.abc import Collection, Mapping, Sequence
 import math
@@ -6,7 +6,7 @@ from typing import Any
 
 from basisnet_jax.inference import exporting
 
-# Weights of pixels by their distance, as far as they reach.
+# {filter: (its reach in pixels, its weight at distance x, in C)}.
 _FILTERS = {
   'bilinear': (1, 'return 1 - x;'),
   'bicubic': (
@@ -104,12 +104,12 @@ def readme(
   taken: Mapping[str, Collection[str]],
   about: Mapping[str, Any],
 ) -> str:
-  """The section.
+  """Returns the section.
 
   Args:
     programs: of the network, one for each stage.
-    taken: {program: which of its inputs the file has}: a converter drops what is not used.
-    about: what model.json says.
+    taken: {program: those of its inputs that the file has}: a converter drops unused ones.
+    about: the contents of model.json.
   """
   reach, weights = _FILTERS[about['resize']]
   names = [part.name for part in programs]
@@ -137,7 +137,7 @@ photo, as `UIImage.draw(in:)` draws it on white into a `CGContext` with a buffer
 
 
 def _answer(programs, taken, about):
-  """Statements in C, of one stage or two."""
+  """Statements in C for one stage or two."""
   first, *later = programs
   handed_on = [name for part in later for name in part.inputs if name in taken[part.name]]
   kept = [name for name in first.outputs if later and name in ('confidence', *handed_on)]
@@ -157,7 +157,7 @@ def _all(calls):
 
 
 def _call(part, inputs, outputs):
-  """Conditions: what a program takes, that it runs, and what is wanted besides its answer."""
+  """Conditions in C that put a program's inputs, run it, and get its answer and `outputs`."""
   return [
     *(f'put({part.name}, "{name}", {name}, sizeof {name})' for name in inputs),
     f'TfLiteSignatureRunnerInvoke({part.name}) == kTfLiteOk',

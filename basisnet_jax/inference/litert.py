@@ -1,4 +1,4 @@
-"""LiteRT (TensorFlow Lite): the only file that knows its converter and its interpreter."""
+"""LiteRT (TensorFlow Lite): the only file that uses its converter and its interpreter."""
 
 from collections.abc import Mapping, Sequence
 import contextlib
@@ -17,12 +17,12 @@ NEEDED = ('litert_converter', 'ai_edge_quantizer', 'ai_edge_litert')
 
 
 def flatbuffer(programs: Sequence[exporting.Program], weights: str = 'float32') -> bytes:
-  """One file with a signature for each program, which takes one image.
+  """Makes one file with a signature for each program; each takes one image.
 
   Args:
     programs: of `exporting.stored` variables.
-    weights: of `exporting.WEIGHTS`, the same. 'int8' are multiplied as integers, but for
-      depthwise kernels; 'float16' are read as float32 when the file is opened.
+    weights: of `exporting.WEIGHTS`, the same. 'int8' ones are multiplied as integers, except
+      depthwise kernels; 'float16' ones become float32 when the file is opened.
 
   Raises:
     UserError: the converter is not installed.
@@ -41,7 +41,7 @@ def flatbuffer(programs: Sequence[exporting.Program], weights: str = 'float32') 
       exported = exporting.lowered(program, 1, form='native', platforms=['cpu'])
       module = ir.Module.parse(exported.mlir_module())
       names = list(program.inputs)
-      kept = [names[i] for i in exported.module_kept_var_idx]  # It drops what is not used.
+      kept = [names[i] for i in exported.module_kept_var_idx]  # Unused ones are dropped.
       converter.set_signature(module.operation, program.name, kept, list(program.outputs))
       config = converter.ConvertToTFLConfig()
       converter.run_convert_to_tfl_passes(module, passmanager.PassManager(), config)
@@ -70,7 +70,7 @@ def _quantized(data, weights):
       recipe.update_quantization_recipe('.*', kind, config, cast)
   else:
     for kind in (kinds.FULLY_CONNECTED, kinds.CONV_2D):
-      recipe.add_dynamic_config('.*', kind, 8)  # A step for each channel of the output.
+      recipe.add_dynamic_config('.*', kind, 8)  # A step for each output channel.
     # One step for all of a layer's bases: each of their weights is a channel here.
     whole = qtyping.QuantGranularity.TENSORWISE
     recipe.add_dynamic_config(f'.*{synthesis.SCOPE}.*', kinds.FULLY_CONNECTED, 8, whole)
@@ -79,10 +79,10 @@ def _quantized(data, weights):
 
 
 class Reader:
-  """A flatbuffer's signatures, to be called."""
+  """Runs the signatures of a flatbuffer."""
 
   def __init__(self, data: bytes, threads: int | None = None):
-    """Threads: None is LiteRT's choice.
+    """Reads it; `threads`: None is LiteRT's choice.
 
     Raises:
       UserError: the interpreter is not installed.
@@ -96,18 +96,18 @@ class Reader:
     self._signatures = {name: interpreter.get_signature_runner(name) for name in names}
 
   def inputs(self) -> dict[str, dict[str, tuple[int, ...]]]:
-    """{signature: {name: shape}} of what is not constant."""
+    """{signature: {name: shape}} of the inputs that are not constant."""
     return {
       name: {key: tuple(about['shape']) for key, about in signature.get_input_details().items()}
       for name, signature in self._signatures.items()
     }
 
   def __call__(self, name: str, inputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Runs a signature: inputs by name, more than it takes do not matter, to outputs by name."""
+    """Runs a signature: inputs by name (any others are ignored) to outputs by name."""
     signature = self._signatures[name]
     return signature(**{key: inputs[key] for key in signature.get_input_details()})
 
 
 def missing() -> UserError:
-  """The error to raise where any of `NEEDED` is not installed."""
+  """The error to raise if any of `NEEDED` is not installed."""
   return UserError("--format=tflite needs LiteRT: pip install 'basisnet_jax[litert]'.")

@@ -1,8 +1,7 @@
-"""Predictions on a cluster, by Ray Data: the only file that knows it.
+"""Predictions on a cluster, by Ray Data: the only file that uses it.
 
 Each worker loads the run, and reads, prepares and predicts its share of the files. Only answers
-come back, in the files' order. A worker that dies is started anew, and its files are predicted
-again.
+come back, in the files' order. A worker that dies is restarted, and its files are predicted again.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +17,7 @@ from basisnet_jax.errors import UserError
 from basisnet_jax.inference.prediction import Prediction
 from basisnet_jax.inference.predictor import Predictor
 
-_FILES = 256  # At once to a worker: as many as keep a batch of photos ahead of the network.
+_FILES = 256  # Per call of a worker: enough to keep a batch of photos ahead of the network.
 _ANSWERS_IN = 10  # Seconds.
 
 
@@ -30,14 +29,14 @@ def stream(
   top_k: int,
   address: str,
 ) -> Iterator[tuple[str, Prediction | UserError]]:
-  """Connects, and returns (path, answer, or what is wrong with the file) of each, in order.
+  """Connects, and returns an iterator of (path, answer or what is wrong with it), in order.
 
   Args:
     load: makes a worker's predictor, on the device that it sees; it is pickled.
-    paths: of images that all workers can read there.
+    paths: of images, where all workers can read them.
     threshold: confidence at which images exit.
-    top_k: how many labels of each.
-    address: of a Ray cluster, 'auto' for the one of this machine; 'local' starts one here.
+    top_k: how many labels per image.
+    address: of a Ray cluster; 'auto' is this machine's, 'local' starts one here.
 
   Raises:
     UserError: Ray is not installed, there is no such cluster, or no worker could start.
@@ -58,7 +57,7 @@ def _answers(ray, load, paths, threshold, top_k):
       self._predictor, self._error = None, None
       try:
         self._predictor = load()
-      except UserError as error:  # Which Ray would print as a stack, and try again.
+      except UserError as error:  # Ray would print its stack trace and retry.
         self._error = str(error)
 
     def __call__(self, batch):
@@ -92,30 +91,30 @@ def _answers(ray, load, paths, threshold, top_k):
 
 
 def _connect(ray, address):
-  logging.getLogger('ray.data').setLevel(logging.CRITICAL)  # Its plan, progress and stacks.
+  logging.getLogger('ray.data').setLevel(logging.CRITICAL)  # Plan, progress, stack traces.
   os.environ.setdefault('RAY_BACKEND_LOG_LEVEL', 'fatal')
   try:
     host, _, port = address.rpartition(':')
     if host.strip('/') and port.isdigit():  # Ray itself would try for minutes.
       socket.create_connection((host.removeprefix('ray://'), int(port)), _ANSWERS_IN).close()
     with warnings.catch_warnings():
-      warnings.filterwarnings('ignore', 'os.fork', RuntimeWarning)  # It starts a program at once.
+      warnings.filterwarnings('ignore', 'os.fork', RuntimeWarning)  # It execs at once.
       where = None if address == 'local' else address
       before = signal.getsignal(signal.SIGTERM)
       ray.init(where, log_to_driver=False, logging_level=logging.CRITICAL)
-      if threading.current_thread() is threading.main_thread():  # No other may set them.
-        signal.signal(signal.SIGTERM, before)  # Ray's prints addresses and aborts.
+      if threading.current_thread() is threading.main_thread():  # Only it may set them.
+        signal.signal(signal.SIGTERM, before)  # Ray's handler prints addresses and aborts.
   except (OSError, ValueError) as error:
     raise UserError(
       f"--ray={address}: no Ray cluster answers there ('local' starts one)."
     ) from error
-  except Exception as error:  # Ray has no other for what it could not start.
+  except Exception as error:  # Ray has no more specific one for failing to start.
     reason = ' '.join(str(error).split())
     raise UserError(f'--ray={address}: Ray did not start ({reason}); try again.') from error
 
 
 def _workers(ray) -> tuple[int, dict[str, float]]:
-  """One for each GPU; without any, one for each machine, with all cores but one, which Ray uses."""
+  """One worker per GPU; without GPUs, one per machine, with all cores but one, left to Ray."""
   there = ray.cluster_resources()
   if gpus := int(there.get('GPU', 0)):
     return gpus, {'num_gpus': 1}

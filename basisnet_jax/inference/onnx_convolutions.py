@@ -1,8 +1,8 @@
-"""Convolutions and pooling of ONNX, for `onnx_operators`.
+"""ONNX convolutions and pooling, for `onnx_operators`.
 
-Convolutions take in what multiplies and what is added after them, one number a channel, as
-normalisation is: it goes into their kernel and bias. Where a kernel is blended, the order of axes
-that ONNX wants of kernels goes into the bases.
+A convolution absorbs a following multiplication or addition of one number per channel, such as
+normalisation, into its kernel and bias. If a kernel is blended, the axis order that ONNX wants of
+kernels is applied to the bases.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from basisnet_jax.inference.onnx_graph import Call, Graph, Stored, unless
 
 
 def convolution(graph: Graph, call: Call, x: Stored, kernel: Stored | np.ndarray) -> Stored:
-  """`lax.conv_general_dilated`, of axes in any order."""
+  """`lax.conv_general_dilated`, with axes in any order."""
   p, numbers, shape = call.params, call.params['dimension_numbers'], call.operands[1].shape
   usual = set(p['lhs_dilation']) == {1} and p['batch_group_count'] == 1
   unless(usual, call, 'dilated images or groups of them')
@@ -55,18 +55,21 @@ def max_pool(graph: Graph, call: Call, x: Stored) -> Stored:
 
 
 def pads(padding: Sequence[tuple[int, int]]) -> list[int]:
-  """What is added before and after each axis, as ONNX has it."""
+  """Padding before and after each axis, in ONNX's order."""
   return [low for low, _ in padding] + [high for _, high in padding]
 
 
 def taken_in(graph: Graph, operator: str, x: Stored, y: np.ndarray) -> Stored | None:
-  """`x`, a convolution that nothing else reads, with `y`, one number a channel, taken in.
+  """Absorbs `y`, one number per channel, into `x`, a convolution that nothing else reads.
 
   Args:
-    graph: which it is written to.
+    graph: the graph to write to.
     operator: between them: 'Add', 'Sub', 'Mul' or 'Div'.
-    x: None comes back if it is anything else.
-    y: so it does for this.
+    x: the convolution's output.
+    y: the numbers.
+
+  Returns:
+    The new output; None if `x` or `y` is anything else.
   """
   node = graph.maker(x, 'Conv')
   if not node or not isinstance(y, np.ndarray) or graph.uses.get(x.name) != 1:
@@ -86,17 +89,17 @@ def taken_in(graph: Graph, operator: str, x: Stored, y: np.ndarray) -> Stored | 
     if isinstance(kernel, np.ndarray):
       kernel = kernel * factor
     elif not (factor == 1).all():
-      return None  # Of bases it is for `folding`, or they are to stay as they are.
+      return None  # For bases that is up to `folding`, or they are to stay as they are.
   return x._replace(name=graph.write('Conv', image, kernel, bias, **node.attributes))
 
 
 def _blended(graph, kernel, shape, order):
-  """A kernel whose bases have their axes in this order before they are blended.
+  """A kernel blended from bases whose axes are already in this order.
 
   Args:
-    graph: which it is written to.
-    kernel: the name of a product of one image's coefficients and constant bases; None comes back if
-      it is of anything else.
+    graph: the graph to write to.
+    kernel: name of the product of one image's coefficients and constant bases; for anything else
+      the result is None.
     shape: of the kernel.
     order: of its axes.
   """

@@ -1,10 +1,10 @@
-"""ONNX: the only file that knows its library and its run time.
+"""ONNX: the only file that uses its library and its runtime.
 
-Programs are traced by JAX, and written operator by operator (`onnx_operators`) with what depends
-on weights alone computed already. A program for any number of images is traced for a batch without
-a number. Where images have kernels of their own it is traced for one image, and runs over the
-images of a batch one after another (ONNX's Scan), weights in the file once: convolutions of ONNX
-Runtime take one kernel for all.
+Programs are traced by JAX and written operator by operator (`onnx_operators`); what depends on
+weights alone is computed beforehand. A program for any number of images is traced for a symbolic
+batch size. If images have kernels of their own, it is traced for one image and runs over the images
+of a batch one after another (ONNX's Scan), with the weights in the file once: convolutions of ONNX
+Runtime take one kernel for all images.
 """
 
 import collections
@@ -34,15 +34,15 @@ _CALLS = (
   'checkpoint',
   'remat2',
 )
-_LARGE = 1024  # Numbers.
-_MOST_BYTES = 2**31 - 2**24  # Of a file, less what is not weights.
+_LARGE = 1024  # Elements.
+_MOST_BYTES = 2**31 - 2**24  # Of weights: a file's limit less room for the rest.
 
 
 def model(program: exporting.Program) -> bytes:
-  """The file of a program that takes any number of images.
+  """Makes the file of a program, which takes any number of images.
 
   Raises:
-    UserError: the library is not installed; an operation that cannot be written; too many weights.
+    UserError: the library is not installed; an operation cannot be written; too many weights.
   """
   try:
     import onnx
@@ -71,10 +71,12 @@ def model(program: exporting.Program) -> bytes:
 
 
 def reader(data: bytes, threads: int = 0) -> Callable[..., list[np.ndarray]]:
-  """Runs a file: inputs in order to outputs in order. Threads: 0 is ONNX Runtime's choice.
+  """Returns a function that runs a file: inputs to outputs, in order.
+
+  0 `threads` is ONNX Runtime's choice.
 
   Raises:
-    UserError: the run time is not installed.
+    UserError: the runtime is not installed.
   """
   try:
     import onnxruntime
@@ -82,7 +84,7 @@ def reader(data: bytes, threads: int = 0) -> Callable[..., list[np.ndarray]]:
     raise missing() from error
   options = onnxruntime.SessionOptions()
   options.intra_op_num_threads = threads
-  # Threads of files that wait do not keep cores busy.
+  # Threads of idle files should not keep cores busy.
   options.add_session_config_entry('session.intra_op.allow_spinning', '0')
   session = onnxruntime.InferenceSession(data, options, providers=['CPUExecutionProvider'])
   names = [own.name for own in session.get_inputs()]
@@ -90,7 +92,7 @@ def reader(data: bytes, threads: int = 0) -> Callable[..., list[np.ndarray]]:
 
 
 def missing() -> UserError:
-  """The error to raise where any of `NEEDED` is not installed."""
+  """The error to raise if any of `NEEDED` is not installed."""
   return UserError(
     '--format=onnx and triton need ONNX and its run time: pip install basisnet_jax[onnx].'
   )
@@ -98,22 +100,22 @@ def missing() -> UserError:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Value:
-  """What an operation of JAX makes: a new one each time that it is inlined."""
+  """A result of a JAX operation: a new one each time that the operation is inlined."""
 
   aval: Any  # Its shape and dtype.
 
 
 class _Operation(NamedTuple):
   call: Call
-  bind: Callable[..., Any]  # Computes it, of constants.
+  bind: Callable[..., Any]  # Computes it from constants.
   inputs: list[_Value | np.ndarray]
   outputs: list[_Value]
 
 
 def _written(program, batch, names):
-  """The graph of so many images, and the names of its outputs."""
+  """The graph for a batch size, and the names of its outputs."""
   with convolution.form('onnx'):
-    # JAX traces a function once for the same shapes, whatever form that was in: a new one.
+    # A new function, because JAX reuses the trace of one for the same shapes, whatever its form.
     traced = jax.make_jaxpr(lambda *arrays: program.call(*arrays))(*program.takes(batch))
   inputs = [_Value(aval) for aval in traced.in_avals]
   operations, results = _flat(traced, inputs)
@@ -143,7 +145,7 @@ def _shape(value):
 
 
 def _computed(graph, operation, values):
-  """The results: constants of constants, else of operators."""
+  """The results: constants if all operands are constant, else outputs of operators."""
   shapes = [own.shape for own in operation.call.operands]
   if all(isinstance(v, np.ndarray) for v in values) and are_numbers(operation.call.result.shape):
     whole = [np.broadcast_to(v, shape) for v, shape in zip(values, shapes, strict=True)]
@@ -156,7 +158,7 @@ def _computed(graph, operation, values):
 
 
 def _flat(traced: core.ClosedJaxpr, inputs):
-  """All operations that results need, those of nested calls among them, and the results."""
+  """All operations that the results need, including those of nested calls, and the results."""
   operations = []
 
   def inline(jaxpr, constants, values):
@@ -197,7 +199,7 @@ def _operation(equation, values, results):
 
 
 def _signature(onnx, program):
-  """What the file takes and gives."""
+  """The inputs and outputs of the file."""
   kind, make = onnx.TensorProto.FLOAT, onnx.helper.make_tensor_value_info
   takes = [make(name, kind, ['batch', *shape]) for name, shape in program.inputs.items()]
   gives = [make(name, kind, ['batch', *shape]) for name, shape in program.gives().items()]
@@ -205,7 +207,7 @@ def _signature(onnx, program):
 
 
 def _over_images(onnx, program, graph, outputs):
-  """A graph of one image, run over all images of a batch."""
+  """Runs the graph of one image over all images of a batch."""
   make, kind = onnx.helper.make_node, onnx.TensorProto.FLOAT
   info = onnx.helper.make_tensor_value_info
   nodes, weights = _protos(onnx, graph, outputs)
@@ -233,18 +235,18 @@ def _over_images(onnx, program, graph, outputs):
 
 
 def _protos(onnx, graph, outputs):
-  """The nodes that outputs need and their constants, those alike once."""
+  """The nodes that outputs need and their constants, equal ones once."""
   tensors = {}
 
   def name(value):
     if isinstance(value, str):
       return value
-    value = np.ascontiguousarray(value).reshape(value.shape)  # The former makes rows of scalars.
+    value = np.ascontiguousarray(value).reshape(value.shape)  # The former makes scalars 1-D.
     content = value.dtype.str, value.shape, hashlib.sha256(value).digest()
     if content not in tensors:
       small, own = _in_few_bytes(value), f'constant_{len(tensors)}'
       tensors[content] = onnx.numpy_helper.from_array(small, own)
-      if small is not value:  # Run times do it when they open the file.
+      if small is not value:  # Runtimes cast when they open the file.
         cast = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
         nodes.append(onnx.helper.make_node('Cast', [own], [f'{own}_whole'], to=cast))
         whole[own] = f'{own}_whole'
@@ -263,7 +265,7 @@ def _protos(onnx, graph, outputs):
 
 
 def _in_few_bytes(value):
-  """A large array of floats in a type that loses nothing, as bases of `exporting.stored` have."""
+  """A large float array in a smaller type if that is lossless, as for `exporting.stored` bases."""
   if value.dtype == np.float32 and value.size >= _LARGE:
     for dtype, largest in ((np.int8, 127), (np.float16, np.finfo(np.float16).max)):
       if np.abs(value).max() <= largest and np.array_equal(value.astype(dtype), value):

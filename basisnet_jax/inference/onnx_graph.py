@@ -1,9 +1,9 @@
-"""A graph of ONNX operators as it is written, before it becomes a file.
+"""A graph of ONNX operators while it is written, before it becomes a file.
 
-Arrays are named, with the axes that JAX knows them by in an order of their own: convolutions of
-ONNX want channels before rows and columns, and an array stays as a convolution left it until
-somebody needs another order. They may have one where JAX has many alike (`Stored.shape`): operators
-broadcast. What is constant is a numpy array.
+Arrays have names, and JAX's axes in an order of their own: ONNX convolutions want channels before
+rows and columns, and an array stays as a convolution left it until another order is needed. An
+axis may have size one where JAX repeats the same value (`Stored.shape`): operators broadcast.
+Constants are numpy arrays.
 """
 
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ from basisnet_jax.errors import UserError
 
 
 class Stored(NamedTuple):
-  """An array that is known when the graph runs.
+  """An array that is known only when the graph runs.
 
   Attributes:
     name: in the graph.
-    shape: as JAX knows it, with a one for each axis along which all is alike and not yet repeated;
+    shape: as JAX knows it, but 1 for each axis along which equal values are not yet repeated;
       numbers, and symbols of `jax.export.symbolic_shape`.
-    order: for each axis of what is stored, which of `shape` it is.
+    order: for each stored axis, which axis of `shape` it is.
   """
 
   name: str
@@ -31,16 +31,16 @@ class Stored(NamedTuple):
 
 
 def stored(name: str, shape: Sequence[Any]) -> Stored:
-  """An array as JAX has it."""
+  """An array with its axes in JAX's order."""
   return Stored(name, tuple(shape), tuple(range(len(shape))))
 
 
 class Call(NamedTuple):
-  """What is known of an operation but its operands.
+  """What is known about an operation, except its operands' values.
 
   Attributes:
     name: of the primitive.
-    params: its own.
+    params: of the primitive.
     operands: shape and dtype of each, as JAX knows them (`jax.core.ShapedArray`).
     result: shape and dtype of the first result.
   """
@@ -53,7 +53,7 @@ class Call(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Node:
-  """An operator: its inputs are names or constants, of its attributes none is None."""
+  """An operator: its inputs are names or constants, and no attribute is None."""
 
   operator: str
   inputs: tuple[str | np.ndarray, ...]
@@ -62,14 +62,14 @@ class Node:
 
 
 class Graph:
-  """What is written so far.
+  """What has been written so far.
 
   Attributes:
     nodes: {output: node}, in the order in which they run.
-    uses: {name: by how many operations of JAX it is read}, where that is known.
-    terms: {name of a sum: of how many numbers each of it is}.
+    uses: {name: how many JAX operations read it}, where known.
+    terms: {name of a sum: how many terms each of its elements has}.
     first: the name of an input whose first axis is the batch.
-    has_own_kernels: whether a convolution's kernel depends on what the network sees.
+    has_own_kernels: whether a convolution's kernel depends on the network's input.
   """
 
   def __init__(self, first: str):
@@ -78,7 +78,7 @@ class Graph:
     self.terms: dict[str, int] = {}
     self.first = first
     self.has_own_kernels = False
-    self._known = {}  # {what was asked for: its name}
+    self._known = {}  # {(name, permutation): name of the transposed array}
 
   def write(self, operator: str, *inputs: str | np.ndarray, **attributes) -> str:
     """Adds an operator and returns the name of its output."""
@@ -93,7 +93,7 @@ class Graph:
     return node if node and node.operator in operators else None
 
   def ordered(self, value: Stored | np.ndarray, order: Sequence[int]) -> str | np.ndarray:
-    """The array with its axes in this order, ones not repeated."""
+    """The array with its axes in this order; axes of size one stay unrepeated."""
     order = tuple(order)
     if isinstance(value, np.ndarray):
       return value.transpose(order)
@@ -106,11 +106,11 @@ class Graph:
     return self._known[asked]
 
   def plain(self, value: Stored | np.ndarray) -> str | np.ndarray:
-    """The array in JAX's order, ones not repeated."""
+    """The array in JAX's order; axes of size one stay unrepeated."""
     return self.ordered(value, range(len(value.shape)))
 
   def whole(self, value: Stored | np.ndarray, shape: Sequence[Any]) -> Stored | np.ndarray:
-    """The array with nothing left to be repeated: of that shape, JAX's."""
+    """The array with everything repeated: of this shape, JAX's."""
     if tuple(value.shape) == tuple(shape):
       return value
     if isinstance(value, np.ndarray) and are_numbers(shape):
@@ -120,7 +120,7 @@ class Graph:
     return Stored(self.write('Expand', self.ordered(value, order), sizes), tuple(shape), order)
 
   def reshaped(self, value: str | np.ndarray, shape: Sequence[Any]) -> str | np.ndarray:
-    """The array, whole and in JAX's order, in another shape.
+    """Reshapes an array that is whole and in JAX's order.
 
     Raises:
       UserError: two sizes of the shape are not known.
@@ -133,7 +133,7 @@ class Graph:
     return self.write('Reshape', value, np.array(sizes, np.int64))
 
   def _sizes(self, shape):
-    """A shape as an array, the batch read from the first input."""
+    """A shape as an array, with the batch size read from the first input."""
     if are_numbers(shape):
       return np.array(shape, np.int64)
     batch = self.write('Shape', self.first, start=0, end=1)
@@ -144,7 +144,7 @@ class Graph:
     return self.write('Concat', *parts, axis=0)
 
   def live(self, outputs: Sequence[str]) -> list[Node]:
-    """The nodes that these need, in the order in which they run."""
+    """The nodes that these outputs need, in the order in which they run."""
     needed, kept = set(outputs), []
     for node in reversed(self.nodes.values()):
       if node.output in needed:
@@ -154,11 +154,11 @@ class Graph:
 
 
 def unless(supported: bool, call: Call, what: str) -> None:
-  """Raises a UserError for an operation that has something which no operator has."""
+  """Raises a UserError for a use of an operation that no operator supports: `what`."""
   if not supported:
     raise UserError(f'--format=onnx: no way to write the primitive {call.name!r} with {what}.')
 
 
 def are_numbers(shape: Sequence[Any]) -> bool:
-  """Whether nothing of a shape is a symbol."""
+  """Whether no size of a shape is a symbol."""
   return all(isinstance(size, int | np.integer) for size in shape)

@@ -1,7 +1,7 @@
 """JAX's primitives as operators of ONNX: a table of functions.
 
-Each takes the graph, what is known of the operation (`Call`) and the operands, and returns the
-result. No operand is constant but beside another.
+Each takes the graph, what is known about the operation (`Call`) and the operands, and returns the
+result. An operand is constant only beside another that is not.
 """
 
 import math
@@ -14,10 +14,10 @@ from basisnet_jax.inference.onnx_graph import Call, Graph, Stored, stored, unles
 
 
 def operator(graph: Graph, call: Call, *values):
-  """Writes an operation.
+  """Writes an operation and returns its result.
 
   Raises:
-    UserError: the table has no such primitive, or not in this use.
+    UserError: the table lacks this primitive, or this use of it.
   """
   if call.name not in _TABLE:
     raise UserError(f'--format=onnx: there is no operator for the primitive {call.name!r} of JAX.')
@@ -25,7 +25,7 @@ def operator(graph: Graph, call: Call, *values):
 
 
 def _elementwise(graph, operator, *values):
-  """An operator of arrays of one rank, or of scalars, that broadcasts."""
+  """A broadcasting operator on arrays of the same rank, or scalars."""
   leaders = [value for value in values if isinstance(value, Stored)]
   leader = max(leaders, key=lambda value: sum(size != 1 for size in value.shape), default=None)
   rank = max(len(value.shape) for value in values)
@@ -41,7 +41,7 @@ def _simple(operator):
 
 
 def _arithmetic(operator):
-  """Add, subtract, multiply or divide, or what becomes of it."""
+  """Add, subtract, multiply or divide, merged with the operators before it where possible."""
 
   def write(graph, call, x, y):
     return (
@@ -55,19 +55,19 @@ def _arithmetic(operator):
 
 
 def _mean(graph, x, y):
-  """A sum, divided by how many numbers it is of, as one operator, or None."""
+  """A sum divided by the number of its terms, as one operator; None if it is anything else."""
   node = graph.maker(x, 'ReduceSum')
   if not node or not isinstance(y, np.ndarray) or y.ndim or y != graph.terms[node.output]:
     return None
   image, axes = node.inputs
-  if axes.tolist() == [2, 3] and len(x.shape) == 2:  # Which a convolution's layout is good for.
+  if axes.tolist() == [2, 3] and len(x.shape) == 2:  # This suits a convolution's layout.
     pooled = graph.write('GlobalAveragePool', image)
     return x._replace(name=graph.write('Squeeze', pooled, axes))
   return x._replace(name=graph.write('ReduceMean', image, axes, keepdims=0))
 
 
 def _hard_sigmoid(graph, x, y):
-  """clip(x + 3, 0, 6) / 6 in one operator, or None."""
+  """clip(x + 3, 0, 6) / 6 as one operator; None if it is anything else."""
   clip = graph.maker(x, 'Clip')
   add = clip and graph.maker(clip.inputs[0], 'Add')
   if not add or not isinstance(add.inputs[1], np.ndarray):
@@ -123,7 +123,7 @@ def _convert(graph, call, x):
 
 
 def _without(order, axes):
-  """The order of the axes that are left, and where the others are stored."""
+  """The order of the axes that are left, and the stored positions of the others."""
   left = [axis for axis in order if axis not in axes]
   ranks = sorted(left)
   where = np.array(sorted(order.index(axis) for axis in axes), np.int64)
@@ -133,7 +133,7 @@ def _without(order, axes):
 def _reduce(operator):
   def write(graph, call, x):
     axes, shape = call.params['axes'], call.operands[0].shape
-    if not axes:  # Which for ONNX are all.
+    if not axes:  # To ONNX that would mean all.
       return x
     x = graph.whole(x, [shape[i] if i in axes else size for i, size in enumerate(x.shape)])
     order, where = _without(x.order, axes)
@@ -153,12 +153,12 @@ def _arg_max(graph, call, x):
 
 
 def _broadcast(graph, call, x):
-  """Only new axes: what is to be repeated is repeated where it is needed."""
+  """Adds axes of size one only: values are repeated where that is needed."""
   kept, rank = call.params['broadcast_dimensions'], len(call.params['shape'])
   shape = [1] * rank
   for axis, size in zip(kept, x.shape, strict=True):
     shape[axis] = size
-  if isinstance(x, np.ndarray):  # As many times as there are images.
+  if isinstance(x, np.ndarray):  # For each image.
     return stored(graph.write('Identity', x.reshape(shape)), shape)
   if len(kept) == rank:
     return x
@@ -177,7 +177,7 @@ def _squeeze(graph, call, x):
 
 
 def _dropped(graph, x, axes):
-  """The array without axes of one."""
+  """The array without these axes of size one."""
   order, where = _without(x.order, axes)
   shape = tuple(size for axis, size in enumerate(x.shape) if axis not in axes)
   return Stored(graph.write('Squeeze', x.name, where), shape, order) if axes else x
@@ -195,7 +195,7 @@ def _slice(graph, call, x):
 
 
 def _cut(graph, x, shape, start, limit, steps=None):
-  """A part of an array that is of this shape to JAX."""
+  """A slice of an array that has this shape in JAX."""
   bounds = list(zip(start, limit, steps or [1] * len(shape), strict=True))
   axes = [i for i, size in enumerate(shape) if bounds[i] != (0, size, 1)]
   if not axes:
@@ -230,7 +230,7 @@ def _concatenate(graph, call, *values):
 
 
 def _gather(graph, call, x, indices):
-  """At places that are known: as `jnp.take` along one axis, or one part of the array."""
+  """Gathers at constant indices: like `jnp.take` along one axis, or one slice of the array."""
   own, shape = call.params['dimension_numbers'], call.operands[0].shape
   axes, sizes = own.start_index_map, call.params['slice_sizes']
   unless(isinstance(indices, np.ndarray), call, 'indices that the network computes')
@@ -252,7 +252,7 @@ def _gather(graph, call, x, indices):
 
 
 def _product(graph, call, x, y):
-  """[batch, free, contracted] times [batch, contracted, free], several axes as one."""
+  """[batch, free, contracted] times [batch, contracted, free], several axes merged into one."""
   (of_x, of_y), (batch_x, batch_y) = call.params['dimension_numbers']
   shape_x, shape_y = (own.shape for own in call.operands)
   free_x = [i for i in range(len(shape_x)) if i not in (*of_x, *batch_x)]

@@ -1,4 +1,4 @@
-"""The answer for one image: what, who gave it, and for what cost."""
+"""The answer for one image: what it is, which stage gave it, and at what cost."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,9 +14,9 @@ class Prediction(NamedTuple):
 
   Attributes:
     labels: the most likely first.
-    probabilities: theirs.
-    stage: who answered: 'lightweight', 'specialist' or, where there is one only, 'network'.
-    confidence: of the first prediction, by the rule; of a single network its largest probability.
+    probabilities: of the labels.
+    stage: which one answered: 'lightweight', 'specialist' or, if there is only one, 'network'.
+    confidence: of the first prediction, by the rule; for a single network, its largest probability.
     madds: multiply-adds that it cost.
   """
 
@@ -28,7 +28,7 @@ class Prediction(NamedTuple):
 
 
 def stage(cost: Cost, exited: bool) -> str:
-  """Who answers an image that has exited, or has not; the names of temperatures, too."""
+  """Which stage answers for an image that exited, or did not; temperatures have the same names."""
   if cost.lightweight_madds is None:
     return 'network'
   return 'lightweight' if exited else 'specialist'
@@ -43,7 +43,9 @@ def prediction(
   cost: Cost,
   top_k: int,
 ) -> Prediction:
-  """Of probabilities `[classes]` of who answered, and the first prediction's confidence.
+  """Makes the answer from probabilities `[classes]` of the stage that answered.
+
+  `confidence` is the first prediction's.
 
   Raises:
     UserError: there are more labels than classes, or fewer.

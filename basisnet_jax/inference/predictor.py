@@ -1,4 +1,4 @@
-"""A trained network that answers: early termination, any number of images, from any thread."""
+"""Predictions of a trained network: early termination, any number of images, any thread."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,11 +26,11 @@ from basisnet_jax.inference.prediction import Prediction, prediction
 from basisnet_jax.models.cost import Cost
 
 BATCH_SIZE = 32
-_TIMED = 11  # Calls of which the median counts.
+_TIMED = 11  # Calls, of which the median counts.
 
 
 class Preparation(NamedTuple):
-  """What an image goes through first, as in the evaluation (`photos.central_square`)."""
+  """How images are prepared, as in the evaluation (`photos.central_square`)."""
 
   resolution: int
   share: float = 1.0
@@ -38,20 +38,20 @@ class Preparation(NamedTuple):
 
 
 class Predictor:
-  """Answers for images, several at once; the specialist runs for undecided ones alone.
+  """Answers for images in batches; the specialist runs only for undecided ones.
 
-  All methods may be called from several threads at the same time. The batches of a stream go to the
-  devices one each, to the least busy: how long it takes depends on how many of its images are
-  undecided, and if one program had all devices, they would wait for the slowest. A caller of one
-  batch at a time gets the first device, and no other one compiles.
+  All methods may be called from several threads at the same time. Each batch of a stream goes to
+  one device, the least busy: how long it takes depends on how many of its images are undecided, and
+  if one program ran on all devices, they would wait for the slowest. A caller of one batch at a
+  time gets the first device, and the others compile nothing.
 
   Attributes:
     labels: of the classes.
-    preparation: see there.
+    preparation: see `Preparation`.
     cost: of the network.
-    threshold: the one that was chosen for the checkpoint; nobody exits where none was.
-    sizes: of batches that programs are compiled for, rising; fewer images are filled up to one.
-      Powers of two; on CPU none between four and the largest, which leaves out what only fills up.
+    threshold: the one that was chosen for the checkpoint; if none was, no image exits.
+    sizes: batch sizes that programs are compiled for, ascending; fewer images are padded to one.
+      Powers of two; on CPU none between four and the largest, which skips padding.
   """
 
   def __init__(
@@ -66,17 +66,17 @@ class Predictor:
     batch_size: int = BATCH_SIZE,
     devices: Sequence[jax.Device] | None = None,
   ):
-    """Compiles when a device first sees a batch of a size.
+    """Compiles nothing yet: a device compiles when it first sees a batch of a size.
 
     Args:
       model: of one stage or two.
-      variables: its own.
+      variables: of the model.
       chosen: the early termination of the checkpoint.
       batch_size: the most images at once, a power of two.
       devices: None: all accelerators of this host, or its CPU.
 
     Raises:
-      UserError: a batch size, devices or an early termination that cannot be.
+      UserError: an invalid batch size, devices or early termination.
     """
     if not is_count(batch_size) or batch_size & (batch_size - 1):
       raise UserError(f'batch_size={batch_size!r} is no power of two; use 1, 2, 4, 8, ...')
@@ -92,15 +92,15 @@ class Predictor:
     self._latencies, self._measuring = None, threading.Lock()
 
   def predict(self, images: Iterable[Any], *, top_k: int = 5, **budget: float) -> list[Prediction]:
-    """The answers, in order.
+    """Returns the answers, in order.
 
     Args:
       images: paths, bytes, Pillow images or arrays, uint8 `[h, w, 3]`.
-      top_k: how many labels of each.
+      top_k: how many labels per image.
       budget: at most one of `threshold`, `average_madds` and `max_latency`; see `threshold_for`.
 
     Raises:
-      UserError: one of them is no image, or the budget cannot be.
+      UserError: one of them is not an image, or the budget is invalid.
     """
     answers = []
     for _, answer in self.stream(images, self.threshold_for(**budget), top_k=top_k):
@@ -112,16 +112,16 @@ class Predictor:
   def stream(
     self, images: Iterable[Any], threshold: float | None = None, *, top_k: int = 5
   ) -> Iterator[tuple[Any, Prediction | UserError]]:
-    """Yields (image, answer, or what is wrong with the image), in order.
+    """Yields (image, answer or what is wrong with the image), in order.
 
-    Other threads decode the next images meanwhile. Images and `top_k` are as of `predict`; the
-    threshold is one of `threshold_for`, None the predictor's own. What the images end in, if they
-    raise, comes after the answers of those before.
+    Other threads decode the next images meanwhile. `images` and `top_k` are as in `predict`;
+    `threshold` is one from `threshold_for`, None the predictor's own. If the iteration over images
+    raises, the exception comes after the answers for those before.
     """
     images = photos.several(images)
     threshold = self._checked(threshold, top_k)
     count, least = len(self._runs), 1
-    batch: list = []  # (image, future of what it is prepared to).
+    batch: list = []  # (image, future of the prepared image).
     working: deque = deque()  # (batch, function that returns its answers).
     with (
       concurrent.futures.ThreadPoolExecutor(decoders()) as pool,
@@ -133,9 +133,9 @@ class Predictor:
           if not last:
             batch.append((image, pool.submit(self._prepared, image)))
           if len(batch) == self.sizes[-1] or (last and batch):
-            least = max(least, len(batch))  # The last few wait for no program of their own.
+            least = max(least, len(batch))  # So that the last few compile no own program.
             ask = functools.partial(self._answers, batch, threshold, top_k, least)
-            # One device needs no thread, between which and this one time would be lost.
+            # One device needs no thread, and handing over to one would cost time.
             working.append((batch, ask if count == 1 else networks.submit(ask).result))
             batch = []
           while len(working) > count or (last and working):
@@ -154,18 +154,18 @@ class Predictor:
     average_madds: float | None = None,
     max_latency: float | None = None,
   ) -> float:
-    """The confidence at which images exit.
+    """Returns the confidence at which images exit.
 
-    The last two are met on average, by images like those held out when the checkpoint's early
+    The last two are met on average, for images like those held out when the checkpoint's early
     termination was chosen.
 
     Args:
-      threshold: itself.
-      average_madds: millions that an image may cost.
+      threshold: the confidence itself.
+      average_madds: millions of multiply-adds that an image may cost.
       max_latency: milliseconds that an image may take when it comes alone (`latencies`).
 
     Raises:
-      UserError: more than one is given, or it cannot be kept, or nothing is known of held-out
+      UserError: more than one is given, or it cannot be kept, or nothing is known about held-out
         images.
     """
     given = {'threshold': threshold, 'average_madds': average_madds, 'max_latency': max_latency}
@@ -201,10 +201,10 @@ class Predictor:
     return thresholds.of_exit_rate((most - budget) / (most - least), quantiles)
 
   def about(self, threshold: float) -> dict[str, Any]:
-    """What exports and servers tell of the network, for JSON.
+    """What exports and servers tell about the network, for JSON.
 
-    'chosen' is how the threshold was chosen and what it did on the images that it was chosen on;
-    None where it is another one, or none was.
+    'chosen' tells how the threshold was chosen and how it did on the images that it was chosen on;
+    None if `threshold` is another one, or none was chosen.
     """
     chosen = None
     if self._chosen.heldout and self._two_stages and threshold == self.threshold:
@@ -222,27 +222,27 @@ class Predictor:
 
   def latencies(self) -> tuple[float, float]:
     """Milliseconds of one image that exits, and of one that does not: medians, measured once."""
-    with self._measuring:  # Two threads would measure each other.
+    with self._measuring:  # Two threads would disturb each other.
       self._latencies = self._latencies or self._measured()
     return self._latencies
 
   def prepare(self, image: Any, most_pixels: int = photos.MOST_PIXELS) -> np.ndarray:
-    """What the network sees of an image of `predict`: uint8 `[r, r, 3]`.
+    """Returns what the network sees of an image as for `predict`: uint8 `[r, r, 3]`.
 
     Raises:
-      UserError: it is no image, or a larger one.
+      UserError: it is not an image, or has more pixels.
     """
     return photos.central_square(photos.read(image, most_pixels), *self.preparation)
 
   def answers(
     self, pixels: np.ndarray, threshold: float, *, top_k: int = 5, least: int = 1
   ) -> Iterator[Prediction]:
-    """Of prepared images, uint8 `[b, r, r, 3]`, at most a batch; the rest is as of `stream`.
+    """Yields answers for prepared images, uint8 `[b, r, r, 3]`, at most a batch; see `stream`.
 
-    The program is one for at least so many images, if a batch has them.
+    The program that runs is one for at least `least` images, or for the largest batch.
 
     Raises:
-      UserError: they are others, or more.
+      UserError: the arrays are different ones, or more.
     """
     threshold = self._checked(threshold, top_k)
     side, most = self.preparation.resolution, self.sizes[-1]
@@ -319,11 +319,11 @@ def _with_end(images: Iterator[Any]) -> Iterator[Any]:
 
 
 def _sizes(batch_size: int, on_cpu: bool) -> list[int]:
-  """Few, as each is a program, which may take half a minute to compile on two cores."""
+  """Few sizes, since each is a program, which may take half a minute to compile on two cores."""
   powers = [1 << i for i in range(int(batch_size).bit_length())]
   return [size for size in powers if not on_cpu or size <= 4 or size == batch_size]
 
 
 def decoders() -> int:
-  """Threads: as many as cores, but a core for the network where there are several."""
+  """Number of decoding threads: one per core, less one for the network if there are several."""
   return max(1, (os.cpu_count() or 2) - 1)

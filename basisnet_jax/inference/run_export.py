@@ -1,7 +1,7 @@
 """Answers for a photo: python run.py photo.jpg [stablehlo | tflite | onnx | triton]
 
-It is copied into exports; it needs numpy, Pillow, and onnxruntime, ai-edge-litert, or jax and
-flatbuffers.
+This file is copied into exports; it needs numpy, Pillow, and onnxruntime, ai-edge-litert, or jax
+and flatbuffers.
 """
 
 import functools
@@ -24,13 +24,13 @@ FOLDER = pathlib.Path(__file__).parent
 
 
 def opened(file, read):
-  """What `read` makes of a file's bytes."""
+  """Returns what `read` makes of a file's bytes."""
   data = (FOLDER / file).read_bytes()
   try:
     return read(data)
   except ImportError:
     raise
-  except Exception as error:  # Each run time has its own.
+  except Exception as error:  # Each runtime has its own.
     raise ValueError(
       f'{FOLDER / file} is broken, or of a kind or size that what is installed cannot read '
       f'({" ".join(str(error).split())}).'
@@ -39,7 +39,7 @@ def opened(file, read):
 
 @functools.cache
 def about():
-  """What model.json says."""
+  """The contents of model.json."""
 
   def read(data):
     found = json.loads(data)
@@ -68,8 +68,10 @@ def about():
 
 @functools.cache
 def program(file):
-  """What a run time makes of a file, once: that takes longer than an answer, and JAX compiles each
-  StableHLO program that is read, and never forgets it. LiteRT's is for one thread at a time.
+  """Loads a file into its runtime, once.
+
+  That takes longer than an answer, and JAX compiles each StableHLO program that is read and never
+  frees it. LiteRT's interpreter is for one thread at a time.
   """
   wanted = about().get('sha256', {}).get(file.relative_to(FOLDER).as_posix())
 
@@ -113,7 +115,7 @@ def onnx(name, inputs, file='{}.onnx'):
 
 
 def triton(name, inputs):
-  """The same of the files that Triton serves; it needs no server."""
+  """The same for the files that Triton serves; no server is needed."""
   return onnx(name, inputs, 'triton/{}/1/model.onnx')
 
 
@@ -123,7 +125,7 @@ def pixels(photo):
   def upright(data):
     try:
       return ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
-    except UnidentifiedImageError as error:  # Which names an address in memory.
+    except UnidentifiedImageError as error:  # Its message has a memory address.
       raise ValueError('no image of a kind that Pillow knows') from error
 
   image = opened(pathlib.Path(photo).absolute(), upright)
@@ -131,7 +133,7 @@ def pixels(photo):
     raise ValueError(
       f'{photo}: its pixels are decimal numbers, of which nobody knows what is white.'
     )
-  if image.mode.startswith('I'):  # 16 bits of gray as 8.
+  if image.mode.startswith('I'):  # 16-bit gray to 8 bits.
     image = image.convert('I').point(lambda value: value / 256).convert('L')
   seen = image.convert('RGBA')
   image = Image.new('RGB', seen.size, 'white')
@@ -144,7 +146,7 @@ def pixels(photo):
 
 
 def main(photo, form):
-  """Prints the likeliest labels, and who answered."""
+  """Prints the likeliest labels, and which stage answered."""
   ask = {'stablehlo': stablehlo, 'tflite': tflite, 'onnx': onnx, 'triton': triton}[form]
   first, *later = about()['programs']
   stage = 'lightweight' if later else first
@@ -155,7 +157,7 @@ def main(photo, form):
       known.update(ask(name, known))
     except (ImportError, OSError, ValueError):
       raise
-    except Exception as error:  # Each run time has its own.
+    except Exception as error:  # Each runtime has its own.
       raise ValueError(
         f'The {name} of {FOLDER} is broken, or does not go with model.json '
         f'({" ".join(str(error).split())}).'
@@ -177,7 +179,7 @@ def main(photo, form):
 
 
 def start(photo=None, form=None, *more):
-  """`main`, or a sentence on what is missing or wrong."""
+  """Runs `main`, or exits with a sentence on what is missing or wrong."""
   try:
     forms = about()['formats']
     if photo in (None, '-h', '--help') or more or form not in (None, *forms):
@@ -190,5 +192,5 @@ def start(photo=None, form=None, *more):
 
 
 if __name__ == '__main__':
-  sys.stdout.reconfigure(errors='backslashreplace')  # Not all labels are of a console's alphabet.
+  sys.stdout.reconfigure(errors='backslashreplace')  # A console may not have all the letters.
   start(*sys.argv[1:])

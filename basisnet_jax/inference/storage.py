@@ -1,4 +1,4 @@
-"""Smaller bases, for one image at a time: its synthesis waits for the bases to be read.
+"""Stores bases in fewer bytes, for one image at a time: its synthesis is bound by reading them.
 
 Arithmetic stays in float32. Bases of depthwise layers are small, and stay as they are. Batches of
 more than one image convert the bases anew each time, which is slower than float32.
@@ -13,12 +13,12 @@ from basisnet_jax.models import synthesis
 
 
 def has_bases(params: Any) -> bool:
-  """Whether there are any that become smaller."""
+  """Whether there are any bases that become smaller."""
   return any(_become_smaller(*item) for item in traverse_util.flatten_dict(params).items())
 
 
 def in_float16(params: Any) -> Any:
-  """Half of the bytes, at a relative error of 2^-11.
+  """Stores bases in half of the bytes, at a relative error of 2^-11.
 
   Args:
     params: of a `BasisNet`, or a tree with them in it.
@@ -27,7 +27,7 @@ def in_float16(params: Any) -> Any:
 
 
 def in_int8(params: Any) -> Any:
-  """A quarter of the bytes: each basis in 255 steps of its own, up to its largest weight.
+  """Stores bases in a quarter of the bytes: each in 255 steps up to its own largest weight.
 
   Args:
     params: of a `BasisNet`, or a tree with them in it.

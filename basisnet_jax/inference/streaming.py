@@ -1,9 +1,9 @@
-"""Two processing units, as in the paper: the next frame's preview beside this one's specialist.
+"""Two processing units, as in the paper: a frame's specialist runs beside the next one's preview.
 
 frames -> waiting (bounded) -> preview, on one device -> between -> answers
 The thread that previews a frame also sends it on to the specialist's device, unless the preview is
-sure enough, and takes the next; another thread waits for the specialist, so that both devices work
-at the same time and neither waits for Python.
+confident enough, and takes the next; another thread waits for the specialist, so that both devices
+work at the same time and neither waits for Python.
 """
 
 import collections
@@ -28,18 +28,18 @@ from basisnet_jax.inference import fixed
 from basisnet_jax.models import BasisNet, basisnet
 
 WHEN_FULL = ('wait', 'drop_oldest')
-_UNDER_WAY = 4  # Frames: one in each stage, one between them, an answer that nobody has taken yet.
+_UNDER_WAY = 4  # Frames: one in each stage, one between them, and an answer not yet taken.
 _END = object()
 
 
 class Answer(NamedTuple):
-  """What both stages say of a frame.
+  """The answers of both stages for a frame.
 
   Attributes:
-    number: of the frame, from 0; those between that are missing were dropped.
-    first, final: logits, `[b, classes]`, on the devices of the stages; the same where it exited.
+    number: of the frame, from 0; missing ones were dropped.
+    first, final: logits, `[b, classes]`, on the devices of the stages; the same if it exited.
     confidence: of the first, float32 `[b]`.
-    exited: whether the first are the answer, since all of the frame are sure enough.
+    exited: whether the first are the answer, since all images of the frame are confident enough.
     reused: whether the specialist of an earlier frame answered.
     milliseconds: from the frame's arrival to its answer.
   """
@@ -57,9 +57,9 @@ class StreamingPredictor:
   """A two-stage model on two devices, for frames that come one after another.
 
   Attributes:
-    metrics: of the last stream so far: 'frames' that came, 'dropped', 'answered', of these 'exited'
-      and 'reused', and of each stage the milliseconds of a frame that it saw, 'lightweight_ms' and
-      'specialist_ms'.
+    metrics: of the last stream so far: the 'frames' that came, 'dropped', 'answered', of these
+      'exited' and 'reused', and for each stage the average milliseconds per frame that it saw,
+      'lightweight_ms' and 'specialist_ms'.
   """
 
   def __init__(
@@ -83,18 +83,18 @@ class StreamingPredictor:
       variables: of the model.
       lightweight_device, specialist_device: where the stages run; they may be the same.
       depth: frames that may wait for the preview.
-      when_full: 'wait' takes no further frame then, and holds up whoever makes them (a file);
-        'drop_oldest' forgets the one that has waited longest (a camera).
-      reuse: how far a coefficient may be, 0 or more, from that of the frame whose specialist is at
-        hand for it to answer this frame, too: its weights need not be blended anew. It takes
+      when_full: what happens when as many wait: 'wait' holds up their source (a file);
+        'drop_oldest' drops the one that has waited longest (a camera).
+      reuse: largest distance, 0 or more, of any coefficient from those of the current specialist
+        at which that specialist answers this frame, too, without blending its weights anew. Needs
         frames of one image. None: every frame has its own specialist.
-      threshold: the confidence from which on a frame is answered by its preview alone.
-      rule: of the confidence, of `confidence.RULES`.
+      threshold: the confidence from which a frame is answered by its preview alone.
+      rule: of the confidence, one of `confidence.RULES`.
       temperature: of the preview's logits.
 
     Raises:
-      UserError: a network of one stage, or a device, `depth`, `when_full`, `reuse`, `threshold`,
-        `rule` or `temperature` that cannot be.
+      UserError: a network of one stage, or an invalid device, `depth`, `when_full`, `reuse`,
+        `threshold`, `rule` or `temperature`.
     """
     if not isinstance(model, BasisNet):
       raise UserError(f'{type(model).__name__} is of one stage; a stream is for a BasisNet of two.')
@@ -136,13 +136,13 @@ class StreamingPredictor:
       frames: batches of images in [-1, 1], float `[b, h, w, 3]`.
 
     Raises:
-      UserError: a frame is no images, raised where its answer would be; or `frames` is no iterable.
+      UserError: a frame is not images (raised in place of its answer), or `frames` not an iterable.
     """
     if not isinstance(frames, Iterable):
       raise UserError(f'Frames come as [frame, ...]; this is {type(frames).__name__}.')
     stop, counts, (light, special) = threading.Event(), collections.Counter(), self._devices
     waiting = _Waiting(self._depth, self._drop, stop)
-    # A slow consumer holds up the preview alone: else its time would count as the specialist's.
+    # A slow consumer only holds up the preview: else its time would count as the specialist's.
     under_way = threading.Semaphore(_UNDER_WAY)
     between, answers = queue.SimpleQueue(), queue.SimpleQueue()
     self.metrics = {}
@@ -171,7 +171,7 @@ class StreamingPredictor:
         counts['lightweight'] += 1
         first, coefficients, confidence, exited = found
         final, reused = first, False
-        if not exited:  # The device begins it when it is done with the frame before.
+        if not exited:  # The device starts it when done with the frame before.
           final, reused = answer(*jax.device_put((frame, coefficients, first), special))
         said = first, final, confidence, bool(exited), reused
         between.put((number, arrived, sent, said))
@@ -191,7 +191,7 @@ class StreamingPredictor:
         answers.put(Answer(number, first, final, confidence, exited, reused, milliseconds))
       answers.put(item)
 
-    # What goes wrong goes the way of the frames, and comes after the answers of those before it.
+    # Errors go the way of the frames, and come after the answers for those before them.
     threads = [
       threading.Thread(target=_guarded, args=(work, line), daemon=True)
       for work, line in ((read, between), (preview, between), (finish, answers))
@@ -210,14 +210,14 @@ class StreamingPredictor:
       stop.set()
       waiting.close()
       under_way.release()  # The preview may wait for it.
-      for thread in threads[1:]:  # The first may wait for a camera.
+      for thread in threads[1:]:  # The first may be waiting for a camera.
         thread.join()
 
   def _each(self, frame, coefficients, first):
     return self._specialize(frame, coefficients, first), False
 
   def _scenes(self):
-    """Answers as `_each` does, with the specialist at hand where the coefficients are near."""
+    """Answers as `_each` does, but by the current specialist if the coefficients are near."""
     blended, made_by = None, None
 
     def answer(frame, coefficients, first):
@@ -226,7 +226,7 @@ class StreamingPredictor:
         raise UserError(f'reuse is for frames of one image; this one has {len(frame)}.')
       # In NumPy: JAX would compile it while the first frames are waiting.
       now = np.asarray(coefficients)
-      # All: of a cascade there are none.
+      # `all`: a cascade has none.
       near = made_by is not None and bool((np.abs(now - made_by) <= self._reuse).all())
       if not near:
         blended, made_by = self._blend(coefficients), now
@@ -257,7 +257,7 @@ def _check(frame):
 
 
 class _Waiting:
-  """Frames that wait: at most so many. After the last comes what it is closed with."""
+  """A queue of at most `depth` frames. After the last comes what it is closed with."""
 
   def __init__(self, depth, drop, stop):
     self._frames, self._depth, self._drop, self._stop = collections.deque(), depth, drop, stop
@@ -291,7 +291,7 @@ class _Waiting:
 
 
 def _guarded(work, line):
-  """Whatever goes wrong in a thread is put into its line."""
+  """Runs the work of a thread, and puts any exception into its queue."""
   try:
     work()
   except BaseException as error:

@@ -1,10 +1,10 @@
-"""What Triton needs beside programs in ONNX: the other files of its model repository.
+"""What Triton needs besides ONNX programs: the other files of its model repository.
 
-Of two stages there are three models, and clients ask the last one.
+Two stages make three models, of which clients ask the last one.
   preview/     config.pbtxt, 1/model.onnx
   specialist/  config.pbtxt, 1/model.onnx
   two_stage/   config.pbtxt, labels.txt, 1/model.py (`triton_two_stage`)
-A network of one stage is one model: network/ has config.pbtxt, labels.txt and 1/model.onnx.
+A network of one stage is one model: network/, with config.pbtxt, labels.txt and 1/model.onnx.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,22 +19,22 @@ _CONTAINER = 'tritonserver:25.12-py3'
 
 
 def program_file(name: str) -> str:
-  """Where the ONNX of a program belongs."""
+  """The path of a program's ONNX file."""
   return f'{name}/1/model.onnx'
 
 
 def asked(programs: Iterable[str]) -> str:
-  """The model that clients ask, of the names of programs."""
+  """The model that clients ask, given the names of the programs."""
   first, *later = programs
   return 'two_stage' if later else first
 
 
 def files(programs: Sequence[exporting.Program], about: Mapping[str, Any]) -> dict[str, str]:
-  """{name: content} of all but the programs.
+  """Returns {name: content} of all files but the programs.
 
   Args:
-    programs: of `exporting.programs`.
-    about: what model.json says.
+    programs: from `exporting.programs`.
+    about: the contents of model.json.
   """
   entry = asked(part.name for part in programs)
   found = {f'{entry}/labels.txt': ''.join(f'{_line(label)}\n' for label in about['labels'])}
@@ -75,7 +75,7 @@ def files(programs: Sequence[exporting.Program], about: Mapping[str, Any]) -> di
 
 
 def readme(about: Mapping[str, Any]) -> str:
-  """A section on how to serve the repository, and how to ask."""
+  """A README section on how to serve the repository, and how to query it."""
   entry, side = asked(about['programs']), about['resolution']
   others, early = ['confidence'], ''
   if len(about['programs']) > 1:
@@ -122,7 +122,7 @@ it all probabilities.{early}
 
 
 def _tensor(name, shape, kind='FP32', labelled=False):
-  """As config.pbtxt tells of it; Triton has no tensors without axes, but for the model."""
+  """A tensor in config.pbtxt; only the model sees scalars, since Triton's tensors have axes."""
   dims = ', '.join(map(str, shape or (1,)))
   scalar = '' if shape else ' reshape: { shape: [ ] }'
   labels = ' label_filename: "labels.txt"' if labelled and name == 'probabilities' else ''

@@ -1,6 +1,6 @@
-"""Both stages as one model of Triton: the specialist sees undecided images alone.
+"""Both stages as one Triton model: the specialist only sees undecided images.
 
-It is copied into exports, as 1/model.py; Triton's Python backend runs it, with NumPy.
+This file is copied into exports as 1/model.py; Triton's Python backend runs it, with NumPy.
 """
 
 import json
@@ -10,7 +10,7 @@ import triton_python_backend_utils as triton
 
 
 class TritonPythonModel:
-  """One instance; Triton calls the methods."""
+  """One instance, whose methods Triton calls."""
 
   def initialize(self, args):
     """Reads the parameters of config.pbtxt."""
@@ -21,7 +21,7 @@ class TritonPythonModel:
     self.handed_on = told['handed_on'].split(',')
 
   def execute(self, requests):
-    """One response for each request, which may have several images."""
+    """Returns one response per request; a request may have several images."""
     parts = [triton.get_input_tensor_by_name(each, 'images').as_numpy() for each in requests]
     found = self._answers(np.concatenate(parts))
     ends = np.cumsum([len(images) for images in parts])[:-1]
@@ -32,7 +32,7 @@ class TritonPythonModel:
     ]
 
   def _answers(self, images):
-    """Arrays `[b, ...]` of what config.pbtxt has as outputs, by name."""
+    """Arrays `[b, ...]` of the outputs in config.pbtxt, by name."""
     first = _ask('preview', ['probabilities', 'confidence', *self.handed_on], images=images)
     probabilities, confidence = first['probabilities'].copy(), first['confidence']
     undecided = ~(confidence[:, 0] >= self.threshold)
@@ -50,12 +50,12 @@ class TritonPythonModel:
 
 
 def _ask(model, outputs, **inputs):
-  """What another model of this server says, by name."""
+  """The outputs of another model of this server, by name."""
   response = triton.InferenceRequest(
     model_name=model,
     requested_output_names=outputs,
     inputs=[triton.Tensor(name, values) for name, values in inputs.items()],
-    # For NumPy, also of a model on a GPU.
+    # Where NumPy can read them, even from a model on a GPU.
     preferred_memory=triton.PreferredMemory(triton.TRITONSERVER_MEMORY_CPU, 0),
   ).exec()
   if response.has_error():
