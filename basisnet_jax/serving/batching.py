@@ -1,4 +1,4 @@
-"""Images that come one by one, answered together."""
+"""Answers images that come one by one in batches."""
 
 import asyncio
 from collections import deque
@@ -20,10 +20,10 @@ class _Waiting:
 
 
 class Batches:
-  """A queue in front of a network. All in one event loop, but the network, in its own thread.
+  """A queue in front of a network, in one event loop; the network runs in a thread of its own.
 
-  Those that come while the network runs are the next batch, in the order in which they came; one
-  that finds the network idle waits a little for others.
+  Images that come while the network runs form the next batch, in order of arrival; one that finds
+  the network idle waits a little for others.
 
   Attributes:
     failing: whether the network failed at the last batch.
@@ -40,30 +40,30 @@ class Batches:
     """Starts nothing: see `run`.
 
     Args:
-      answer: of images `[b, ...]` and the most labels, to b answers; it is called in a thread.
-      sizes: of batches that the network is compiled for, rising: the last is the most at once.
-      wait: seconds that the first of a batch waits for others.
-      on_batch: is told the size of each batch that was answered.
+      answer: from images `[b, ...]` and the largest top_k to b answers; it is called in a thread.
+      sizes: batch sizes that the network is compiled for, ascending: the last is the most at once.
+      wait: seconds that the first image of a batch waits for others.
+      on_batch: called with the size of each batch that was answered.
     """
     self.failing = False
-    self._began: float | None = None  # When the network got what it works on.
+    self._began: float | None = None  # When the network got its current batch.
     self._answer, self._sizes, self._wait, self._on_batch = answer, sizes, wait, on_batch
     self._waiting: deque[_Waiting] = deque()
     self._changed = asyncio.Event()
     self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix='network')
 
   def __len__(self) -> int:
-    """How many images wait; those that the network works on do not."""
+    """How many images wait, without those that the network works on."""
     return len(self._waiting)
 
   def working(self) -> float:
-    """Seconds since the network got the batch that it works on; 0 where it is idle."""
+    """Seconds since the network got its current batch; 0 if it is idle."""
     return 0.0 if self._began is None else time.monotonic() - self._began
 
   async def ask(self, pixels: np.ndarray, top_k: int) -> Any:
-    """The answer for an image `[...]`, with at least so many labels.
+    """Returns the answer for an image `[...]`, with at least `top_k` labels.
 
-    An image whose asker is cancelled leaves the queue. Raises what the network raised.
+    If the caller is cancelled, its image leaves the queue. Raises what the network raised.
     """
     own = _Waiting(pixels, top_k, time.monotonic(), asyncio.get_running_loop().create_future())
     self._waiting.append(own)
@@ -75,14 +75,14 @@ class Batches:
         self._waiting.remove(own)
 
   def hurry(self) -> None:
-    """From now on no image waits for others: no more will come."""
+    """Makes images wait for others no longer: no more will come."""
     self._wait = 0
     self._changed.set()
 
   async def warm_up(self, shape: Sequence[int], on_size: Callable[[int], None]) -> None:
-    """Answers for batches of each size, of images of this shape, so that all is compiled.
+    """Runs a batch of each size, of images of this shape, so that everything is compiled.
 
-    `on_size` is told how many sizes are, from 0 on.
+    `on_size` is called with the number of sizes done, from 0 on.
     """
     for done, size in enumerate(self._sizes):
       on_size(done)
@@ -97,7 +97,7 @@ class Batches:
       pixels, top_k = np.stack([one.pixels for one in batch]), max(one.top_k for one in batch)
       try:
         answers = await self._run(pixels, top_k)
-      except Exception as error:  # For those who asked; the next batch may do better.
+      except Exception as error:  # Goes to the callers; the next batch may do better.
         self.failing = True
         for one in batch:
           if not one.answer.done():
@@ -106,7 +106,7 @@ class Batches:
       self.failing = False
       self._on_batch(len(batch))
       for one, answer in zip(batch, answers, strict=True):
-        if not one.answer.done():  # A client that is gone has cancelled it.
+        if not one.answer.done():  # Cancelled if the client has left.
           one.answer.set_result(answer)
 
   async def _until_due(self):

@@ -1,4 +1,4 @@
-"""What a server counts, for Prometheus."""
+"""A server's metrics, for Prometheus."""
 
 from collections.abc import Callable
 
@@ -11,10 +11,10 @@ KIND = prometheus.CONTENT_TYPE_LATEST
 
 
 class Counts:
-  """All since the start."""
+  """All counts since the start."""
 
   def __init__(self, most: int, waiting: Callable[[], int], unanswered: Callable[[], int]):
-    """`most` images at once; the functions tell how many images and requests there are now."""
+    """`most` is the largest batch; the functions tell how many images and requests wait now."""
     self._registry = registry = prometheus.CollectorRegistry()
     prometheus.ProcessCollector(registry=registry)
     self._requests = prometheus.Counter(
@@ -43,19 +43,19 @@ class Counts:
       prometheus.Gauge(name, about, registry=registry).set_function(function)
 
   def request(self, path: str, status: int) -> None:
-    """A request was answered; with 499 where its client was gone."""
+    """Counts a request that was answered; 499 if its client had left."""
     self._requests.labels(path, str(status)).inc()
 
   def batch(self, size: int) -> None:
-    """A batch went through the network."""
+    """Counts a batch that went through the network."""
     self._batches.observe(size)
 
   def answer(self, answer: Prediction, seconds: float) -> None:
-    """An image has its answer."""
+    """Counts an image that has its answer, and the seconds that it took."""
     self._answers.labels(answer.stage).inc()
     self._madds.inc(answer.madds)
     self._seconds.observe(seconds)
 
   def text(self) -> bytes:
-    """For Prometheus, of `KIND`."""
+    """The metrics in Prometheus' format, of content type `KIND`."""
     return prometheus.generate_latest(self._registry)

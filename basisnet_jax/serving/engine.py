@@ -1,7 +1,7 @@
-"""A service on uvicorn, until a signal ends it.
+"""Runs a service on uvicorn, until a signal ends it.
 
-Uvicorn alone, and a queue of our own: LitServe 0.2 was read and left, since its queue has no end,
-an image that is refused fails all of its batch, and SIGTERM ends it with requests unanswered.
+Only uvicorn, and a queue of our own: LitServe 0.2 was considered and rejected, since its queue is
+unbounded, a refused image fails its whole batch, and SIGTERM ends it with requests unanswered.
 """
 
 import asyncio
@@ -21,12 +21,12 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from basisnet_jax.serving.service import Service
 
 _HEAD = 10  # Seconds.
-_FILES = 8192  # That are open at once, connections among them; fewer where the system wants that.
+_FILES = 8192  # Open at once, including connections; fewer if the system limits them.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def _last(status: str, sentence: str, more: str = '') -> bytes:
-  """An answer that needs no application, after which the connection is closed."""
+  """An answer that does not need the application, after which the connection is closed."""
   content = json.dumps({'error': sentence})
   return (
     f'HTTP/1.1 {status}\r\ncontent-type: application/json\r\n{more}connection: close\r\n'
@@ -48,12 +48,12 @@ _NO_HTTP = _last(
 class _Protocol(H11Protocol):
   """Sends at once, and closes connections on which no whole head comes, even if bytes trickle in.
 
-  Uvicorn has this timer between two requests, and stops it at the first byte; here it runs from the
-  start, until there is a request. (The alternative, httptools, takes heads without end.)
+  Uvicorn's timer runs between two requests, and stops at the first byte; here it runs from the
+  start, until there is a request. (The alternative, httptools, accepts heads of any length.)
   """
 
   def __init__(self, *arguments, most, refused, **options):
-    """`most` connections there may be; `refused` is told of what needs no application."""
+    """`most`: connections; `refused` is called for answers that do not need the application."""
     super().__init__(*arguments, **options)
     self._most, self._refused = most, refused
 
@@ -64,11 +64,11 @@ class _Protocol(H11Protocol):
       transport.write(_FULL)
       transport.close()
       return
-    # Bytes at once (asyncio's own number is 16 times that): or those who send chunks of one byte,
-    # which take long to parse, would hold up all others for seconds.
+    # Bytes read at once (asyncio's default is 16 times that). Otherwise clients that send chunks of
+    # one byte, which take long to parse, would hold up all others for seconds.
     transport.max_size = 1 << 14
-    # Or the second packet of an answer waits 40 ms for the receipt of the first: asyncio does this
-    # for sockets alone that are made with this protocol's number.
+    # Otherwise the second packet of an answer waits 40 ms for the acknowledgement of the first:
+    # asyncio sets this only for sockets that are made with TCP's protocol number.
     transport.get_extra_info('socket').setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     self.timeout_keep_alive_task = self.loop.call_later(
       self.timeout_keep_alive, self.timeout_keep_alive_handler
@@ -79,7 +79,7 @@ class _Protocol(H11Protocol):
     self.handle_events()
 
   def send_400_response(self, msg):
-    # A client refused before all of its body had come has its answer; a second fails in uvicorn.
+    # A client refused before its whole body came has its answer; uvicorn fails at a second one.
     if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
       self._refused(400)
       self.transport.write(_NO_HTTP)
@@ -90,7 +90,7 @@ class _Server(uvicorn.Server):
   def handle_exit(self, sig, frame):
     super().handle_exit(sig, frame)
     if self.force_exit:
-      # From Python 3.12 on uvicorn would wait for their connections even so.
+      # From Python 3.12 on, uvicorn would still wait for their connections.
       for request in list(self.server_state.tasks):
         asyncio.get_running_loop().call_soon_threadsafe(request.cancel)
 
@@ -100,15 +100,15 @@ class _Server(uvicorn.Server):
 
 
 def run(service: Service, listener: socket.socket, seconds: float) -> None:
-  """Returns after SIGTERM or SIGINT, when those that were accepted are answered.
+  """Serves until SIGTERM or SIGINT, and returns when all accepted requests are answered.
 
-  While the service compiles, the process ends at once. Raises what the service raised: it ends the
-  server. To be called in the main thread.
+  While the service compiles, a signal ends the process at once. An exception of the service ends
+  the server and is raised here. Call this in the main thread.
 
   Args:
     service: what is served.
-    listener: a socket that listens; it is closed.
-    seconds: that a request may take.
+    listener: a listening socket; it gets closed.
+    seconds: time that a request may take.
   """
   most, backlog = _connections()
   server = _Server(
@@ -126,7 +126,7 @@ def run(service: Service, listener: socket.socket, seconds: float) -> None:
       timeout_graceful_shutdown=int(seconds) + 5,
     )
   )
-  # Uvicorn raises a signal again when it has ended by it: by default that would kill.
+  # When a signal has ended uvicorn, it raises the signal again: by default that would kill.
   earlier = {number: signal.signal(number, server.handle_exit) for number in _SIGNALS}
   try:
     asyncio.run(_run(server, service, listener))
@@ -136,10 +136,10 @@ def run(service: Service, listener: socket.socket, seconds: float) -> None:
 
 
 def _connections() -> tuple[int, int]:
-  """How many there may be, and how many more the event loop takes before it looks at them.
+  """How many there may be, and how many more the event loop accepts before it looks at them.
 
-  Where a process may open no more files, asyncio writes a stack for each try to accept one, and
-  tries thousands of times a second: whoever opens idle connections would fill the disk.
+  When a process may open no more files, asyncio logs a stack trace for each attempt to accept a
+  connection, thousands of times a second: whoever opens idle connections would fill the disk.
   """
   soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
   files = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
@@ -155,7 +155,7 @@ async def _run(server, service, listener):
   work = asyncio.create_task(service.run())
   work.add_done_callback(end)
   await server.serve(sockets=[listener])
-  if not (service.ready or work.done()):  # Python would wait for the thread that compiles.
+  if not (service.ready or work.done()):  # Python would wait for the compiling thread.
     sys.stdout.flush()
     os._exit(0)
   work.cancel()

@@ -1,4 +1,4 @@
-"""An HTTP request and its answer, as ASGI hands them over."""
+"""An HTTP request and its answer, on top of ASGI."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -9,14 +9,14 @@ import urllib.parse
 
 from basisnet_jax.errors import UserError
 
-_LINGER = 1.0  # Seconds.
+_LINGER = 1.0  # Seconds for which an unwanted body is read.
 
 
 class Refusal(UserError):
   """What a client is told instead of an answer.
 
   Attributes:
-    status: of HTTP.
+    status: HTTP's.
     headers: of the answer.
   """
 
@@ -26,18 +26,18 @@ class Refusal(UserError):
 
 
 class Gone(Exception):
-  """The client has left: nobody to answer."""
+  """The client has left: there is nobody to answer."""
 
 
 class Request:
-  """What a client asks.
+  """A client's request.
 
   Attributes:
     method, path: as in 'GET /health'.
     query: {name: values}.
     headers: {lower-case name: value}.
-    complete: whether all of the body was read.
-    holds_back: whether the client sends the body only when it is told to go on.
+    complete: whether the whole body was read.
+    holds_back: whether the client sends the body only when told to continue.
   """
 
   def __init__(self, scope: Mapping[str, Any], receive: Callable[[], Awaitable[Any]]):
@@ -53,10 +53,10 @@ class Request:
     self._receive = receive
 
   async def body(self, most: int) -> bytes:
-    """All of it, at most so many bytes: whoever sends more is refused as soon as that is known.
+    """Reads the body, at most `most` bytes: a larger one is refused as soon as that is known.
 
     Raises:
-      Refusal: 413.
+      Refusal: 413, the body is larger.
       Gone: the client has left in the middle.
     """
     too_much = (
@@ -76,10 +76,10 @@ class Request:
     return b''.join(parts)
 
   async def drop_body(self) -> None:
-    """Reads what is left of a body that nobody wants, for a second at most.
+    """Reads the rest of an unwanted body, for a second at most.
 
-    To answer and close without it would reset the connection, and many clients, which write first
-    and then read, would never see the answer. Those that ask before they write need none of it.
+    Answering and closing without this would reset the connection, and the many clients that write
+    first and then read would never see the answer. Those that ask before they write do not need it.
     """
     if self.holds_back:
       return
@@ -89,7 +89,7 @@ class Request:
           await self._next()
 
   async def gone(self) -> None:
-    """Returns when the client has left; to be awaited when the body is complete."""
+    """Returns when the client has left; await it once the body is complete."""
     with contextlib.suppress(Gone):
       while True:
         await self._next()
@@ -103,13 +103,13 @@ class Request:
 
 
 def _without_host(path):
-  """'http://host/health', which HTTP/1.1 wants servers to accept too, -> '/health'."""
+  """'http://host/health', which HTTP/1.1 requires servers to accept, too, -> '/health'."""
   scheme, mark, rest = path.partition('://')
   return f'/{rest.partition("/")[2]}' if mark and scheme.lower() in ('http', 'https') else path
 
 
 class Answer:
-  """What a client is sent."""
+  """What is sent to a client."""
 
   def __init__(
     self,
@@ -118,7 +118,7 @@ class Answer:
     headers: Mapping[str, str] | None = None,
     kind: str = 'application/json',
   ):
-    """`content` are bytes of this kind, or what becomes JSON."""
+    """`content` is bytes of this content type (`kind`), or an object to be sent as JSON."""
     if not isinstance(content, bytes):
       content = json.dumps(content, ensure_ascii=False).encode() + b'\n'
     self.status, self._content = status, content
@@ -126,11 +126,11 @@ class Answer:
 
   @classmethod
   def of_refusal(cls, refusal: Refusal) -> 'Answer':
-    """{"error": the sentence}."""
+    """Makes the answer {"error": the sentence}."""
     return cls(refusal.status, {'error': str(refusal)}, refusal.headers)
 
   async def send(self, send: Callable[[Any], Awaitable[None]], *, last: bool = False) -> None:
-    """By ASGI; `last` on its connection."""
+    """Sends it by ASGI; `last` closes the connection after it."""
     headers = self._headers | ({'connection': 'close'} if last else {})
     headers = [(name.encode(), value.encode()) for name, value in headers.items()]
     await send({'type': 'http.response.start', 'status': self.status, 'headers': headers})

@@ -1,4 +1,4 @@
-"""What a server answers: POST /predict, GET /, /health and /metrics. An ASGI application."""
+"""The ASGI application of a server: POST /predict, GET /, /health and /metrics."""
 
 import asyncio
 from collections.abc import Awaitable, Mapping
@@ -19,19 +19,19 @@ from basisnet_jax.serving import counts
 from basisnet_jax.serving.batching import Batches
 from basisnet_jax.serving.exchange import Answer, Gone, Refusal, Request
 
-_GONE = 499  # What nginx calls it.
-_HANGS = 3  # Request timeouts, after which nobody waits for a batch any more.
+_GONE = 499  # nginx's status for a client that has left.
+_HANGS = 3  # Request timeouts after which nobody waits for a batch any more.
 
 
 class Limits(NamedTuple):
-  """What a server takes and does.
+  """A server's limits and defaults.
 
   Attributes:
-    top_k: labels of an answer, where a request does not say.
+    top_k: labels of an answer, if the request does not say.
     batch_wait: seconds that an image waits for others while the network is idle.
-    body: bytes.
-    pixels: of an image.
-    requests: accepted and not answered yet; each may hold a body in memory.
+    body: most bytes of a request.
+    pixels: most pixels of an image.
+    requests: most requests accepted and not answered yet; each may hold a body in memory.
     seconds: from the head of a request to its answer.
   """
 
@@ -44,10 +44,10 @@ class Limits(NamedTuple):
 
 
 class Service:
-  """Of one predictor, in one event loop.
+  """Serves one predictor, in one event loop.
 
   Attributes:
-    ready: whether all is compiled.
+    ready: whether everything is compiled.
   """
 
   def __init__(
@@ -61,9 +61,9 @@ class Service:
 
     Args:
       predictor: its largest batch is the most images that are answered at once.
-      threshold: of `Predictor.threshold_for`.
-      limits: see there.
-      about: what `GET /` tells.
+      threshold: from `Predictor.threshold_for`.
+      limits: see `Limits`.
+      about: what `GET /` answers.
     """
     self._predictor, self._limits, self._about = predictor, limits, dict(about)
     self._decoders = concurrent.futures.ThreadPoolExecutor(predictor_lib.decoders())
@@ -87,7 +87,7 @@ class Service:
     }
 
   async def run(self) -> None:
-    """Compiles, and then answers until it is cancelled."""
+    """Compiles, then answers until it is cancelled."""
     began, count = time.monotonic(), len(self._predictor.sizes)
 
     def tell(done):
@@ -100,11 +100,11 @@ class Service:
     await self._batches.run()
 
   def refused(self, status: int) -> None:
-    """To be told of what was answered without it, with this status."""
+    """Counts a request that was answered without the service, with this status."""
     self._counts.request('other', status)
 
   def hurry(self) -> None:
-    """To be called when no more connections will come."""
+    """Call this when no more connections will come."""
     self._ending = True
     self._batches.hurry()
 
@@ -121,10 +121,10 @@ class Service:
     except asyncio.CancelledError:
       if not self._ending:
         raise
-      # A second Ctrl-C waits for nobody. (Uvicorn would write a stack for each request.)
+      # A second Ctrl-C waits for nobody. (Uvicorn would log a stack trace for each request.)
       answer = Answer.of_refusal(Refusal(503, 'The server ends, and answers no more.'))
     self._counts.request(path, answer.status)
-    # Where the body was not asked for, what comes next may be the body or another request.
+    # If the body was not asked for, what comes next may be the body or another request.
     unclear = request.holds_back and not request.complete
     await answer.send(send, last=self._ending or unclear)
 
@@ -203,7 +203,7 @@ class Service:
     return await self._batches.ask(pixels, top_k)
 
   def _check(self, request) -> int:
-    """How many labels are wanted; refuses what can be told from the head."""
+    """Returns how many labels are wanted; refuses what can be refused from the head alone."""
     kind = request.headers.get('content-type', '').split(';')[0].strip().lower()
     if kind and not kind.startswith('image/') and kind != 'application/octet-stream':
       raise Refusal(
@@ -231,7 +231,7 @@ class Service:
       raise Refusal(
         503, f'The network has worked on one batch for {seconds:.0f} seconds: it hangs.'
       )
-    if self._batches.failing:  # Perhaps no longer: an unhealthy server may be asked nothing else.
+    if self._batches.failing:  # Tries again: an unhealthy server may get no other requests.
       try:
         async with asyncio.timeout(self._limits.seconds):
           await self._batches.ask(np.zeros(self._shape, np.uint8), 1)
@@ -249,7 +249,7 @@ class Service:
 
 
 async def _unless_gone(request: Request, work: Awaitable[Any]) -> Any:
-  """What `work` returns; it is cancelled, and Gone raised, where the client leaves before."""
+  """Returns what `work` returns; cancels it and raises Gone if the client leaves before."""
   work, gone = asyncio.ensure_future(work), asyncio.ensure_future(request.gone())
   try:
     await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
