@@ -6,15 +6,15 @@ which gives the answer.
 
 Where to begin:
 
-- `basisnet_jax.load` answers for images with what a run has trained
+- `basisnet_jax.load` predicts for images with a trained run
   (`basisnet_jax.inference.predictor.Predictor`).
-- `basisnet_jax.models.create` makes a BasisNet of any two Flax networks, or a network by name;
+- `basisnet_jax.models.create` makes a BasisNet from any two Flax networks, or a network by name;
   `basisnet_jax.models.basisnet.BasisNet` has its two stages, `preview` and `specialize`.
 - `basisnet_jax.models.cost.count` counts multiply-adds and parameters.
-- `basisnet_jax.training.loop.train_and_evaluate` trains by a recipe, whose keys are explained in
-  `basisnet_jax.base_config`.
+- `basisnet_jax.training.loop.train_and_evaluate` trains a recipe, whose keys
+  `basisnet_jax.base_config` explains.
 - `basisnet_jax.inference.early_exit.make_predict` is early termination in one compiled function,
-  `basisnet_jax.inference.streaming.StreamingPredictor` both stages beside each other.
+  `basisnet_jax.inference.streaming.StreamingPredictor` runs both stages side by side.
 - `basisnet_jax.evaluation.early_exit` has the cost and accuracy of every threshold,
   `basisnet_jax.evaluation.thresholds` the choice of one.
 
@@ -27,7 +27,7 @@ __all__ = ['load']
 
 
 def __getattr__(name):
-  # Found when it is asked for: whoever imports a part of the package waits for no other.
+  # Imported on demand: importing one part of the package does not wait for the others.
   if name == 'load':
     from basisnet_jax.predict import load
 

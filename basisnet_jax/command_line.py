@@ -1,6 +1,6 @@
 """The command line: --config=recipe.py[:variant], --config.key=value, and the program's flags.
 
-Every mistake in it ends as one sentence (`UserError`), never as a stack trace.
+Every mistake in it is reported as one sentence (`UserError`), never as a stack trace.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -91,7 +91,7 @@ def parse(argv: Sequence[str], flag_values: flags.FlagValues) -> ml_collections.
       f'{unparsed[0]!r} belongs to no flag; every argument is --flag=value, without spaces.'
     )
   for name in set(flag_values) - {f'config.{key}' for key in defaults}:
-    if flag_values[name].value != flag_values[name].value:  # Its bounds let NaN through.
+    if flag_values[name].value != flag_values[name].value:  # The flag's bounds let NaN through.
       raise UserError(f'--{name}=nan cannot be used: it is not a number.')
   hold_to_ranges(config, defaults)
   return config
@@ -100,8 +100,8 @@ def parse(argv: Sequence[str], flag_values: flags.FlagValues) -> ml_collections.
 def load_recipe(path: str, *arguments: str) -> ml_collections.ConfigDict:
   """Returns the locked config of the recipe at `path`; `arguments` is its variant, if any.
 
-  Raises UserError for a file that is missing, is no recipe or raises, and for a
-  variant it does not have.
+  Raises UserError for a file that is missing, is not a recipe or raises, and for a
+  variant that it does not have.
   """
   with _running(path):
     get_config = getattr(_execute(path), 'get_config', None)
@@ -127,8 +127,8 @@ def parse_sweep(
 ) -> tuple[str, Sweep, dict[str, ml_collections.ConfigDict]]:
   """Returns (its path, the sweep, {row: its config with the command line's overrides}).
 
-  `argv` is that of `parse`, of which --config names a recipe that has a SWEEP.
-  Raises UserError as `parse` does, of every row.
+  `argv` is as in `parse`; its --config names a recipe that has a SWEEP.
+  Raises UserError as `parse` does, for any row.
   """
   arguments = _arguments(argv, flag_values)
   path, arguments = _take(arguments, 'config')
@@ -150,7 +150,7 @@ def parse_sweep(
 
 
 def _arguments(argv: Sequence[str], flag_values: flags.FlagValues) -> list[str]:
-  """Those after the program's name, also of files of flags; '~' is the home in paths."""
+  """Arguments after the program's name, flag files included; '~' in paths is the home folder."""
   arguments = flag_values.read_flags_from_files(list(argv[1:]), force_gnu=False)
   at_home = ((argument, _AT_HOME.fullmatch(argument)) for argument in arguments)
   return [found[1] + os.path.expanduser(found[2]) if found else one for one, found in at_home]
@@ -166,12 +166,12 @@ def _execute(path: str) -> types.ModuleType:
 
 @contextlib.contextmanager
 def _running(path: str) -> Iterator[None]:
-  """Turns whatever comes out of a recipe into a UserError."""
+  """Turns any exception of a recipe into a UserError."""
   try:
     yield
   except UserError:
     raise
-  except Exception as error:  # Recipes are programs: anything may come out of one.
+  except Exception as error:  # Recipes are programs: they may raise anything.
     raise UserError(_describe_crash(error, path)) from error
 
 
@@ -264,7 +264,7 @@ def _describe_crash(error: Exception, path: str) -> str:
 
 
 def _nearest(name: str, candidates: Iterable[str]) -> str:
-  """Names the candidate most like `name`, as a whole and in the last part, and near ties."""
+  """Names the candidate most like `name`, as a whole and in its last part, and near ties."""
 
   def likeness(candidate):
     pairs = (name, candidate), (name.split('.')[-1], candidate.split('.')[-1])

@@ -1,4 +1,4 @@
-"""What every config can do: take variants, be compared, be saved in a workdir and come back."""
+"""Operations on configs: applying variants, comparing, saving to a workdir and loading."""
 
 from collections.abc import Callable, Mapping, Sequence
 import importlib.metadata
@@ -16,7 +16,7 @@ from basisnet_jax.config_ranges import describe
 from basisnet_jax.errors import UserError
 
 _LIBRARIES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow-datasets')
-# What may change when a run is continued: not what it computes.
+# Keys that may change when a run is continued: they do not affect what it computes.
 _FREE = (
   'name',
   'data.data_dir',
@@ -31,7 +31,7 @@ _FREE = (
   'logging.',
   'sharding.',
 )
-_READ_ONCE = ('init.weights', 'init.lightweight_weights')  # Files, when a run begins.
+_READ_ONCE = ('init.weights', 'init.lightweight_weights')  # Files read when a run begins.
 
 
 def apply_variants(
@@ -63,7 +63,7 @@ def apply_variants(
 
 
 def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-  """Returns {dotted key: value} of every leaf."""
+  """Returns {dotted key: value} for every leaf."""
   flat = {}
   for key, value in config.items():
     if isinstance(value, ml_collections.ConfigDict | dict):
@@ -83,7 +83,7 @@ def changed_keys(
 
 
 def check_same_run(config: ml_collections.ConfigDict, workdir: str) -> None:
-  """Raises a UserError if the workdir's recipe computes something else; none saved is fine."""
+  """Raises a UserError if a recipe saved in the workdir computes something else."""
   if not is_saved(workdir):
     return
   changed = {
@@ -105,7 +105,7 @@ def _is_moved(key, old, new) -> bool:
 
 
 def is_saved(workdir: str) -> bool:
-  """Says whether `save` has written a config to `workdir`."""
+  """Whether `save` has written a config to `workdir`."""
   return (epath.Path(workdir) / 'config.json').exists()
 
 
@@ -139,9 +139,9 @@ def save(
 def load(workdir: str) -> ml_collections.ConfigDict:
   """Returns the locked config that `save` wrote to `workdir`, equal in every value and type.
 
-  A key that the saved file lacks (an older run) has the base recipe's default.
-  Raises UserError if the file is missing or damaged, or has keys that are unknown or values
-  that make no sense.
+  A key that the saved file lacks (an older run) gets the base recipe's default.
+  Raises UserError if the file is missing or damaged, or has unknown keys or values that make no
+  sense.
   """
   path = epath.Path(workdir) / 'config.json'
   if not path.exists():
@@ -177,13 +177,13 @@ def load(workdir: str) -> ml_collections.ConfigDict:
 def hold_to_ranges(
   config: ml_collections.ConfigDict, defaults: Mapping[str, Any], **options: str
 ) -> None:
-  """`config_ranges.check` of a config, whose tuples become what that returns."""
+  """Runs `config_ranges.check` on a config, and puts the tuples that it returns into it."""
   for key, value in config_ranges.check(flatten(config), defaults, **options).items():
     config_path.set_value(key, config, value)
 
 
 def versions() -> dict[str, str]:
-  """Returns the versions of Python, of this package and of the libraries it stands on."""
+  """Returns the versions of Python, of this package and of the libraries it builds on."""
   versions = {'basisnet_jax': basisnet_jax.__version__, 'python': platform.python_version()}
   versions |= {name: importlib.metadata.version(name) for name in _LIBRARIES}
   for name in ('tensorflow', 'tensorflow-cpu'):  # One module, two packages.

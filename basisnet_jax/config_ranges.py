@@ -1,4 +1,4 @@
-"""Which values of a recipe's keys make sense; names are checked where they are used."""
+"""Which values make sense for a recipe's keys; names are checked where they are used."""
 
 from collections.abc import Mapping
 import math
@@ -16,7 +16,7 @@ _WORDS = {
 
 
 def _are_resolutions(value):
-  """Pairs of a share of the training, rising from 0, and a size."""
+  """Whether these are pairs of a share of the training, rising from 0, and a size."""
   if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in value):
     return False
   if not all(type(share) in (int, float) and type(size) is int for share, size in value):
@@ -34,7 +34,7 @@ def _are_pairs(value, makes_sense):
 
 
 def _is_rule(pattern, axes):
-  """Of `sharding.of_tree`."""
+  """Whether this is a rule of `sharding.of_tree`."""
   try:
     re.compile(pattern)
   except re.error:
@@ -44,7 +44,7 @@ def _is_rule(pattern, axes):
   )
 
 
-# (what is wanted, whether a value is that, the keys)
+# (what is wanted, whether a value is that, the keys it applies to)
 _RANGES = (
   (
     'a whole number of at least 1',
@@ -151,19 +151,19 @@ def check(
   prefix: str = '--config.',
   mend: str = '',
 ) -> dict[str, tuple]:
-  """Holds values to their ranges, and elements of tuples to the defaults' types.
+  """Checks values against their ranges, and elements of tuples against the defaults' types.
 
   Args:
     values: {dotted key: value}, each of its key's type; None is not set.
-    defaults: the same of all keys.
-    prefix: what is said before a key.
-    mend: how to mend it, after a semicolon.
+    defaults: the same for all keys.
+    prefix: text before a key in errors.
+    mend: how to fix it, with a leading semicolon.
 
   Returns:
-    The tuples, with whole numbers made decimal where they are to be.
+    The tuples, with whole numbers made floats where floats are wanted.
 
   Raises:
-    UserError: for the first value that makes no sense.
+    UserError: a value makes no sense; the first such is named.
   """
   tuples = {
     key: _elements(prefix + key, values[key], default, mend)
@@ -180,7 +180,7 @@ def check(
 
 
 def _elements(name, value, default, mend):
-  """Checks the elements of a tuple, of which the library takes any."""
+  """Checks the elements of a tuple; ml_collections accepts any."""
   wanted = type(default[0])
   if wanted is float:
     value = tuple(decimal(v) if type(v) is int else v for v in value)
@@ -193,7 +193,7 @@ def _elements(name, value, default, mend):
 
 
 def decimal(value: int) -> float:
-  """The same number; infinite where that cannot be."""
+  """Converts to float; infinity if it does not fit."""
   try:
     return float(value)
   except OverflowError:

@@ -1,4 +1,4 @@
-"""Counts: what is one, and how one is written."""
+"""Counts: how they are written and recognised."""
 
 import numbers
 from typing import Any

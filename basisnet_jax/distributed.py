@@ -1,4 +1,4 @@
-"""Processes of one training: how they find each other, and how they end together."""
+"""The processes of one training: how they find each other and how they end together."""
 
 import glob
 import importlib.util
@@ -14,11 +14,11 @@ from jax.experimental import multihost_utils
 
 from basisnet_jax.errors import Missing, UserError
 
-# A process that is silent for so long is taken for dead, seconds; the others then end, too.
+# Seconds of silence after which a process is taken for dead; the others then end, too.
 _HEARTBEAT = 30
 _GREETING = 'basisnet_jax'
-_AGAIN = 0.2  # Between two attempts to reach process 0.
-# Variables of schedulers from which JAX finds the processes by itself, and what shows that there
+_AGAIN = 0.2  # Seconds between two attempts to reach process 0.
+# Variables of schedulers from which JAX finds the processes by itself, and tests of whether there
 # are several.
 _CLUSTERS = {
   'SLURM_NTASKS': lambda value: int(value) > 1,
@@ -31,20 +31,20 @@ _CLUSTERS = {
 def initialize(
   address: str | None, num_processes: int | None, process_id: int | None, timeout: float
 ) -> None:
-  """Joins this process to the others; before JAX is used.
+  """Joins this process to the others; call it before JAX is used.
 
-  With an address the processes, if they are several, call the roll there first. Without one, those
-  of a TPU pod, of Slurm or of Open MPI are found by JAX; any other process is alone.
+  With an address, the processes (if there are several) call the roll there first. Without one, JAX
+  finds those of a TPU pod, of Slurm or of Open MPI; any other process is alone.
 
   Args:
     address: host:port of process 0.
-    num_processes: how many there are.
+    num_processes: how many processes there are.
     process_id: which one this is, from 0.
     timeout: seconds to wait for all.
 
   Raises:
-    UserError: only some of the three are given, or they do not fit.
-    Missing: one did not come within `timeout`.
+    UserError: only some of the three are given, or they do not fit together.
+    Missing: a process did not come within `timeout`.
   """
   given = {
     '--coordinator_address': address,
@@ -69,7 +69,7 @@ def initialize(
       f'--process_id={process_id} is not one of {num_processes} processes; they count from 0.'
     )
   if num_processes == 1:
-    return  # With none to talk to; on CPU even its own devices would talk over sockets.
+    return  # Nobody to talk to; on CPU even its own devices would use sockets.
   call_roll(address, num_processes, process_id, timeout)
   jax.distributed.initialize(
     address,
@@ -81,16 +81,16 @@ def initialize(
 
 
 def _on_tpu_vm():
-  """Whether the machine has TPUs: JAX asks its metadata then which others belong to it."""
+  """Whether the machine has TPUs: then JAX finds the other machines in its metadata."""
   devices = glob.glob('/dev/accel*') + glob.glob('/dev/vfio/[0-9]*')
   return bool(devices) and importlib.util.find_spec('libtpu') is not None
 
 
 def call_roll(address: str, num_processes: int, process_id: int, timeout: float) -> None:
-  """Waits until all processes have called at process 0; JAX alone would abort without a name.
+  """Waits until all processes have called process 0; JAX alone would abort and name none.
 
   Raises:
-    UserError: one is not what it should be.
+    UserError: the address cannot be used, or a process does not belong to the others.
     Missing: not all came within `timeout` seconds.
   """
   host, colon, port = address.rpartition(':')
@@ -129,13 +129,13 @@ def _listen(port, num_processes, deadline):
       if problem:
         _answer_all({**present, -1: connection}, UserError, problem)
       if process is not None:
-        # The same one again has lost its first connection, or was started anew.
+        # A process that calls again has lost its first connection, or was restarted.
         present[process] = connection
     _answer_all(present, None, '')
 
 
 def _heard(connection, num_processes, where):
-  """(number of the process or None for a stranger, what is wrong or '')."""
+  """Returns (the caller's process number or None for a stranger, what is wrong or '')."""
   connection.settimeout(5)
   try:
     caller = json.loads(connection.makefile().readline())
@@ -155,13 +155,13 @@ def _heard(connection, num_processes, where):
 
 
 def _answer_all(connections, kind, problem):
-  """Tells all what is wrong, and raises it here; '' is well."""
+  """Tells all callers what is wrong, and raises it here; '' means nothing is."""
   answer = {'problem': problem, 'missing': kind is Missing}
   for connection in connections.values():
     try:
       connection.sendall(f'{json.dumps(answer)}\n'.encode())
     except OSError:
-      pass  # It will see by itself that nobody answers.
+      pass  # It will notice that nobody answers.
     connection.close()
   if problem:
     raise kind(problem)
@@ -173,7 +173,7 @@ def _report(host, port, mine, deadline):
     try:
       with socket.create_connection((host, port), timeout=5) as connection:
         connection.sendall(f'{json.dumps(mine)}\n'.encode())
-        # Process 0 answers when all are there, so before its own deadline, which may be later.
+        # Process 0 answers when all are there, so by its own deadline, which may be later.
         connection.settimeout(max(1, deadline - time.monotonic()) + 60)
         answer = connection.makefile().readline()
       if answer:
@@ -192,14 +192,14 @@ def _report(host, port, mine, deadline):
 
 
 class Preemption:
-  """Notices that the machine will be taken away (SIGTERM), at the same step on all hosts.
+  """Notices that the machine will be preempted (SIGTERM), at the same step on all hosts.
 
-  A context manager. With several processes it is JAX that listens, from the start.
+  A context manager. With several processes, JAX itself listens, from the start.
   """
 
   def __init__(self):
     self._noticed = False
-    # Signals reach the main thread alone; in another one nothing is noticed.
+    # Signals only reach the main thread; in another one nothing is noticed.
     self._alone = not jax.distributed.is_initialized()
     self._listens = self._alone and threading.current_thread() is threading.main_thread()
 
@@ -216,16 +216,16 @@ class Preemption:
     self._noticed = True
 
   def reached(self, step: int) -> bool:
-    """Whether to save after `step` and to end; to be asked once after each step."""
+    """Whether to save after `step` and end; to be called once after each step."""
     return self._noticed if self._alone else multihost_utils.reached_preemption_sync_point(step)
 
 
 def is_shared() -> bool:
-  """Whether this process is one of several, or was to be."""
+  """Whether this process is one of several, or was meant to be."""
   return jax.distributed.is_initialized()
 
 
 def leave() -> None:
-  """Waits until all processes are here, so that none takes the end of another for a crash."""
+  """Waits until all processes get here, so that none takes another's end for a crash."""
   if is_shared():
     jax.distributed.shutdown()

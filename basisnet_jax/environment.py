@@ -1,25 +1,26 @@
-"""What a process needs around it before it starts to compute."""
+"""What a process needs in its environment before it starts to compute."""
 
 import os
 import sys
 import time
 
-STARTED = time.time()  # Sources that changed after it are not what runs.
+STARTED = time.time()  # Sources that changed after this are not what runs.
 
-# glibc's malloc: XLA takes a few GB for each step on CPU and frees them after it. By default they
-# go back to the system, which clears them anew, in small pages: up to as long as the step itself.
+# glibc's malloc: on CPU, XLA allocates a few GB for each step and frees them after it. By default
+# they go back to the system, which clears them again in small pages: this can take as long as the
+# step itself.
 _TUNABLES = {
   'glibc.malloc.hugetlb': '1',  # Huge pages.
   'glibc.malloc.mmap_max': '0',  # Large blocks come from the heap, too,
-  'glibc.malloc.trim_threshold': str(2**62),  # which keeps what was freed for the next step.
+  'glibc.malloc.trim_threshold': str(2**62),  # which keeps freed memory for the next step.
 }
 
 
 def start_again() -> None:
-  """Starts the process again, once, with what only the environment at the start can change.
+  """Restarts the process, once, with settings that only the environment at the start can change.
 
-  That is how memory is taken (a tunable that is set already stays as it is), and UTF-8 for names
-  of files and what is printed, whatever the locale: TensorFlow takes no others. Linux only.
+  These are how memory is allocated (tunables that are already set stay as they are), and UTF-8 for
+  file names and output, whatever the locale: TensorFlow accepts no other names. Linux only.
   """
   tunables = os.environ.get('GLIBC_TUNABLES', '')
   missing = [f'{name}={value}' for name, value in _TUNABLES.items() if name not in tunables]
@@ -30,11 +31,11 @@ def start_again() -> None:
 
 
 def dispatch_in_calling_thread() -> None:
-  """Lets what runs on one CPU device start in the thread that calls it; before JAX is used.
+  """Makes programs on a single CPU device run in the calling thread; call it before JAX is used.
 
-  It takes its memory there, and only the main thread's heap keeps large blocks (`start_again`).
-  Nothing is lost: beside a step that uses all cores there is nothing to do. Several devices, and
-  accelerators, are not concerned.
+  They allocate their memory there, and only the main thread's heap keeps large blocks
+  (`start_again`). Nothing is lost: while a step uses all cores, there is nothing else to do.
+  Several devices, and accelerators, are not affected.
   """
   import jax
 

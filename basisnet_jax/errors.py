@@ -1,11 +1,11 @@
-"""The exceptions that users are meant to read."""
+"""Exceptions whose messages are meant for users."""
 
 from collections.abc import Iterator
 import contextlib
 import errno
 import re
 
-# Errors of the disk or of the user's rights, wherever they come up.
+# Errors of the disk or of permissions, wherever they come up.
 _OF_THE_DISK = (
   errno.ENOSPC,
   errno.EDQUOT,
@@ -18,24 +18,24 @@ _OF_THE_DISK = (
 
 
 class UserError(Exception):
-  """A mistake that the user can mend.
+  """A mistake that the user can fix.
 
   Its message is one sentence or two: what was received, what was wanted, how to
-  mend it. `main` prints the message alone, without a stack trace, and exits 2.
+  fix it. `main` prints the message alone, without a stack trace, and exits with 2.
   """
 
 
 class Preempted(Exception):
-  """The process was asked to end and has saved its state; `main` prints the message, exits 143."""
+  """The process was told to end and has saved its state; `main` prints this and exits with 143."""
 
 
 class Missing(Exception):
-  """A process or a bucket did not answer; `main` prints the message, exits 3: it may yet."""
+  """A process or a bucket did not answer, but may yet; `main` prints this and exits with 3."""
 
 
 @contextlib.contextmanager
 def of_the_disk(workdir: str) -> Iterator[None]:
-  """Turns the disk's errors inside, and all of files in the workdir, into a UserError."""
+  """Turns disk errors inside, and all errors of files in the workdir, into a UserError."""
   try:
     yield
   except OSError as error:
@@ -52,7 +52,7 @@ def of_the_disk(workdir: str) -> Iterator[None]:
 def of_buckets(kind: type[Exception] = UserError) -> Iterator[None]:
   """Turns errors inside about buckets (gs://...) that cannot be reached into a sentence.
 
-  For trainings the kind is Missing: launchers do not try again after a UserError.
+  For trainings `kind` is Missing, because launchers do not retry after a UserError.
   """
   try:
     yield

@@ -35,7 +35,7 @@ from basisnet_jax.models import preprocessing
 from basisnet_jax.training import experiment
 from basisnet_jax.training.progress import Progress
 
-# Each format's files, by the names of programs.
+# Each format's files, by program name.
 _FILES = {
   'stablehlo': '{}.stablehlo',
   'tflite': 'model.tflite',
@@ -45,7 +45,7 @@ _FILES = {
 FORMATS = tuple(_FILES)
 _LIBRARIES = {'tflite': litert, 'onnx': onnx_file, 'triton': onnx_file}
 _RUNNER = pathlib.Path(run_export.__file__)
-_COMPARED = 1000  # Images, at most.
+_COMPARED = 1000  # Images to compare answers on, at most.
 
 
 def export_workdir(
@@ -59,16 +59,16 @@ def export_workdir(
   """Writes the folder and prints what is in it.
 
   Args:
-    config: the run's recipe, which says where its images are.
+    config: the run's recipe, which tells where its images are.
     workdir: of the run.
     output: the folder.
-    formats: of `FORMATS`.
-    weights: of `exporting.WEIGHTS`.
-    budget: of `Predictor.threshold_for`.
+    formats: some of `FORMATS`.
+    weights: one of `exporting.WEIGHTS`.
+    budget: as for `Predictor.threshold_for`.
 
   Raises:
-    UserError: a format that there is not, or whose converter is not installed; no such run; a
-      folder that cannot be exported to; a budget that cannot be kept; or a program that differs.
+    UserError: an unknown format, or one whose converter is not installed; no such run; a folder
+      that cannot be exported to; a budget that cannot be kept; or a program that differs.
   """
   formats = _known(formats)
   ready = predict.ready(
@@ -85,7 +85,7 @@ def export_workdir(
   threshold = predictor.threshold_for(**budget)
   files, rows, runs = _converted(ready, network, formats, weights)
   tables = []
-  if weights != 'float32':  # Whose answers are the network's.
+  if weights != 'float32':  # float32 gives the network's answers.
     tables = _compared(config, network, runs, threshold)
     if set(formats) != {'tflite'} and not storage.has_bases(ready.variables['params']):
       some = 'coefficients' in network[-1].inputs
@@ -113,7 +113,7 @@ def export_workdir(
 
 
 def _known(formats):
-  """The formats, each once."""
+  """Returns the formats, each once."""
   if unknown := set(formats) - set(FORMATS):
     raise UserError(f'--format={",".join(sorted(unknown))}: there are {", ".join(FORMATS)}.')
   if not formats:
@@ -122,10 +122,10 @@ def _known(formats):
 
 
 def _check_installed(formats):
-  """Raises for a missing converter now, not when others have worked for minutes."""
+  """Raises for a missing converter now, before minutes go into other formats."""
   for name in formats:
     library = _LIBRARIES.get(name)
-    # Not imported: that prints, for seconds.
+    # Not imported: that takes seconds and prints.
     if library and not all(map(importlib.util.find_spec, library.NEEDED)):
       raise library.missing()
 
@@ -141,17 +141,17 @@ def _programs(ready, variables):
 
 
 def _converted(ready, network, formats, weights):
-  """Converts the programs, reads them again and compares them with the network's.
+  """Converts the programs, reads them back and compares them with the network.
 
   Returns:
-    {file: content}; a row of a table for each; {format: {program: calls what was read again}}.
+    {file: content}; a table row for each; {format: {program: function that runs what was read}}.
   """
   stored = exporting.stored(ready.model, ready.variables, ready.preparation.resolution, weights)
   # ONNX and tflite store the same numbers in as few bytes by themselves.
   in_float32 = jax.tree.map(np.float32, stored)
 
   def compared(converted):
-    """Adds how far the programs of each file are from the network's."""
+    """Adds how far the programs of each file differ from the network."""
     for data, read in converted:
       differences = (
         exporting.check(part, read[part.name], (1, 5), exporting.WEIGHTS[weights])
@@ -163,7 +163,7 @@ def _converted(ready, network, formats, weights):
   def stablehlo():
     return _one_each(_programs(ready, stored), exporting.stablehlo, exporting.read_stablehlo)
 
-  @functools.cache  # Triton's are the same files.
+  @functools.cache  # Triton's files are the same.
   def onnx():
     parts = _one_each(_programs(ready, in_float32), onnx_file.model, onnx_file.reader)
     return list(compared(parts))
@@ -186,7 +186,7 @@ def _converted(ready, network, formats, weights):
 
 
 def _beside(files, network, about, table):
-  """{file: content} of what lies beside the programs."""
+  """{file: content} of the files beside the programs."""
   found = {
     'model.json': json.dumps(about, indent=2, ensure_ascii=False) + '\n',
     'run.py': _RUNNER.read_text(),
@@ -207,19 +207,19 @@ def _one_each(
   convert: Callable[[exporting.Program], bytes],
   read: Callable[[bytes], Callable[..., Any]],
 ) -> Iterator[tuple[bytes, agreement.Runs]]:
-  """(content, {program: calls what was read again}) of each file, one for a program."""
+  """Yields (content, {program: function that runs what was read back}), one file per program."""
   for part in parts:
     data = convert(part)
     yield data, {part.name: read(data)}
 
 
 def tflite(parts: list[exporting.Program], weights: str) -> Iterator[tuple[bytes, agreement.Runs]]:
-  """(content, {program: calls what was read again}) of the file."""
+  """Yields (content, {program: function that runs what was read back}) for the one file."""
   data = litert.flatbuffer(parts, weights)
   read = litert.Reader(data)
 
   def run(part, *arrays):
-    """Of any number of images, one by one."""
+    """Runs any number of images, one by one."""
     inputs = [dict(zip(part.inputs, one, strict=True)) for one in zip(*arrays, strict=True)]
     found = [read(part.name, {k: v[None] for k, v in one.items()}) for one in inputs]
     return [np.concatenate([one[name] for one in found]) for name in part.outputs]
@@ -228,7 +228,7 @@ def tflite(parts: list[exporting.Program], weights: str) -> Iterator[tuple[bytes
 
 
 def _compared(config, network, runs, threshold) -> list[str]:
-  """Tables: the answers of each format's programs on the run's own evaluation images."""
+  """Tables of the answers of each format's programs on the run's own evaluation images."""
   try:
     dataset = experiment.open_dataset(config)
     split = config.data.eval_split
@@ -250,7 +250,7 @@ def _compared(config, network, runs, threshold) -> list[str]:
 
   own = {part.name: jax.jit(part.call) for part in network}
   with Progress(count, name='comparing', first='starting...') as progress:
-    # Triton's files are those of ONNX: they are asked once.
+    # Triton's files are those of ONNX, and run only once.
     same = {name: next(first for first in runs if runs[first] == runs[name]) for name in runs}
     asked = {name: runs[name] for name in same.values()}
     found = agreement.measure(network, own, asked, some(progress), threshold)

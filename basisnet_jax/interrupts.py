@@ -5,17 +5,17 @@ import signal
 import sys
 import threading
 
-_PATIENCE = 2.0  # Seconds.
+_PATIENCE = 2.0  # Seconds until a Ctrl-C is answered.
 
 
 def watch() -> None:
-  """From now on a Ctrl-C that does not end the process soon is answered; a second one ends it.
+  """Makes a Ctrl-C that does not end the process soon print a message, and a second one end it.
 
-  It then ends at once, with code 1, as if it were killed: docs/reliability.md tells what that may
-  lose. To be called once, in the main thread.
+  The second ends it at once, with code 1, as if it were killed: docs/reliability.md tells what that
+  may lose. To be called once, in the main thread.
   """
   read, write = os.pipe()
-  os.set_blocking(write, False)  # As Python wants it.
+  os.set_blocking(write, False)  # As Python requires.
   signal.set_wakeup_fd(write)
   threading.Thread(target=_wait, args=(read,), daemon=True).start()
 

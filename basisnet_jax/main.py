@@ -4,11 +4,11 @@ Modes:
   train     trains and evaluates; continues a run that was interrupted.
   evaluate  evaluates a workdir's checkpoint; needs nothing but --workdir.
   predict   answers for images, with a workdir's checkpoint: a table.
-  stream    the same for the frames of a video, both stages beside each other.
+  stream    the same for the frames of a video, with both stages side by side.
   serve     answers over HTTP, with a workdir's checkpoint.
   export    writes a workdir's network as files that run without this package.
   cost      counts multiply-adds and parameters; needs neither data nor workdir.
-  sweep     trains a grid of recipes times seeds, and collects a table.
+  sweep     trains a grid of recipes and seeds, and collects a table.
 """
 
 import gc
@@ -25,20 +25,19 @@ from basisnet_jax.errors import Missing, Preempted, UserError
 _MODES = ['train', 'evaluate', 'predict', 'stream', 'serve', 'export', 'cost', 'sweep']
 _MODE = flags.DEFINE_enum('mode', 'train', _MODES, 'What to do.')
 _WORKDIR = flags.DEFINE_string(
-  'workdir', None, 'The folder of the run; runs/ and the name of the recipe by default.'
+  'workdir', None, "The folder of the run; by default runs/ plus the recipe's name."
 )
 _NETWORKS = flags.DEFINE_list(
   'networks',
   None,
-  "For --mode=cost: names of the registry, or 'all', to compare in one table, with what was "
-  'published of them.',
+  "For --mode=cost: names of networks, or 'all', to compare in one table, with published figures.",
 )
 _OUTPUT = flags.DEFINE_string(
   'output',
   None,
-  'What is written: the JSON of --mode=cost (cost.json in the workdir by default), the table of '
-  '--mode=predict and stream, .csv or .jsonl (the terminal), the folder of --mode=export (export/ '
-  'in the workdir).',
+  'Where to write: the JSON of --mode=cost (default: cost.json in the workdir), the table of '
+  '--mode=predict and stream, .csv or .jsonl (default: the terminal), the folder of --mode=export '
+  '(default: export/ in the workdir).',
 )
 _IMAGES = flags.DEFINE_string(
   'images', None, "For --mode=predict: a folder, a pattern such as 'photos/*.jpg', or a file."
@@ -50,7 +49,7 @@ _WEIGHTS = flags.DEFINE_enum(
   'weights',
   'float32',
   ['float32', 'float16', 'int8'],
-  'For --mode=predict, stream, serve and export: how bases are stored; in tflite all weights.',
+  'For --mode=predict, stream, serve and export: how bases (in tflite, all weights) are stored.',
 )
 _VIDEO = flags.DEFINE_string(
   'video', None, 'For --mode=stream: a video, an animated image, or a folder of images.'
@@ -59,23 +58,25 @@ _REUSE = flags.DEFINE_float(
   'reuse',
   None,
   'For --mode=stream: how far coefficients may be from those of an earlier frame for its '
-  'specialist to answer, such as 0.02; by default each frame has its own.',
+  'specialist to be reused, such as 0.02; by default each frame has its own.',
 )
 _REALTIME = flags.DEFINE_bool(
-  'realtime', False, 'For --mode=stream: at the pace of the video, dropping what is too late.'
+  'realtime', False, 'For --mode=stream: run at the pace of the video, dropping late frames.'
 )
 _TOP_K = flags.DEFINE_integer(
-  'top_k', 5, 'For --mode=predict, stream and serve: labels of each.', 1
+  'top_k', 5, 'For --mode=predict, stream and serve: labels per image.', 1
 )
 _THRESHOLD = flags.DEFINE_float(
   'threshold',
   None,
-  'For --mode=predict, stream, serve and export: confidence at which images exit, not the chosen.',
+  'For --mode=predict, stream, serve and export: confidence at which images exit, in place of the '
+  'chosen one.',
 )
 _AVERAGE_MADDS = flags.DEFINE_float(
   'average_madds',
   None,
-  'For --mode=predict, stream, serve and export: millions that an image may cost on average.',
+  'For --mode=predict, stream, serve and export: millions of multiply-adds that an image may cost '
+  'on average.',
 )
 _MAX_LATENCY = flags.DEFINE_float(
   'max_latency',
@@ -85,9 +86,9 @@ _MAX_LATENCY = flags.DEFINE_float(
 )
 _BUDGET = _THRESHOLD, _AVERAGE_MADDS, _MAX_LATENCY
 _HOST = flags.DEFINE_string(
-  'host', '127.0.0.1', "For --mode=serve: the address to listen on; '0.0.0.0' is all."
+  'host', '127.0.0.1', "For --mode=serve: the address to listen on; '0.0.0.0' means all."
 )
-_PORT = flags.DEFINE_integer('port', 8000, 'For --mode=serve: 0 is one that is free.', 0, 65535)
+_PORT = flags.DEFINE_integer('port', 8000, 'For --mode=serve: 0 picks a free one.', 0, 65535)
 _BATCH_SIZE = flags.DEFINE_integer(
   'batch_size', 32, 'For --mode=serve: the most images answered at once, a power of two.', 1, 4096
 )
@@ -95,10 +96,10 @@ _BATCH_WAIT = flags.DEFINE_float(
   'batch_wait', 2.0, 'For --mode=serve: milliseconds that an image waits for others.', 0, 1e6
 )
 _MAX_BODY = flags.DEFINE_float(
-  'max_body', 10.0, 'For --mode=serve: of a request, in millions of bytes.', 1e-6, 1e4
+  'max_body', 10.0, 'For --mode=serve: largest request body, millions of bytes.', 1e-6, 1e4
 )
 _MAX_PIXELS = flags.DEFINE_float(
-  'max_pixels', 64.0, 'For --mode=serve: of an image, in millions.', 1e-6, 64
+  'max_pixels', 64.0, 'For --mode=serve: largest image, millions of pixels.', 1e-6, 64
 )
 _QUEUE = flags.DEFINE_integer(
   'queue', 256, 'For --mode=serve: the most requests accepted and not answered yet.', 1
@@ -106,16 +107,16 @@ _QUEUE = flags.DEFINE_integer(
 _REQUEST_TIMEOUT = flags.DEFINE_float(
   'request_timeout',
   30.0,
-  'For --mode=serve: seconds that a request may take, its body too.',
+  'For --mode=serve: seconds that a request may take, including its body.',
   1e-3,
   1e5,
 )
 _RAY = flags.DEFINE_string(
   'ray',
   None,
-  "For --mode=predict: the address of a Ray cluster that does it, 'auto', or 'local' to start one.",
+  "For --mode=predict: the address of a Ray cluster to run on, 'auto', or 'local' to start one.",
 )
-_SEEDS = flags.DEFINE_list('seeds', None, "For --mode=sweep: instead of the sweep's own, '3,4,5'.")
+_SEEDS = flags.DEFINE_list('seeds', None, "For --mode=sweep: in place of the sweep's, as '3,4,5'.")
 _COORDINATOR = flags.DEFINE_string(
   'coordinator_address',
   None,
@@ -128,7 +129,7 @@ _RESTARTS = flags.DEFINE_integer(
   'restarts', 0, 'How often to start again, from the last checkpoint, when the program fails.'
 )
 _LIMITS = _BATCH_SIZE, _BATCH_WAIT, _MAX_BODY, _MAX_PIXELS, _QUEUE, _REQUEST_TIMEOUT
-# What each mode reads besides the flags of all. (A sweep hands --seeds on to its trainings.)
+# What each mode reads besides the common flags. (A sweep passes --seeds on to its trainings.)
 _READS = {
   'predict': (_IMAGES, _OUTPUT, _TOP_K, _WEIGHTS, _RAY, *_BUDGET),
   'stream': (_VIDEO, _OUTPUT, _TOP_K, _WEIGHTS, _REUSE, _REALTIME, *_BUDGET),
@@ -143,7 +144,7 @@ def main(config) -> None:
   if supervisor.is_needed(_RESTARTS.value):
     sys.exit(supervisor.supervise(_RESTARTS.value))
   if not flags.FLAGS['verbosity'].present:
-    logging.set_verbosity(logging.WARNING)  # Orbax tells of its every step.
+    logging.set_verbosity(logging.WARNING)  # Orbax logs its every step.
   _check_flags(_MODE.value)
   workdir = _WORKDIR.value or os.path.join('runs', config.name)
   if _MODE.value in ('train', 'evaluate'):
@@ -169,7 +170,7 @@ def main(config) -> None:
 
 
 def _check_flags(mode):
-  """Refuses flags of other modes, which would do nothing."""
+  """Refuses flags of other modes, which would have no effect."""
   for name in dict.fromkeys(holder.name for holders in _READS.values() for holder in holders):
     readers = [reader for reader, holders in _READS.items() if name in _values(*holders)]
     if flags.FLAGS[name].present and mode not in readers:
@@ -180,7 +181,7 @@ def _check_flags(mode):
 def _train(config, workdir):
   import jax
 
-  from basisnet_jax.training import loop  # Imported here: the others start without it.
+  from basisnet_jax.training import loop  # Imported here: other modes start without it.
 
   interrupts.watch()
   loop.train_and_evaluate(config, workdir, keep_step=True)
@@ -251,7 +252,7 @@ def _cost(config, workdir):
       report.write_json(path, counted.as_dict())
     except OSError as error:
       if path != _OUTPUT.value:
-        raise  # Of the workdir `errors.of_the_disk` tells.
+        raise  # `errors.of_the_disk` reports those of the workdir.
       reason = error.strerror or error
       raise UserError(f'{path} cannot be written ({reason}); name another by --output.') from error
   print(f'\nWritten: {", ".join(paths)}')
@@ -286,12 +287,12 @@ def _sweep(config, workdir):
     sweep = sweep.with_seeds(_SEEDS.value)
   runs = records.of(sweep, workdir)
   for run in runs:
-    if records.is_finished(run):  # The others are held to it by the training.
+    if records.is_finished(run):  # The training checks the others.
       rows[run.row].seed = run.seed
       config_lib.check_same_run(rows[run.row], str(run.folder))
 
   def command(run):
-    # The last of equal flags counts.
+    # If a flag is repeated, the last one counts.
     flags_of_run = ['--mode=train', f'--config={path}:{run.row}', f'--config.seed={run.seed}']
     return [sys.executable, *sys.orig_argv[1:], *flags_of_run, f'--workdir={run.folder}']
 
@@ -305,9 +306,9 @@ def _sweep(config, workdir):
 
 
 def run() -> None:
-  """The console's entry: mistakes of the user end in a sentence and exit code 2."""
+  """The console entry point: the user's mistakes end in a sentence and exit code 2."""
   environment.start_again()
-  gc.set_threshold(500_000)  # The libraries make a million objects, and all of them stay.
+  gc.set_threshold(500_000)  # The libraries make a million objects, which all stay.
   try:
     app.run(main, flags_parser=command_line.parse_flags)
   except (UserError, Missing) as error:
@@ -322,15 +323,15 @@ def run() -> None:
     more = '; the same command continues from the last checkpoint, if any' if trains else ''
     _end(1, f'Interrupted{more}.')
   except Exception as error:
-    # An error of another process arrives here as one of JAX, from the middle of a step.
+    # An error of another process arrives here as a JAX error, from the middle of a step.
     _end(3, f'This process fails, or lost another one: {error}'.split('\n')[0][:500], error)
 
 
 def _end(code: int, sentence: str, error: Exception | None = None) -> None:
-  """Ends with a code, at once.
+  """Exits at once, with a code.
 
-  An orderly end would wait for other processes, and for threads: Orbax's wait for ten minutes
-  where a folder could not be made.
+  An orderly exit would wait for other processes, and for threads: Orbax's wait for ten minutes
+  if a folder could not be made.
   """
   from basisnet_jax import distributed
 

@@ -16,40 +16,41 @@ SUFFIXES = (
   '.jpg', '.jpeg', '.jfif', '.png', '.apng', '.webp', '.avif', '.bmp', '.gif', '.tif', '.tiff',
   '.jp2', '.j2k', '.ppm', '.pgm', '.pbm', '.pnm',
 )  # fmt: skip
-# What phones write, too: to be told of, where it lies among others.
+# What phones also write: listed among other files, so that reading tells what is wrong.
 UNREAD = ('.heic', '.heif')
 MOST_PIXELS = 64_000_000
 ORIENTATION = 0x0112  # EXIF's tag; 1 is upright.
-# Not all that Pillow reads: whoever sends a file picks its kind, and EPS would start Ghostscript.
+# Not all kinds that Pillow reads: the sender of a file picks its kind, and EPS starts Ghostscript.
 KINDS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF', 'AVIF', 'JPEG2000', 'PPM')
-# What Pillow raises on files that are no image, or broken (RuntimeError: AVIF's decoder; TypeError:
-# TIFF's, of places in the file that are no whole numbers).
+# What Pillow raises for files that are not images, or broken (RuntimeError: AVIF's decoder;
+# TypeError: TIFF's, if offsets in the file are not integers).
 ERRORS = (OSError, ValueError, SyntaxError, RuntimeError, TypeError, Image.DecompressionBombError)
-# Pillow reads a file when its pixels are first wanted, which two threads may want of one image.
-# By the images' ids, which are multiples of 16. Images of files need none: nobody else has them.
+# Pillow reads a file when its pixels are first needed, which may be in two threads for one image.
+# Chosen by the images' ids, which are multiples of 16. Images read from files here need no lock:
+# nobody else has them.
 _READING = [threading.Lock() for _ in range(61)]
 METHODS = {'bilinear': Image.Resampling.BILINEAR, 'bicubic': Image.Resampling.BICUBIC}
 
 
 def as_text(path: str | os.PathLike) -> str:
-  """A path as text: of one that is not UTF-8 the other bytes are \\udc.. in there."""
+  """A path as text: bytes that are not UTF-8 appear as \\udc.. in it."""
   return os.fspath(path).encode(errors='backslashreplace').decode()
 
 
 def upright(image: Image.Image) -> Image.Image:
-  """RGB, turned as its EXIF tag says; on white where it is transparent, 16 bits as 8.
+  """Converts to RGB, rotated as EXIF says; transparency becomes white, 16 bits become 8.
 
-  The same image where it is that already: a copy of a large one is 250 MB.
+  Returns the same image if nothing has to change: a copy of a large one is 250 MB.
 
   Raises:
-    ValueError: its pixels are decimal numbers.
+    ValueError: its pixels are floating-point numbers.
   """
   if image.getexif().get(ORIENTATION, 1) != 1:
     image = ImageOps.exif_transpose(image)
   if image.mode == 'F':
     raise ValueError('its pixels are decimal numbers, of which nobody knows what is white')
   if image.mode.startswith('I'):  # Pillow's own conversion would cut them off at 255.
-    # By way of 32 bits, since there is no such operation on 16 that are stored the other way round.
+    # By way of 32 bits, since Pillow cannot do this on 16 bits in the other byte order.
     image = image.convert('I').point(lambda value: value / 256).convert('L')
   elif image.has_transparency_data:
     rgba = image.convert('RGBA')
@@ -59,11 +60,11 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def read(source: Any, most_pixels: int = MOST_PIXELS) -> Image.Image:
-  """An upright RGB image.
+  """Reads an upright RGB image.
 
   Args:
     source: a path, the bytes of a file, a Pillow image, or an array, uint8 `[h, w, 3]` or `[h, w]`.
-    most_pixels: of it, unless it is an array. A pixel takes up to 20 bytes while it is decoded.
+    most_pixels: limit, unless it is an array. A pixel takes up to 20 bytes while it is decoded.
 
   Raises:
     UserError: it is none of these, broken, or larger.
@@ -78,7 +79,7 @@ def read(source: Any, most_pixels: int = MOST_PIXELS) -> Image.Image:
         name, data = counted(len(source), 'byte'), source
       else:
         name = str(source) or "''"
-        with open(source, 'rb') as file:  # To pathlib an empty name is the folder one is in.
+        with open(source, 'rb') as file:  # pathlib would read '' as the current folder.
           data = file.read()
       with Image.open(io.BytesIO(data), formats=KINDS) as image:
         return _checked(image, name, most_pixels)
@@ -94,7 +95,7 @@ def read(source: Any, most_pixels: int = MOST_PIXELS) -> Image.Image:
     array = np.asarray(source)
   except ValueError:  # Lists of unequal length.
     array = np.empty((), object)
-  except Exception as error:  # Of other libraries' arrays: each has its own.
+  except Exception as error:  # Other libraries' arrays have their own.
     raise UserError(
       f'The image, {type(source).__name__}, cannot become a NumPy array '
       f'({" ".join(str(error).split())}).'
@@ -111,7 +112,7 @@ def read(source: Any, most_pixels: int = MOST_PIXELS) -> Image.Image:
 
 
 def unknown(data: bytes) -> str:
-  """What to say of a file that Pillow knows no kind for."""
+  """What to say about a file of a kind that Pillow does not know."""
   # Its first box names kinds, HEIC's among them.
   if data[4:8] == b'ftyp' and any(kind in data[8:64] for kind in (b'heic', b'heix', b'hevc')):
     return 'HEIC is not read; convert it to JPEG'
@@ -125,7 +126,7 @@ def several(images: Any) -> Iterator[Any]:
     UserError: it is a single image, or cannot be iterated over.
   """
   shape = getattr(images, 'shape', None)
-  # An array of one image would be taken for its rows, each an image of gray pixels.
+  # The array of one image would be taken for a list of its rows, each a gray image.
   rows = shape is not None and (len(shape) == 2 or shape[2:] in ((1,), (3,), (4,)))
   if rows or isinstance(images, str | bytes | bytearray | os.PathLike | Image.Image):
     raise UserError('images is a list of images, and this is one: write [image].')
@@ -140,10 +141,10 @@ def several(images: Any) -> Iterator[Any]:
 def central_square(
   image: Image.Image, resolution: int, share: float, method: str = 'bilinear'
 ) -> np.ndarray:
-  """What `data.decoding.decode_central_crop` makes, within two gray levels: uint8 `[r, r, 3]`.
+  """Does what `data.decoding.decode_central_crop` does, within two gray levels: uint8 `[r, r, 3]`.
 
-  (But for the last columns of JPEGs: TensorFlow decodes the square alone, and colours, of which
-  there are fewer than pixels, lie half outside of it.)
+  (Except in the last columns of JPEGs: TensorFlow decodes only the square, and the subsampled
+  colours there lie half outside of it.)
 
   Args:
     image: RGB.

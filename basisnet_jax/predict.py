@@ -1,4 +1,4 @@
-"""A run's network at work: `basisnet_jax.load(workdir)`, and `--mode=predict`."""
+"""Predictions with a run's network: `basisnet_jax.load(workdir)`, and `--mode=predict`."""
 
 from collections.abc import Iterable, Iterator, Sequence
 import contextlib
@@ -26,7 +26,7 @@ from basisnet_jax.training.progress import Progress
 
 
 class Ready(NamedTuple):
-  """A trained network and all that it takes to ask it: see `Predictor`."""
+  """A trained network and everything needed to run it: see `Predictor`."""
 
   model: nn.Module
   variables: dict[str, Any]
@@ -37,7 +37,7 @@ class Ready(NamedTuple):
   device: jax.Device
 
   def predictor(self, **options: Any) -> Predictor:
-    """A `Predictor` of it, on its own device unless `options` name others."""
+    """Returns a `Predictor` of it, on its own device unless `options` name others."""
     return Predictor(
       self.model,
       self.variables,
@@ -53,7 +53,7 @@ class Ready(NamedTuple):
 def ready(
   workdir: str, checkpoint: str, device: jax.Device, *, dtype: str = '', weights: str = 'float32'
 ) -> Ready:
-  """The network that a run has trained; see `load`. It computes in `dtype`; '' is the run's."""
+  """Loads the network that a run has trained, see `load`. It computes in `dtype`; '': the run's."""
   if weights not in list(exporting.WEIGHTS):
     raise UserError(f'weights={weights!r}: there are {", ".join(exporting.WEIGHTS)}.')
   config = trained.recipe(workdir, workdir)
@@ -98,19 +98,19 @@ def load(
   devices: Sequence[jax.Device] | None = None,
   weights: str = 'float32',
 ) -> Predictor:
-  """The network that a run has trained, ready to predict.
+  """Loads the network that a run has trained, ready to predict.
 
   Args:
     workdir: of the run.
     checkpoint: 'latest' or 'best'; '' is the one that the recipe evaluates.
     batch_size: the most images at once, a power of two.
     devices: where it runs; None: all accelerators of this host, or its CPU.
-    weights: how bases are stored, of `exporting.WEIGHTS`: 'int8' takes less time for one image at a
-      time on CPU, but more for several (`inference.storage`).
+    weights: how bases are stored, of `exporting.WEIGHTS`: 'int8' is faster for one image at a time
+      on CPU, but slower for several (`inference.storage`).
 
   Raises:
     UserError: there is no such run or checkpoint, its early termination cannot be read, an
-      argument is of another kind, or there are no bases to store.
+      argument is of the wrong kind, or there are no bases to store.
   """
   if not isinstance(workdir, str | os.PathLike):
     raise UserError(f'workdir is the folder of a run, and this is {type(workdir).__name__}.')
@@ -130,9 +130,9 @@ def predict_files(
   ray: str | None = None,
   **budget: Any,
 ) -> None:
-  """Predicts for files and writes a table, to stdout where `output` is None.
+  """Predicts for files and writes a table, to stdout if `output` is None.
 
-  On a Ray cluster where `ray` is its address (`inference.on_ray`).
+  If `ray` is the address of a Ray cluster, it runs there (`inference.on_ray`).
 
   Raises:
     UserError: there are no images, or no such run.
@@ -158,12 +158,12 @@ def write(
   top_k: int,
   progress: Progress,
 ) -> folder.Total:
-  """Writes a table of answers as they come; None: to stdout, as CSV.
+  """Writes a table of answers as they come; if `output` is None, to stdout, as CSV.
 
   Raises:
     UserError: it cannot be written.
   """
-  # A file '.csv' is told by its end as well, though it has no suffix.
+  # A file named '.csv' counts by its ending as well, though it has no suffix.
   suffix = '.jsonl' if (output or '').endswith('.jsonl') else '.csv'
   with progress, opened(output) as file:
     return folder.write(answers, file, suffix, top_k, progress.update)
@@ -171,7 +171,7 @@ def write(
 
 @contextlib.contextmanager
 def opened(output: str | None) -> Iterator[TextIO]:
-  """A file that gets each line as it is written, so that an interruption loses none; None: stdout.
+  """Opens a file that is flushed at each line, so that an interruption loses none; None: stdout.
 
   Raises:
     UserError: it cannot be written, at first or later.
@@ -185,23 +185,23 @@ def opened(output: str | None) -> Iterator[TextIO]:
     with path.open('w') as file:
       yield _by_lines(file)
   except OSError as error:
-    if error.errno is None:  # A library's own.
+    if error.errno is None:  # A library's own error.
       raise
-    if output is None:  # Or Python would complain once more, at its end.
+    if output is None:  # Else Python would complain again at exit.
       os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     name = 'The table' if output is None else f'--output={output}'
     raise UserError(f'{name} cannot be written ({error.strerror}).') from error
 
 
 def _by_lines(file):
-  if isinstance(file, io.TextIOWrapper):  # It is, but for buckets.
-    # Not all labels are of a console's alphabet.
+  if isinstance(file, io.TextIOWrapper):  # Except for buckets.
+    # A console may not have all the letters of the labels.
     file.reconfigure(line_buffering=True, errors='backslashreplace')
   return file
 
 
 def tell(asked: Predictor, total: folder.Total, threshold: float, output: str | None) -> None:
-  """To stderr: what could not be read, what an image cost, and where the table is.
+  """Prints to stderr what could not be read, what an image cost, and where the table is.
 
   Raises:
     UserError: none could be read.
@@ -232,9 +232,9 @@ def tell(asked: Predictor, total: folder.Total, threshold: float, output: str | 
 
 
 def how_to_exit(asked: Predictor, threshold: float) -> str:
-  """What to do where nobody has chosen a threshold for two stages; else ''."""
+  """What to do if no threshold was chosen for two stages; else ''."""
   if asked.cost.lightweight_madds is None or not threshold == asked.threshold == thresholds.NOBODY:
     return ''
-  if asked.about(threshold)['chosen']:  # So it was, by what was to be reached.
+  if asked.about(threshold)['chosen']:  # No exits were chosen, to meet the goal.
     return ''
   return 'Nobody exits: give --threshold, or have one chosen on held-out images (README).'

@@ -1,4 +1,4 @@
-"""A recipe that is the one an earlier run was trained with.
+"""The recipe that an earlier run was trained with.
 
 `--config=basisnet_jax/saved_config.py:<workdir>`; `--workdir=<workdir>` without any
 `--config` does the same.

@@ -30,26 +30,26 @@ def serve_workdir(
     workdir: of a run.
     checkpoint: 'latest' or 'best'.
     host: address to listen on.
-    port: 0 is one that is free.
-    top_k: labels of an answer, where a request does not say.
+    port: 0 picks a free one.
+    top_k: labels of an answer, if the request does not say.
     batch_size: the most images that are answered at once, a power of two.
     batch_wait: milliseconds that an image waits for others while the network is idle.
-    max_body: of a request, in millions of bytes.
-    max_pixels: of an image, in millions.
-    queue: requests that are accepted and not answered yet.
+    max_body: largest request body, millions of bytes.
+    max_pixels: largest image, millions of pixels.
+    queue: the most requests accepted and not answered yet.
     request_timeout: seconds from the head of a request to its answer.
-    weights: as of `predict.load`.
-    budget: of `Predictor.threshold_for`.
+    weights: as for `predict.load`.
+    budget: as for `Predictor.threshold_for`.
 
   Raises:
-    UserError: a library is missing, there is no such run, its budget cannot be kept, or nobody can
-      listen there.
+    UserError: a library is missing, there is no such run, its budget cannot be kept, or the
+      address cannot be listened on.
   """
   try:
     from basisnet_jax.serving import engine, service
   except ImportError as error:
     raise UserError(f'--mode=serve needs {error.name}: pip install basisnet_jax[serve].') from error
-  device = jax.local_devices()[0]  # It answers batch after batch.
+  device = jax.local_devices()[0]  # One: batches run one after another.
   predictor = predict.load(
     workdir, checkpoint=checkpoint, batch_size=batch_size, devices=[device], weights=weights
   )
@@ -70,12 +70,12 @@ def serve_workdir(
 
 
 def _listen(host, port):
-  if not host:  # As of a variable that is not set; to the system it is all addresses.
+  if not host:  # Such as an unset variable; the system would take it for all addresses.
     raise UserError('--host is empty; give an address to listen on, 0.0.0.0 for all.')
   try:
     family = socket.AF_INET6 if ':' in host else socket.AF_INET
     return socket.create_server((host, port), family=family)
-  except (OSError, OverflowError, TypeError) as error:  # The last: no host's name.
+  except (OSError, OverflowError, TypeError) as error:  # The last: not a host name.
     raise UserError(
       f'--host={host} --port={port}: nobody can listen there ({error}); give another one.'
     ) from error

@@ -1,8 +1,8 @@
-"""One mesh over all devices of all hosts: who holds what.
+"""One mesh over all devices of all hosts: which device holds what.
 
 The batch is split over all axes of the mesh. The state (parameters, their averages, the
-optimizer's state) is whole on every device unless rules split it: `(regular expression of a
-path, axes)` in order, of which the first that is found in a path counts.
+optimizer's state) is replicated unless rules split it: `(regular expression of a path, axes)` in
+order, of which the first that is found in a path applies.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -19,22 +19,22 @@ import numpy as np
 
 from basisnet_jax.errors import UserError
 
-# Named sets of rules. An axis's name alone is for the largest dimension that it divides.
+# Named sets of rules. A single axis name splits the largest dimension that the axis divides.
 # Statistics are small, and split ones would be gathered in the middle of every normalisation.
 PRESETS = {'replicated': (), 'fsdp': (('batch_stats/', ''), ('', 'fsdp'))}
-# An array below so many numbers stays whole where the dimension is not named.
+# An array with fewer elements stays whole, unless the rule names the dimension.
 SMALLEST_SPLIT = 4096
 
 
 def create_mesh(axes: Iterable[tuple[str, int]] = (('data', -1),), devices=None) -> Mesh:
-  """A mesh over `devices` (default: all), slices of TPUs along the first axis.
+  """Makes a mesh over `devices` (default: all), with TPU slices along the first axis.
 
   Args:
     axes: (name, size) of each; one size may be -1, for what the others leave.
-    devices: those that the mesh is made of.
+    devices: those of the mesh.
 
   Raises:
-    UserError: the devices do not fill it.
+    UserError: the devices do not fill the mesh.
   """
   devices = jax.devices() if devices is None else devices
   names, sizes = [name for name, _ in axes], [size for _, size in axes]
@@ -66,7 +66,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def inside(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
-  """`function`, to be jitted, where kernels that XLA cannot split see the mesh to be split by."""
+  """`function`, to be jitted, traced so that kernels that XLA cannot split know the mesh."""
 
   @functools.wraps(function)
   def traced(*arguments):
@@ -85,7 +85,7 @@ def rules_of(preset: str, rules: Iterable = (), *, mesh: Mesh) -> tuple:
   """The recipe's rules, then those of its preset.
 
   Raises:
-    UserError: there is no such preset, or a rule names an axis that the mesh has not.
+    UserError: there is no such preset, or a rule names an axis that the mesh does not have.
   """
   if preset not in PRESETS:
     raise UserError(f'config.sharding.preset={preset!r}: use {" or ".join(map(repr, PRESETS))}.')
@@ -103,8 +103,8 @@ def rules_of(preset: str, rules: Iterable = (), *, mesh: Mesh) -> tuple:
 def of_tree(tree: Any, mesh: Mesh, rules: Iterable = ()) -> Any:
   """The sharding of each array of a tree, by the rules.
 
-  Axes are the name of one, for the largest dimension that it divides (none: the array stays
-  whole), or one name for each of the first dimensions, where '' is none.
+  A rule's axes are one name, for the largest dimension that this axis divides (if none, the array
+  stays whole), or one name for each of the first dimensions, where '' means not split.
 
   Raises:
     UserError: a dimension that a rule names cannot be split evenly.
@@ -132,15 +132,15 @@ def of_tree(tree: Any, mesh: Mesh, rules: Iterable = ()) -> Any:
 
 
 def gather(mesh: Mesh):
-  """A function that makes a tree whole on every device, inside of `jax.jit`.
+  """Returns a function that replicates a tree on every device, inside of `jax.jit`.
 
-  Without it XLA may move images to the parts of a kernel instead.
+  Without it XLA may move images to the shards of a kernel instead.
   """
   return functools.partial(jax.lax.with_sharding_constraint, shardings=replicated(mesh))
 
 
 def bytes_per_device(tree: Any) -> int:
-  """What one device holds of a tree of arrays, or of their shapes with shardings."""
+  """Bytes that one device holds of a tree of arrays, or of shapes with shardings."""
   return sum(
     math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
     for leaf in jax.tree.leaves(tree)
@@ -163,7 +163,7 @@ def checked_batch_size(batch_size: int, mesh: Mesh, key: str) -> int:
 
 
 def to_device(batches: Iterable[dict[str, np.ndarray]], mesh: Mesh) -> Iterator[dict[str, Any]]:
-  """Puts each host's batches onto the mesh, one ahead, so that the copy hides behind a step."""
+  """Puts each host's batches onto the mesh, one ahead, so that the copy overlaps with a step."""
   sharding = over_data(mesh)
 
   def put(batch):
@@ -187,7 +187,7 @@ def local_rows(array: jax.Array) -> np.ndarray:
 
 
 def abstract(tree: Any, mesh: Mesh, rules: Iterable = ()) -> Any:
-  """Shapes and dtypes of `tree` with their shardings: where to restore to."""
+  """Shapes and dtypes of `tree` with their shardings, as the target of a restore."""
   return jax.tree.map(
     lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
     tree,

@@ -1,4 +1,4 @@
-"""`--mode=stream`: a video goes through both stages, on two devices where there are two."""
+"""`--mode=stream`: a video goes through both stages, on two devices if there are two."""
 
 import collections
 import functools
@@ -30,21 +30,21 @@ def stream_clip(
   realtime: bool,
   **budget: Any,
 ) -> None:
-  """Answers for each frame, into a table as of `predict.predict_files`.
+  """Writes the answer for each frame into a table, as `predict.predict_files` does.
 
   Args:
     workdir: of a run with two stages.
-    video: of `clips.open_clip`.
+    video: as for `clips.open_clip`.
     output: .csv or .jsonl; None: stdout.
     checkpoint: 'latest' or 'best'.
     top_k: labels of each frame.
-    weights: as of `predict.load`.
+    weights: as for `predict.load`.
     reuse: see `StreamingPredictor`.
-    realtime: frames come at the video's rate, and those that nobody has time for are dropped.
-    budget: of early termination, as of `Predictor.threshold_for`.
+    realtime: frames come at the video's rate, and those for which there is no time are dropped.
+    budget: of early termination, as for `Predictor.threshold_for`.
 
   Raises:
-    UserError: no such run, one stage, no such video.
+    UserError: there is no such run or video, or the run has one stage.
   """
   folder.check_output(output)
   clip = clips.open_clip(video)
@@ -80,11 +80,11 @@ def stream_clip(
 
   def answers():
     side = ready.preparation.resolution
-    # Both stages compile before frames come: what is not a number never exits.
+    # Both stages compile before frames come, since NaN never exits.
     list(predictor([np.full((1, side, side, 3), np.nan, np.float32)]))
     passed = 0
     for answer in predictor(frames()):
-      for _ in range(answer.number - passed):  # Of those that were dropped.
+      for _ in range(answer.number - passed):  # Names of dropped frames.
         names.popleft()
       passed = answer.number + 1
       temperature = ready.chosen.temperatures.get(stage(ready.cost, answer.exited), 1)
@@ -112,7 +112,7 @@ def _devices():
     return devices[0], devices[1]
   try:
     return jax.local_devices(backend='cpu')[0], devices[0]
-  except RuntimeError:  # JAX was told to start without them.
+  except RuntimeError:  # JAX was told to start without a CPU backend.
     return devices[0], devices[0]
 
 

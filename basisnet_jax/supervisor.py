@@ -1,4 +1,4 @@
-"""Starting the program again when it fails: `--restarts=N`. Knows nothing of JAX."""
+"""Restarts the program when it fails: `--restarts=N`. Does not use JAX."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ import time
 
 # Set for the child, which does the work.
 _CHILD = 'BASISNET_SUPERVISED'
-# Codes after which the same command would end in the same way: all done, a mistake of the user.
+# Exit codes after which the same command would end the same way: success, the user's mistake.
 _FINAL = (0, 2)
 _LONGEST_WAIT = 60
 
@@ -19,9 +19,9 @@ def is_needed(restarts: int) -> bool:
 
 
 def supervise(restarts: int) -> int:
-  """Runs this process's own command as a child, again up to `restarts` times if it fails.
+  """Runs this process's own command as a child, and again up to `restarts` times if it fails.
 
-  SIGTERM and SIGINT go on to the child and end both.
+  SIGTERM and SIGINT are passed on to the child and end both.
 
   Returns:
     The child's last exit code; 128 + n if signal n killed it.
@@ -37,7 +37,7 @@ def supervise(restarts: int) -> int:
   for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, pass_on)
   for left in range(restarts, -1, -1):
-    # Of its own group, so that a Ctrl-C comes once, from here.
+    # In a group of its own, so that it gets a Ctrl-C only once, from here.
     child = subprocess.Popen(
       [sys.executable, *sys.orig_argv[1:]],
       env={**os.environ, _CHILD: '1'},
@@ -59,7 +59,7 @@ def supervise(restarts: int) -> int:
     )
     until = time.monotonic() + wait
     while time.monotonic() < until and not stopped:
-      time.sleep(0.1)  # In one piece it would go on after a signal.
+      time.sleep(0.1)  # A single sleep would go on after a signal.
     if stopped:
       break
   return code

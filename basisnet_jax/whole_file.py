@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, by whoever comes last."""
+"""Files that are written whole or not at all; the last writer wins."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ from etils import epath
 def write(path: str | os.PathLike, content: str | bytes) -> None:
   """Writes beside the file and renames, so that readers never see half of it.
 
-  Makes the folder if need be. The process's number is in the name: two may write the same file.
+  Makes the folder if need be. The temporary name has the process id: two may write the same file.
 
   Args:
     path: local or gs://.
@@ -22,6 +22,6 @@ def write(path: str | os.PathLike, content: str | bytes) -> None:
     unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
     unfinished.replace(path)
   except OSError:
-    with contextlib.suppress(OSError):  # A part would fill a full disk up.
+    with contextlib.suppress(OSError):  # A partial file would keep a full disk full.
       unfinished.unlink()
     raise
