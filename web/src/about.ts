@@ -1,23 +1,23 @@
 import { Sentence } from './sentence';
 import { METHODS, type Method } from './resize';
 
-/** What model.json says of the network. */
+/** What model.json says about the network. */
 export interface About {
   labels: string[];
   /** Height and width of the images that it sees, pixels. */
   resolution: number;
-  /** The share of a photo's shorter side that the square has that it sees. */
+  /** Side of the square that it sees, as a share of the photo's shorter side. */
   crop: number;
   resize: Method;
   /** A first prediction that is less confident than this waits for the specialist. */
   threshold: number;
-  /** What the threshold did on images that were held out; null where nobody looked. */
+  /** How the threshold did on held-out images; null if it was not measured. */
   chosen: Chosen | null;
-  /** Multiply-adds of the first stage and of all: the same where it is alone. */
+  /** Multiply-adds of the first stage and of all: equal if it is the only one. */
   madds: { first: number; all: number };
   /** The names of the stages, in order: one or two. */
   stages: string[];
-  /** Of model.tflite; older exports do not tell it. */
+  /** Of model.tflite; older exports lack it. */
   sha256?: string;
 }
 
@@ -59,7 +59,7 @@ export function parseAbout(text: string): About {
       };
     }
   } catch {
-    // No JSON, or a part of it is missing: the same to whoever reads the sentence.
+    // Not JSON, or incomplete: the same sentence for the visitor.
   }
   throw new Sentence('model.json is broken: it is not what --mode=export writes.');
 }

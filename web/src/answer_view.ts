@@ -1,4 +1,4 @@
-/** The answer: the likeliest labels, who answered, why, and how long it took. */
+/** The answer: the likeliest labels, which stage answered, why, and how long it took. */
 
 import type { About } from './about';
 import type { First, Stage } from './messages';
@@ -6,18 +6,18 @@ import { byId, madds, make, milliseconds, percent, tell } from './page';
 import { endsEarly } from './tally';
 
 const MOST = 5;
-/** Milliseconds between announcements: the camera would never let a reader finish a sentence. */
+/** Milliseconds between announcements: with the camera, screen readers would never finish one. */
 const PAUSE = 2000;
 
 let announced = -Infinity;
 
-/** What is known of a photo: the second stage only where it ran. */
+/** What is known about a photo; the second stage only if it ran. */
 export interface Looked {
   first: First;
   second: Stage | null;
 }
 
-/** @param clockStep of the clock that timed the stages, milliseconds. */
+/** @param clockStep step of the clock that timed the stages, milliseconds. */
 export function showAnswer(
   { first, second }: Looked, threshold: number, about: About, clockStep: number,
 ): void {

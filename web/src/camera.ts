@@ -1,4 +1,4 @@
-/** The camera: frame after frame, as fast as they are looked at. */
+/** The camera: frame after frame, as fast as they are processed. */
 
 import { byId } from './page';
 import { Sentence } from './sentence';
@@ -12,7 +12,7 @@ const REASONS: Record<string, string> = {
 
 export class Camera {
   private stream: MediaStream | null = null;
-  /** How often it was stopped: it may be while the visitor is still asked. */
+  /** How often it was stopped, which can happen while the visitor is still being asked. */
   private stops = 0;
   private readonly video = byId<HTMLVideoElement>('video');
 
@@ -22,9 +22,9 @@ export class Camera {
 
   /**
    * @param look is awaited before the next frame is taken.
-   * @param gone is called where it ends by itself, as when it is unplugged.
-   * @returns whether it runs: it was stopped where it does not.
-   * @throws Sentence: there is none, or it is not allowed.
+   * @param gone is called if the camera ends by itself, as when it is unplugged.
+   * @returns whether it runs: if not, it was stopped meanwhile.
+   * @throws Sentence: there is no camera, or it is not allowed.
    */
   async start(look: (frame: ImageBitmap) => Promise<void>, gone: () => void): Promise<boolean> {
     if (!navigator.mediaDevices) {
@@ -63,13 +63,13 @@ export class Camera {
   private async run(
     stream: MediaStream, look: (frame: ImageBitmap) => Promise<void>,
   ): Promise<void> {
-    // Each pass waits for the screen: a page that nobody sees looks at nothing.
+    // Each pass waits for the screen: a hidden page processes nothing.
     while (this.stream === stream) {
       await new Promise(requestAnimationFrame);
       if (this.stream !== stream) return;
       if (this.video.readyState < this.video.HAVE_CURRENT_DATA) continue;
       const frame = await createImageBitmap(this.video);
-      // A photo may have come meanwhile, which this frame would take the place of.
+      // A photo may have come meanwhile, which this frame would replace.
       if (this.stream === stream) await look(frame);
       else frame.close();
     }

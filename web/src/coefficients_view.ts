@@ -47,7 +47,7 @@ function described({ values, layers, bases }: Coefficients): string {
 }
 
 function showNumbers(): void {
-  // Some networks have a thousand: they are written only for who asks.
+  // Some networks have a thousand: they are written only on request.
   if (!shown || !byId<HTMLDetailsElement>('numbers').open) return;
   const { values, layers, bases } = shown;
   const heading = (text: string, scope: string) => {

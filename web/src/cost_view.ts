@@ -5,10 +5,10 @@ import { byId, counted, madds, make, percent, tell } from './page';
 import type { Tally } from './tally';
 
 const BARS = 40;
-/** Of the slider, at which even a confidence of 1 waits. */
+/** The slider's end, at which even a confidence of 1 waits. */
 const ALWAYS = 1.01;
 
-/** The slider and its buttons; `changed` hears of every other threshold. */
+/** The slider and its buttons; `changed` is called for every new threshold. */
 export class Dial {
   threshold: number;
   private readonly slider = byId<HTMLInputElement>('threshold');

@@ -1,10 +1,10 @@
 import { Sentence } from './sentence';
 
 /**
- * A file beside this page.
+ * Downloads a file beside this page.
  *
- * @param progress is told the share that has arrived, in [0, 1], where the server says how much
- *   there is.
+ * @param progress is called with the share that has arrived, in [0, 1], if the server tells the
+ *   size.
  * @throws Sentence: it is not there, or did not arrive.
  */
 export async function download(
@@ -13,7 +13,7 @@ export async function download(
   const name = decodeURIComponent(file);
   let response;
   try {
-    // A page that was built anew from another export shows that one.
+    // A page rebuilt from another export must show that one.
     response = await fetch(file, { cache: 'no-cache' });
   } catch {
     throw new Sentence(`${name} did not arrive: is the server still there?`);
@@ -21,7 +21,7 @@ export async function download(
   if (!response.ok) {
     throw new Sentence(`${name} is missing beside this page: build it again by make web.`);
   }
-  // Of compressed answers the length is not that of the content.
+  // The length of a compressed answer is not that of its content.
   const whole = response.headers.get('content-encoding')
     ? 0 : Number(response.headers.get('content-length'));
   const chunks: Uint8Array<ArrayBuffer>[] = [];

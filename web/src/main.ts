@@ -30,7 +30,7 @@ async function start(): Promise<void> {
   tell(byId('phase'), 'Starting LiteRT');
   const network = new Network();
   describe(about, model.byteLength);
-  // The worker has the bytes after this, and they are none here.
+  // This transfers the bytes to the worker: there are none left here.
   const clockStep = await network.open(about, model.buffer);
   await run(about, network, clockStep);
   byId('loading').hidden = true;
@@ -51,7 +51,7 @@ async function run(about: About, network: Network, clockStep: number): Promise<v
   }
 
   async function look(photo: Photo): Promise<void> {
-    // Of what is no image nothing is seen: the photo before and its answer stay.
+    // If it is not an image, the previous photo and its answer stay.
     const first = await network.look(photo);
     byId('problem').hidden = true;
     looked = { first, second: null };
@@ -60,7 +60,7 @@ async function run(about: About, network: Network, clockStep: number): Promise<v
     await update();
   }
 
-  /** Shows what the threshold makes of the photo and of all before; runs what that needs. */
+  /** Shows the threshold's effect on this photo and all before; runs the specialist if needed. */
   async function update(): Promise<void> {
     const early = about.stages.length === 1
       || (looked !== null && endsEarly(looked.first.confidence, dial.threshold));
@@ -85,7 +85,7 @@ async function run(about: About, network: Network, clockStep: number): Promise<v
         }
       });
     }
-    // After all: the next photo would take the place of what was said of this one.
+    // At the end: the next photo would replace what is said about this one.
     void queue(async () => {
       if (unseen.length > 1) {
         throw new Sentence(`${unseen.length} of ${photos.length} files were not seen. `
@@ -107,11 +107,11 @@ async function run(about: About, network: Network, clockStep: number): Promise<v
       return;
     }
     const button = byId<HTMLButtonElement>('camera');
-    button.disabled = true;  // Until the visitor has allowed it, or not.
+    button.disabled = true;  // Until the visitor has allowed it or refused.
     try {
       const started = await camera.start((frame) => queue(() => look(frame)), () => {
         stopCamera();
-        // After its last frame, which would take the sentence away.
+        // After its last frame, which would remove the sentence.
         void queue(async () => { throw new Sentence('The camera is gone.'); });
       });
       if (started) {
@@ -124,7 +124,7 @@ async function run(about: About, network: Network, clockStep: number): Promise<v
     } finally {
       button.disabled = false;
     }
-    // Which it lost while it was off.
+    // It lost the focus while it was disabled.
     if (document.activeElement === document.body) button.focus();
   }
 
@@ -133,11 +133,11 @@ async function run(about: About, network: Network, clockStep: number): Promise<v
   byId('clear').addEventListener('click', () => {
     tally.clear();
     void queue(update);
-    byId('threshold').focus();  // The button is off now and would lose the focus.
+    byId('threshold').focus();  // The button is disabled now and would lose the focus.
   });
   prepareCoefficients();
   byId('cost').hidden = about.stages.length === 1;
-  await listSamples(take, fail).catch(fail);  // Photos of one's own will do.
+  await listSamples(take, fail).catch(fail);  // The visitor's own photos will do.
   await queue(update);
   for (const id of ['file', 'camera']) byId<HTMLInputElement>(id).disabled = false;
 }

@@ -8,13 +8,13 @@ export type Request =
   | { kind: 'look'; photo: Photo }
   | { kind: 'specialize' };
 
-/** What a stage says of a photo. */
+/** A stage's output for a photo. */
 export interface Stage {
   probabilities: Float32Array;
   milliseconds: number;
 }
 
-/** One row for each layer with bases, of one weight for each basis. */
+/** One row per layer with bases, with one weight per basis. */
 export interface Coefficients {
   values: Float32Array;
   layers: number;

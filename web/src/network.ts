@@ -27,17 +27,17 @@ export class Network {
     };
   }
 
-  /** The step of the clock that times the stages, milliseconds. */
+  /** Loads the network; returns the step of the clock that times the stages, milliseconds. */
   open(about: About, model: ArrayBuffer): Promise<number> {
     return this.ask({ kind: 'open', about, model }, [model]);
   }
 
-  /** The first stage of a photo. */
+  /** Runs the first stage on a photo. */
   look(photo: Photo): Promise<First> {
     return this.ask({ kind: 'look', photo }, photo instanceof ImageBitmap ? [photo] : []);
   }
 
-  /** The second stage of the photo that was looked at last. */
+  /** Runs the second stage on the last photo of `look`. */
   specialize(): Promise<Stage> {
     return this.ask({ kind: 'specialize' });
   }

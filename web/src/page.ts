@@ -4,7 +4,7 @@ export function byId<E extends HTMLElement = HTMLElement>(id: string): E {
   return document.getElementById(id) as E;
 }
 
-/** A new element with a class and children. */
+/** Makes an element with a class and children. */
 export function make(tag: string, name: string, ...children: (Node | string)[]): HTMLElement {
   const element = document.createElement(tag);
   if (name) element.className = name;
@@ -12,12 +12,12 @@ export function make(tag: string, name: string, ...children: (Node | string)[]):
   return element;
 }
 
-/** Sets text only where it changes, for what screen readers announce. */
+/** Sets text only if it changes, because of what screen readers announce. */
 export function tell(element: HTMLElement, text: string): void {
   if (element.textContent !== text) element.textContent = text;
 }
 
-/** 93.1%; never 100.0% or 0.0% of what is not. */
+/** 93.1%; never 100.0% or 0.0% unless exact. */
 export function percent(share: number): string {
   if (share > 0 && share < 0.0005) return 'under 0.1%';
   if (share < 1 && share > 0.9995) return 'over 99.9%';
@@ -34,7 +34,7 @@ export function madds(count: number): string {
   return `${millions.toFixed(millions < 10 ? 2 : millions < 100 ? 1 : 0)} M`;
 }
 
-/** No more exact than a clock that moves by `step` milliseconds. */
+/** No more precise than a clock that moves in steps of `step` milliseconds. */
 export function milliseconds(time: number, step: number): string {
   const digits = step < 1 ? 1 : 0;
   if (time < step) return `under ${step.toFixed(digits)} ms`;

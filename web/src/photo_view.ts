@@ -1,4 +1,4 @@
-/** The photo, and the pixels of it that the network saw. */
+/** The photo, and the pixels that the network saw of it. */
 
 import { byId } from './page';
 

@@ -1,4 +1,4 @@
-/** A photo as the network sees it, as the export's run.py makes it with Pillow. */
+/** A photo as the network sees it, just as the export's run.py makes it with Pillow. */
 
 import type { About } from './about';
 import { resizeSquare } from './resize';
@@ -10,8 +10,8 @@ const MOST_PIXELS = 64_000_000;
 export type Photo = Blob | ImageBitmap;
 
 /**
- * @returns RGB bytes of the central square, of `resolution` times `resolution` pixels.
- * @throws Sentence: it is no image, or one that is too large.
+ * @returns RGB bytes of the central square, `resolution` times `resolution` pixels.
+ * @throws Sentence: it is not an image, or too large.
  */
 export async function seenOf(photo: Photo, about: About): Promise<Uint8ClampedArray> {
   const bitmap = photo instanceof Blob ? await decode(photo) : photo;
@@ -40,17 +40,17 @@ export function normalized(bytes: Uint8ClampedArray): Float32Array<ArrayBuffer> 
 async function decode(photo: Blob): Promise<ImageBitmap> {
   try {
     if (isWhole(new Uint8Array(await photo.arrayBuffer()))) {
-      // Upright as EXIF says; colours as they are in the file, since Pillow applies no profiles.
+      // Upright as EXIF says; colours as in the file, since Pillow applies no profiles.
       return await createImageBitmap(
         photo, { imageOrientation: 'from-image', colorSpaceConversion: 'none' });
     }
   } catch {
-    // Of another kind: the same to whoever reads the sentence.
+    // Of another kind: the same sentence for the visitor.
   }
   throw new Sentence(`${nameOf(photo)} is not an image that this browser can read.`);
 }
 
-/** RGBA of a part, unscaled; on white where it is transparent. */
+/** RGBA of a part, unscaled; transparent pixels on white. */
 function read(
   bitmap: ImageBitmap, left: number, top: number, width: number, height: number,
 ): Uint8ClampedArray {

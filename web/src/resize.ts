@@ -1,13 +1,13 @@
 /**
- * Pillow's resize of 8-bit images, to the bit, since networks see other pixels than they were
- * trained on where a canvas scales: separable, antialiased, in fixed point of 22 bits, with the
+ * Pillow's resize of 8-bit images, to the bit, since scaling by a canvas gives networks other
+ * pixels than they were trained on: separable, antialiased, in 22-bit fixed point, with the
  * intermediate image rounded to 8 bits.
  */
 
 export type Method = 'bilinear' | 'bicubic';
 
 interface Filter {
-  /** Where it ends, in source pixels (of the target, where that is the smaller image). */
+  /** Where it ends, in source pixels (in target pixels, if the target is the smaller image). */
   support: number;
   at(distance: number): number;
 }
@@ -20,7 +20,7 @@ export const METHODS: Record<Method, Filter> = {
 const BITS = 22;
 const HALF = 1 << (BITS - 1);
 
-/** Keys' cubic of a = -0.5. */
+/** Keys' cubic with a = -0.5. */
 function cubic(distance: number): number {
   const a = -0.5;
   const x = Math.abs(distance);
@@ -29,7 +29,7 @@ function cubic(distance: number): number {
   return 0;
 }
 
-/** What one pixel of the result is made of: weights of the source's pixels from `first` on. */
+/** What makes up one pixel of the result: weights of the source's pixels from `first` on. */
 interface Taps {
   first: number;
   weights: Int32Array;
@@ -55,10 +55,10 @@ function taps(from: number, to: number, { support, at }: Filter): Taps[] {
 }
 
 /**
- * A square image of another size, RGB.
+ * Resizes a square image, to RGB.
  *
- * @param rows gives `count` rows of the square from `top` on, RGBA; they are asked for in order and
- *   once, some at a time, so that the photo of a phone never lies there in full.
+ * @param rows returns `count` rows of the square from `top` on, RGBA; it is called in order, once
+ *   for each row, some at a time, so that a phone's photo is never in memory as a whole.
  * @param side of the square, pixels.
  * @param size of the result, pixels.
  */
@@ -79,7 +79,7 @@ export function resizeSquare(
   return down(narrow, all, size * 3);
 }
 
-/** A row of RGBA into one of RGB. */
+/** Resizes a row of RGBA into one of RGB. */
 function across(source: Uint8ClampedArray, all: Taps[], target: Uint8ClampedArray): void {
   let to = 0;
   for (const { first, weights } of all) {

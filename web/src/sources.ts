@@ -4,7 +4,7 @@ import { download } from './download';
 import { byId, make } from './page';
 import { Sentence } from './sentence';
 
-/** Looks at photos, one after another; `name` is what they are called where they have none. */
+/** Processes photos, one after another; `name` is for those that have none. */
 export type Take = (photos: File[], name?: string) => void;
 export type Fail = (error: unknown) => void;
 
@@ -12,10 +12,10 @@ export function listen(take: Take, fail: Fail): void {
   const file = byId<HTMLInputElement>('file');
   file.addEventListener('change', () => {
     take(Array.from(file.files ?? []));
-    file.value = '';  // The same file again is a change, too.
+    file.value = '';  // So that choosing the same file again is a change, too.
   });
 
-  // All of the page takes drops: a photo that missed would replace the page.
+  // The whole page takes drops: a photo that missed the target would replace the page.
   const drop = byId('drop');
   document.addEventListener('dragover', (event) => {
     event.preventDefault();
@@ -39,7 +39,7 @@ export function listen(take: Take, fail: Fail): void {
   });
 }
 
-/** The build writes the samples' names; without any there is nothing to see. */
+/** Lists the samples that the build named; without any, nothing is shown. */
 export async function listSamples(take: Take, fail: Fail): Promise<void> {
   const names = parseNames(new TextDecoder().decode(await download('samples.json')));
   byId('samples').querySelector('ul')!.append(...names.map((name, i) => {
@@ -67,7 +67,7 @@ function parseNames(text: string): string[] {
     const names = JSON.parse(text);
     if (Array.isArray(names)) return names;
   } catch {
-    // No JSON: the same to whoever reads the sentence.
+    // Not JSON: the same sentence for the visitor.
   }
   throw new Sentence('samples.json is broken: build this page again by make web.');
 }

@@ -4,13 +4,13 @@ import type { About } from './about';
 
 export interface Cost {
   images: number;
-  /** The share that ended early, and the average multiply-adds of an image; NaN of none. */
+  /** The share that ended early, and the average multiply-adds per image; NaN without images. */
   early: number;
   average: number;
 }
 
 export class Tally {
-  /** Of each image: the confidence alone decides. */
+  /** One per image: nothing else decides. */
   private confidences: number[] = [];
 
   constructor(private readonly madds: About['madds']) {}
@@ -30,18 +30,18 @@ export class Tally {
     return { images, early, average: first * early + all * (1 - early) };
   }
 
-  /** How many images have a confidence in each of so many equal parts of [0, 1]: [late, early]. */
+  /** How many images have a confidence in each of `parts` equal parts of [0, 1]: [late, early]. */
   histogram(parts: number, threshold: number): [number, number][] {
     const counts = Array.from({ length: parts }, (): [number, number] => [0, 0]);
     for (const c of this.confidences) {
-      const part = Math.min(Math.floor(c * parts), parts - 1) || 0;  // NaN lies with the least.
+      const part = Math.min(Math.floor(c * parts), parts - 1) || 0;  // NaN counts as the least.
       counts[part][Number(endsEarly(c, threshold))]++;
     }
     return counts;
   }
 }
 
-/** NaN never does. */
+/** Whether an image ends early; with a NaN confidence it never does. */
 export function endsEarly(confidence: number, threshold: number): boolean {
   return confidence >= threshold;
 }

@@ -1,6 +1,6 @@
-/** Whether an image's file is whole: of a part some browsers make an image, and say nothing. */
+/** Whether an image file is complete: some browsers silently make an image of a part. */
 
-/** PNG, JPEG, GIF and WebP are looked at; of other kinds it is left to the browser. */
+/** Checks PNG, JPEG, GIF and WebP; other kinds are left to the browser. */
 export function isWhole(bytes: Uint8Array): boolean {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const kind = KINDS.find(({ begins }) => bytes.length >= 14
@@ -14,7 +14,7 @@ export function isWhole(bytes: Uint8Array): boolean {
 }
 
 interface Kind {
-  /** The first bytes; any where negative. */
+  /** The first bytes; a negative one matches any. */
   begins: number[];
   whole(bytes: Uint8Array, view: DataView): boolean;
 }
@@ -29,7 +29,7 @@ const KINDS: Kind[] = [
   },
 ];
 
-/** Its chunks go on to IEND, and those that matter are as their checksums say. */
+/** Its chunks go on to IEND, and the critical ones match their checksums. */
 function isWholePng(bytes: Uint8Array, view: DataView): boolean {
   for (let at = 8, end; at < bytes.length; at = end + 4) {
     if (view.getUint32(at + 4) === 0x49454e44) return true;
@@ -41,7 +41,7 @@ function isWholePng(bytes: Uint8Array, view: DataView): boolean {
   return false;
 }
 
-/** Its segments and what is between them go on to the marker of the end. */
+/** Its segments and what is between them go on to the end marker. */
 function isWholeJpeg(bytes: Uint8Array, view: DataView): boolean {
   for (let at = 2; at + 1 < bytes.length;) {
     const marker = bytes[at + 1];
@@ -53,7 +53,7 @@ function isWholeJpeg(bytes: Uint8Array, view: DataView): boolean {
   return false;
 }
 
-/** The blocks of its first image, which is the one that is shown, go on to an empty one. */
+/** The blocks of its first image, the one that is shown, go on to an empty one. */
 function isWholeGif(bytes: Uint8Array, view: DataView): boolean {
   const colours = (flags: number) => (flags & 0x80 ? 3 << ((flags & 7) + 1) : 0);
   for (let at = 13 + colours(bytes[10]); at < bytes.length;) {

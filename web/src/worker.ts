@@ -1,4 +1,4 @@
-/** Runs the network off the page's thread, so that the page stays alive meanwhile. */
+/** Runs the network off the page's thread, so that the page stays responsive. */
 
 import {
   Environment, loadAndCompile, loadLiteRt, Tensor, type CompiledModel,
@@ -9,31 +9,31 @@ import type { Coefficients, First, Reply, Request, Stage } from './messages';
 import { normalized, seenOf, type Photo } from './pixels';
 import { Sentence, sentenceOf } from './sentence';
 
-// Of the DOM's and the worker's types a program can have one.
+// TypeScript has either the DOM's types or a worker's in a program, not both.
 const scope = self as unknown as {
   postMessage(reply: Reply): void;
   onmessage: (event: MessageEvent<Request & { id: number }>) => void;
   Module: object;
 };
 
-/** Of the times, milliseconds: what the page shows is no finer. */
+/** Finest step of the times, milliseconds: the page shows no finer ones. */
 const FINEST = 0.1;
 
 let about: About;
 let model: CompiledModel;
-/** Of the photo that was looked at last: the specialist wants them. */
+/** Tensors of the last photo, which the specialist needs. */
 let known: Record<string, Tensor> = {};
 
 async function open(what: About, bytes: ArrayBuffer): Promise<number> {
   about = what;
   const runtime = new URL('wasm/', location.href).href;
   scope.Module = {
-    // In a worker it would look for its file beside the worker's.
+    // In a worker, LiteRT would look for its file beside the worker's.
     locateFile: (name: string) => runtime + name,
     // Its messages for developers would be errors on the console.
     printErr: (line: string) => console.debug(line),
   };
-  // It would take hold of a GPU, on which nothing here runs, and warn where there is none.
+  // LiteRT would claim a GPU, on which nothing here runs, and warn if there is none.
   Environment.create = async () => new Environment({ webGpuDevice: null });
   try {
     await loadLiteRt(runtime);
@@ -44,8 +44,8 @@ async function open(what: About, bytes: ArrayBuffer): Promise<number> {
   try {
     await check(bytes);
     model = await loadAndCompile(new Uint8Array(bytes), { accelerator: 'wasm' });
-    // The first run of each stage prepares more than it computes, and tells whether the file is
-    // the one that model.json describes.
+    // The first run of each stage is mostly preparation, and shows whether the file is the one that
+    // model.json describes.
     const blank = new Uint8ClampedArray(about.resolution ** 2 * 3).fill(127);
     await preview(blank);
     if (about.stages.length > 1) await specialize();
@@ -55,16 +55,16 @@ async function open(what: About, bytes: ArrayBuffer): Promise<number> {
   return Math.max(clockStep(), FINEST);
 }
 
-/** @throws Error: the bytes are not those that model.json tells of. */
+/** @throws Error: the bytes do not have the SHA-256 in model.json. */
 async function check(bytes: ArrayBuffer): Promise<void> {
-  // Browsers have no digests for pages of http:// from another computer.
+  // Browsers offer no digests to http:// pages from another computer.
   if (about.sha256 === undefined || !crypto.subtle) return;
   const digest = new Uint8Array(await crypto.subtle.digest('SHA-256', bytes));
   const found = [...digest].map((byte) => byte.toString(16).padStart(2, '0')).join('');
   if (found !== about.sha256) throw new Error(found);
 }
 
-/** Browsers make clocks coarse, some so much that a stage takes none of their time, or one step. */
+/** Browsers coarsen clocks, some so much that a stage seems to take no time, or one step. */
 function clockStep(): number {
   let least = Infinity;
   for (let i = 0, last = performance.now(); i < 3; i++) {
@@ -120,7 +120,7 @@ function floats(name: string): Float32Array {
   return (known[name].toTypedArray() as Float32Array).slice();
 }
 
-/** None in networks of one stage, and in cascades, whose layers hold no bases. */
+/** null for networks of one stage and for cascades, whose layers hold no bases. */
 function coefficients(): Coefficients | null {
   if (!known.coefficients) return null;
   const [, layers, bases] = known.coefficients.type.layout.dimensions;
@@ -128,7 +128,7 @@ function coefficients(): Coefficients | null {
 }
 
 function forget(): void {
-  // LiteRT's memory is its own: nobody else collects it.
+  // LiteRT's memory is its own: it is not garbage-collected.
   for (const tensor of Object.values(known)) tensor.delete();
   known = {};
 }
