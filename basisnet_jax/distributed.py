@@ -173,7 +173,7 @@ def _report(host, port, mine, deadline):
     try:
       with socket.create_connection((host, port), timeout=5) as connection:
         connection.sendall(f'{json.dumps(mine)}\n'.encode())
-        # Process 0 answers when all are there, so by its own deadline, which may be later.
+        # Process 0 answers when all are there, or at its own deadline, which may be later.
         connection.settimeout(max(1, deadline - time.monotonic()) + 60)
         answer = connection.makefile().readline()
       if answer:

@@ -163,7 +163,7 @@ def write(
   Raises:
     UserError: it cannot be written.
   """
-  # A file named '.csv' counts by its ending as well, though it has no suffix.
+  # By the ending: a file named just '.jsonl' has no suffix.
   suffix = '.jsonl' if (output or '').endswith('.jsonl') else '.csv'
   with progress, opened(output) as file:
     return folder.write(answers, file, suffix, top_k, progress.update)

@@ -1,7 +1,7 @@
 """JAX's primitives as operators of ONNX: a table of functions.
 
 Each takes the graph, what is known about the operation (`Call`) and the operands, and returns the
-result. An operand is constant only beside another that is not.
+result. An operand is constant only beside another that is not, or where a batch is made of it.
 """
 
 import math

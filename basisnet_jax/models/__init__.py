@@ -73,7 +73,7 @@ _ROUTINGS = {
 # The layers of a BasisNet that hold bases by default.
 _USUALLY_BASED = r'(?!.*(squeeze_excite|classifier))'
 # The layers that hold bases in the papers. CondConv: the last three stages of EfficientNet-B0; for
-# MobileNetV2 also the last 1x1 and the classifier, as its published count implies. Dynamic
+# MobileNetV2 all blocks, the last 1x1 and the classifier, as its published count implies. Dynamic
 # convolution: all convolutions. Combinations that were not published follow MobileNetV2.
 _CONVOLUTIONS = r'block_\d+/(expand|depthwise|project)|last'
 _ROUTED = {

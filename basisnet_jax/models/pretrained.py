@@ -21,7 +21,7 @@ ImageNet is (x / 255 - mean) / std with mean (0.485, 0.456, 0.406), std (0.229, 
 Traps:
   Width. TensorFlow, Keras, timm and we multiply the actual input channels of a MobileNetV3 block
     by its expansion; torchvision rounds the width-1 expansion times the width. They agree at
-    width 1. Keras' MobileNetV3 has 16 stem channels at any width, ours only from 0.56 to 1.24.
+    width 1. Keras' MobileNetV3 has 16 stem channels at any width, ours only from 0.56 to 1.11.
   Padding. Before a strided convolution Keras pads for the image size that the model was built
     with, or for an even size if it was built with none (MobileNetV3's default): then 'same' gives
     the same logits only for images whose sides are multiples of 32.

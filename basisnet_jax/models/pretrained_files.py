@@ -131,7 +131,7 @@ def _check_stored(path, name, shape, dtype, stored):
 
 
 def _check_size(path, unpacked):
-  # Weights hardly compress; what unpacks to a thousand times its size is meant to fill memory.
+  # Weights hardly compress; what unpacks to a hundred times its size is meant to fill memory.
   if unpacked > 100 * os.path.getsize(path) + _SMALL:
     raise UserError(
       f"'{path}' would unpack to {unpacked / 1e9:.1f} GB, which no file of weights of its size "
