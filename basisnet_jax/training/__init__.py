@@ -1,1 +1,1 @@
-"""How a network is trained: from a recipe to a workdir with checkpoints and an evaluation."""
+"""Training a network: from a recipe to a workdir with checkpoints and an evaluation."""

@@ -1,8 +1,8 @@
-"""Saving and restoring the training state: the only file that knows Orbax.
+"""Saves and restores the training state; the only file that knows Orbax.
 
-`<workdir>/checkpoints/<step>` holds the latest few, `<workdir>/best/<step>` the best one by
-the evaluation's top-1. Saves are asynchronous and atomic: a killed save leaves a temporary
-folder, which is never chosen.
+`<workdir>/checkpoints/<step>` holds the latest few checkpoints, `<workdir>/best/<step>` the one
+with the best top-1 in evaluation. Saves are asynchronous and atomic: a killed save leaves a
+temporary folder, which is never restored.
 """
 
 import contextlib
@@ -24,14 +24,14 @@ FORMAT_VERSION = 1
 
 
 class _DamagedError(Exception):
-  """A checkpoint cannot be read; why, in a line."""
+  """A checkpoint cannot be read; the message says why in one line."""
 
 
 class UnreadableError(UserError):
   """There are checkpoints and none can be read.
 
   Attributes:
-    others: {path: (shape in the newest, shape that is wanted)} of arrays whose shapes differ.
+    others: {path: (shape in the newest checkpoint, wanted shape)} for arrays whose shapes differ.
   """
 
   def __init__(self, sentence: str, others: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]):
@@ -40,13 +40,13 @@ class UnreadableError(UserError):
 
 
 class Checkpoints:
-  """The checkpoints of one folder; a context manager that waits for the last save."""
+  """The checkpoints in one folder; a context manager that waits for the last save."""
 
   def __init__(self, folder: str, *, keep: int):
-    """Opens `folder` (made if missing), of which the latest `keep` checkpoints stay.
+    """Opens `folder` (created if missing) and keeps its latest `keep` checkpoints.
 
     Raises:
-      UserError: it can be neither read nor made.
+      UserError: the folder can be neither read nor created.
     """
     self._folder = os.path.abspath(folder) if '://' not in folder else folder
     self._keep = keep
@@ -77,10 +77,10 @@ class Checkpoints:
     return self._manager.latest_step()
 
   def save(self, state: Any, *, metrics: dict[str, float] | None = None) -> None:
-    """Starts saving `state` under its step; does nothing if that step is saved already.
+    """Starts saving `state` under its step; does nothing if that step is already saved.
 
     Raises:
-      UserError: this or the save before it failed: a full disk, a folder that is gone.
+      UserError: this save or the one before failed, as when the disk is full or the folder is gone.
     """
     step = int(state.step)
     with self._failing():
@@ -92,7 +92,7 @@ class Checkpoints:
         'metrics': metrics or {},
         'checksums': checksums.of_tree(state),
       }
-      about['checksum'] = checksums.of_json(about)  # Formats to come keep this one.
+      about['checksum'] = checksums.of_json(about)  # Future formats must keep this key.
       self._manager.save(
         step,
         args=ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)),
@@ -121,11 +121,11 @@ class Checkpoints:
       ) from error
 
   def metrics(self) -> dict[str, float]:
-    """What was saved with the newest checkpoint; {} if there is none."""
+    """The metrics saved with the newest checkpoint; {} if there is none."""
     step = self.latest_step
     if step is None:
       return {}
-    with contextlib.suppress(_DamagedError):  # It counts as none.
+    with contextlib.suppress(_DamagedError):  # Counts as no checkpoint.
       return self._about(step)['metrics']
     return {}
 
@@ -133,9 +133,9 @@ class Checkpoints:
     """Restores the newest readable checkpoint.
 
     Args:
-      like: state of `jax.ShapeDtypeStruct` with shardings: where the arrays shall go.
-      warn: called with a sentence for each damaged checkpoint that is passed over. It is
-        renamed to `<step>.damaged`, so that nothing is lost and its step can be saved anew.
+      like: a state of `jax.ShapeDtypeStruct`s, whose shardings say where the arrays go.
+      warn: called with a sentence for each damaged checkpoint that is skipped. The checkpoint is
+        renamed to `<step>.damaged`, so that nothing is lost and its step can be saved again.
 
     Returns:
       The state, or None if there is no checkpoint.
@@ -146,7 +146,7 @@ class Checkpoints:
     damaged = []
     for step in sorted(self._manager.all_steps(), reverse=True):
       try:
-        about = self._about(step)  # First: a newer format may hold other arrays.
+        about = self._about(step)  # First, since a newer format may hold other arrays.
         state = self._read(step, state=ocp.args.StandardRestore(like))
         _check_sums(state, about['checksums'])
       except _DamagedError as error:
@@ -181,7 +181,7 @@ class Checkpoints:
     return {p: (found[p], wanted[p]) for p in wanted if found.get(p, wanted[p]) != wanted[p]}
 
   def _about(self, step):
-    """What was saved with the state, of the types that it must have."""
+    """Reads what was saved with the state and checks its types."""
     about = self._read(step, about=ocp.args.JsonRestore())
     version = about.get('format_version') if isinstance(about, dict) else None
     if type(version) is not int:
@@ -244,8 +244,8 @@ class Checkpoints:
         raise NotADirectoryError('it is a file')
       return ocp.CheckpointManager(
         self._folder,
-        # Without the times of the saves: one that cannot be read would close the folder, and no
-        # clock decides which is the newest.
+        # Lightweight: does not read the times of the saves, of which a single unreadable one would
+        # make the whole folder unusable; nor need any clock decide which checkpoint is the newest.
         options=ocp.CheckpointManagerOptions(
           max_to_keep=self._keep, create=True, lightweight_initialize=True
         ),
@@ -271,5 +271,5 @@ def _check_sums(state, wanted):
 
 
 def _short(reason):
-  # TensorStore goes on to the cause from colon to colon, and then adds its whole specification.
+  # TensorStore's message leads to the cause, colon by colon, and ends with its whole specification.
   return ': '.join(reason.split(' [')[0].split(': ')[-2:])[:300]

@@ -1,6 +1,6 @@
-"""Numbers by which a changed bit of a checkpoint is noticed: of each array, and of JSON.
+"""Checksums that reveal a changed bit in a checkpoint: one for each array, and one for JSON.
 
-Neither Orbax nor its files do: of bits flipped in the stored arrays most pass unseen.
+Neither Orbax nor its file formats do this: most bits flipped in the stored arrays go unnoticed.
 """
 
 import functools
@@ -16,14 +16,14 @@ import numpy as np
 from basisnet_jax import sharding
 
 _UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
-_BLOCK = 1 << 15  # Elements that are in the cache all the way.
+_BLOCK = 1 << 15  # Elements; few enough to stay in the cache throughout.
 
 
 def of_tree(tree: Any) -> dict[str, int]:
-  """{path: checksum} of every array; the same on any devices, however they are split.
+  """Returns {path: checksum} for every array, independent of devices and shardings.
 
-  A change of one element always changes its checksum; any other passes with a chance of 2^-32.
-  All processes must call it, as they do any computation.
+  A change of one element always changes the array's checksum; any other change goes unnoticed with
+  probability 2^-32. All processes must call this, like any computation.
   """
   flat, _ = jax.tree_util.tree_flatten_with_path(tree)
   paths = [jax.tree_util.keystr(path, simple=True, separator='/') for path, _ in flat]
@@ -32,7 +32,7 @@ def of_tree(tree: Any) -> dict[str, int]:
 
 
 def of_json(value: Any) -> int:
-  """The CRC-32 of a JSON value; the same before it is written and after it is read."""
+  """Returns the CRC-32 of a JSON value, the same before it is written and after it is read."""
   return zlib.crc32(json.dumps(value, sort_keys=True).encode())
 
 
@@ -41,7 +41,7 @@ def _is_in_memory(x):
 
 
 def _in_memory(x):
-  """What `_checksum` computes, which JAX would compile for each shape: seconds in all."""
+  """Computes `_checksum` in NumPy; compiling it for each shape would take seconds in all."""
   x = np.asarray(x)
   bits = x.reshape(-1).view(_UNSIGNED[x.dtype.itemsize])
   total = 0
@@ -53,8 +53,8 @@ def _in_memory(x):
 
 
 def _on_devices(x):
-  # Compiled for each shape, of which there are few. And one after another: on CPU, many sums over
-  # devices at once can take each other's threads and wait forever.
+  # Compiled for each shape, of which there are few. Runs one at a time: on CPU, many concurrent
+  # sums over devices can take each other's threads and deadlock.
   return jax.block_until_ready(_jitted(getattr(x.sharding, 'mesh', None))(x))
 
 
@@ -74,9 +74,9 @@ def _checksum(x):
 
 
 def _mixed(bits, positions):
-  """Each element with its position, so that exchanged ones are noticed; uint32, of NumPy or JAX.
+  """Mixes each element with its position, so that swaps are noticed; uint32 in NumPy or JAX.
 
-  It is the mixing that ends MurmurHash3 (Appleby), one to one.
+  This is the final mixing step of MurmurHash3 (Appleby), which is a bijection.
   """
   h = bits ^ (positions * np.uint32(0x9E3779B9))
   h = (h ^ (h >> 16)) * np.uint32(0x85EBCA6B)

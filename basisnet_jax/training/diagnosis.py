@@ -1,4 +1,4 @@
-"""What is said, and left in the workdir, when numbers are not finite or the memory is too small."""
+"""Explains, also in the workdir, that numbers were not finite or the memory was too small."""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -16,7 +16,7 @@ POLICIES = ('stop', 'skip')  # For a loss that is not finite.
 
 @jax.jit
 def is_finite(tree: Any) -> jax.Array:
-  """Whether all floating-point entries of a tree of arrays are finite: bool scalar."""
+  """Whether all floating-point entries of a tree of arrays are finite, as a bool scalar."""
   floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
   return jnp.stack([jnp.isfinite(x).all() for x in floats]).all()
 
@@ -24,13 +24,13 @@ def is_finite(tree: Any) -> jax.Array:
 def nonfinite(
   workdir: str, images_of: Callable[[int], list[str]], step: int, saved_step: int | None
 ) -> UserError:
-  """Writes down which images the step and the one before had; returns what to raise.
+  """Records which images this step and the one before had; returns the error to raise.
 
   Args:
-    workdir: where to.
-    images_of: tells where the images of a step are.
-    step: the first whose loss or update was not finite.
-    saved_step: that of the last checkpoint; None if there is none.
+    workdir: where to write.
+    images_of: returns where the images of a step are stored.
+    step: the first step whose loss or update was not finite.
+    saved_step: the last checkpoint's step; None if there is none.
   """
   steps = [number for number in (step - 1, step) if number >= 1]
   images = {number: images_of(number) for number in steps}
@@ -47,15 +47,15 @@ def nonfinite(
 
 @contextlib.contextmanager
 def out_of_memory(key: str, batch_size: int, advice: str = '') -> Iterator[None]:
-  """Turns an accelerator's lack of memory into a sentence.
+  """Turns an out-of-memory error of an accelerator into a sentence.
 
   Args:
     key: the config key of the batch size, for the sentence.
     batch_size: its value.
-    advice: what else may be done, beside lowering it.
+    advice: what else to try, besides lowering it.
 
   Raises:
-    UserError: the memory did not suffice.
+    UserError: there was not enough memory.
   """
   try:
     yield

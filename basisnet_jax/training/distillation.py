@@ -1,4 +1,4 @@
-"""Distillation (Hinton et al. 2015) inside of the training step: from a teacher to both stages,
+"""Distillation (Hinton et al. 2015) inside the training step: from a teacher to both stages,
 and from the specialist to the lightweight stage of the same network.
 """
 
@@ -17,10 +17,10 @@ TeacherFn = Callable[[Any, jax.Array], jax.Array]
 
 
 def make_teacher(model: nn.Module, resolution: int) -> TeacherFn:
-  """Any of our networks as a teacher: in evaluation mode, of two stages the specialist.
+  """Makes a teacher of any of our networks, in evaluation mode; of two stages, the specialist.
 
-  Images of another size than `resolution`, pixels, are resized to it; the units of the pixels are
-  the network's own affair (`layers.Style.images`).
+  Images of another size are resized to `resolution` pixels. The network itself converts the pixels
+  to the units that it expects (`layers.Style.images`).
   """
 
   def teacher(variables, images):
@@ -47,12 +47,11 @@ def make_distill(
   distillation losses and the teacher's own loss, top-1 and top-5.
 
   Args:
-    teacher: None: no teacher.
-    weight: of the teacher's part, from 0 to 1.
-    temperature: of all softened predictions.
-    lightweight: whether the teacher teaches the lightweight stage, too.
-    from_specialist: weight of the specialist's part in what the lightweight stage learns; the
-      rest is as above.
+    teacher: from `make_teacher`, or None for no teacher.
+    weight: the teacher's share of the loss, from 0 to 1.
+    temperature: softens all predictions.
+    lightweight: whether the teacher also teaches the lightweight stage.
+    from_specialist: the specialist's share of the lightweight stage's loss; the rest is as above.
   """
 
   def distill(hard, logits, images, labels, variables):

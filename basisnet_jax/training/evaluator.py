@@ -1,4 +1,4 @@
-"""Evaluating a training state: while it trains, and afterwards from its workdir."""
+"""Evaluates a training state: during training, and afterwards from its workdir."""
 
 from collections.abc import Callable
 import os
@@ -34,22 +34,22 @@ from basisnet_jax.training.telemetry import Telemetry
 
 
 class Evaluator:
-  """Runs the model over the recipe's evaluation split, and over its held-out one to choose.
+  """Runs the model over the evaluation split, and over the held-out one to choose a threshold.
 
   Attributes:
-    cost: of the model.
+    cost: the model's cost.
     final_stage: 'specialist', or 'network' for a single network.
   """
 
   def __init__(
     self, config, model: nn.Module, dataset, mesh, state: TrainState, *, exchange: bool = False
   ):
-    """`state` is one to evaluate, or its shapes with their shardings.
+    """Takes a `state` to evaluate, or its shapes with their shardings.
 
     `exchange` also runs the specialist with other images' coefficients (`make_eval_step`).
 
     Raises:
-      UserError: the recipe's keys of early termination, or of held-out images, make no sense.
+      UserError: the recipe's keys for early termination or held-out images make no sense.
     """
     self._config, self._model, self._dataset, self._mesh = config, model, dataset, mesh
     self._goal = thresholds.Goal(**config.early_exit.choose)
@@ -70,14 +70,14 @@ class Evaluator:
     checkpoint: str,
     on_batch: Callable[[], None] = lambda: None,
   ) -> chosen_lib.Chosen | None:
-    """Fits temperatures and, for two stages, a threshold to the held-out images.
+    """Fits temperatures and, for two stages, chooses a threshold on the held-out images.
 
-    Without such images it is what was chosen for this state before, or None.
+    Without held-out images it returns what was chosen for this state before, or None.
 
     Args:
-      state: to evaluate.
+      state: the state to evaluate.
       workdir: may hold an earlier choice.
-      checkpoint: the folder in it where this state is saved.
+      checkpoint: the folder in the workdir where this state is saved.
       on_batch: called after each batch.
 
     Raises:
@@ -124,7 +124,7 @@ class Evaluator:
   ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns (`evaluate.summarize`'s summary, `evaluate.run`'s results).
 
-    `on_batch` is called after each batch, `watch` with what is in it (`evaluate.run`).
+    `on_batch` is called after each batch, `watch` with each batch and its values (`evaluate.run`).
 
     Raises:
       UserError: no image can be read.
@@ -177,7 +177,10 @@ class Evaluator:
     return results
 
   def scalars(self, summary, results) -> dict[str, float]:
-    """For the dashboards: each stage, and early termination where it was chosen, or is to be."""
+    """Scalars for the dashboards: each stage, and early termination at the chosen threshold.
+
+    If none was chosen, at the recipe's `evaluation.threshold`.
+    """
     values = {
       f'eval/{stage}/{name}': value
       for stage, numbers in summary.items()
@@ -193,9 +196,9 @@ class Evaluator:
     return values
 
   def write_coefficients(self, telemetry: Telemetry, step: int, results) -> None:
-    """Writes what the coefficients do to the dashboards: a table by layer, and heat maps.
+    """Writes a table by layer and heat maps of the coefficients to the dashboards.
 
-    To be called on one host.
+    Call it on one host only.
     """
     if statistics := results.get('coefficient_statistics'):
       layers, names = self._model.layers, self._dataset.label_names
@@ -206,7 +209,7 @@ class Evaluator:
       telemetry.images(step, {'eval/coefficients/maps': plots_coefficients.pixels(maps)})
 
   def examples(self, chosen: chosen_lib.Chosen | None) -> examples_lib.Examples:
-    """What to watch an evaluation with, for images to show."""
+    """Returns the collector of example images, whose `watch` an evaluation calls."""
     if self.cost.lightweight_madds is None:
       return examples_lib.Examples(examples_lib.of_one_network())
     return examples_lib.Examples(examples_lib.of_two_stages(self._threshold(chosen)))
@@ -217,7 +220,7 @@ class Evaluator:
   def findings(
     self, summary, results, chosen: chosen_lib.Chosen | None, examples=None
   ) -> analysis.Findings:
-    """An evaluation for `evaluation.files`, with examples to show if there are any."""
+    """Returns an evaluation for `evaluation.files`, with example images if there are any."""
     subject = analysis.Subject(
       name=self._config.name,
       data=self._config.data.name,
@@ -234,7 +237,7 @@ class Evaluator:
 def restore(
   config: ml_collections.ConfigDict, model: nn.Module, mesh, folder: str
 ) -> TrainState | None:
-  """The newest readable state in `folder`, on the mesh; None if there is none."""
+  """Restores the newest readable state in `folder` onto the mesh; None if there is none."""
   if not epath.Path(folder).exists():
     return None
   update = experiment.optimizer(config, model, optax.constant_schedule(0.0))
@@ -245,10 +248,10 @@ def restore(
 
 
 def checkpoint_folder(key: str, which: str) -> str:
-  """The folder in a workdir for 'latest' or 'best', which a key of the recipe chooses.
+  """Returns the workdir's folder for `which`, 'latest' or 'best', the value of the recipe's `key`.
 
   Raises:
-    UserError: it is neither.
+    UserError: `which` is neither.
   """
   folders = {'latest': 'checkpoints', 'best': 'best'}
   if not isinstance(which, str) or which not in folders:

@@ -1,4 +1,4 @@
-"""From a recipe to the things it describes: network, images, schedule, optimizer, state."""
+"""Builds what a recipe describes: network, images, schedule, optimizer, state."""
 
 from collections.abc import Iterator
 import functools
@@ -18,12 +18,12 @@ from basisnet_jax.training import optimizers
 from basisnet_jax.training import state as train_state
 from basisnet_jax.training import weights as weights_lib
 
-# Known without the data, so that costs can be counted anywhere.
+# Known without the data, so that costs can be counted without it.
 _NUM_CLASSES = {'imagenet2012': 1000, 'cifar10': 10, 'cifar100': 100, 'digits': 10}
 
 
 def num_classes(config: ml_collections.ConfigDict) -> int:
-  """The recipe's, or else the dataset's."""
+  """The recipe's number of classes, or else the dataset's."""
   if config.model.num_classes is not None:
     return config.model.num_classes
   if config.data.name in _NUM_CLASSES:
@@ -32,10 +32,10 @@ def num_classes(config: ml_collections.ConfigDict) -> int:
 
 
 def build_model(config: ml_collections.ConfigDict) -> nn.Module:
-  """The network of the recipe.
+  """Builds the recipe's network.
 
   Raises:
-    UserError: an option that cannot be.
+    UserError: an option is impossible.
   """
   m, light = config.model, config.model.lightweight
   if m.name not in ('basisnet', 'cascade'):
@@ -58,7 +58,7 @@ def build_model(config: ml_collections.ConfigDict) -> nn.Module:
 
 
 def _network(config, name, group) -> nn.Module:
-  """One network; `group` holds the keys of its stage, the other keys are of both."""
+  """Builds one network; `group` holds its stage's keys, all other keys apply to both stages."""
   m = config.model
   dtypes = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
   if m.dtype not in dtypes:
@@ -68,7 +68,7 @@ def _network(config, name, group) -> nn.Module:
     options['settings'] = once_for_all.Settings(**m.once_for_all)
   if models.is_routed(name):
     options['num_bases'] = m.num_bases
-    if group is m:  # These keys are not the lightweight stage's.
+    if group is m:  # The lightweight stage has no such keys.
       options |= {'based_layers': m.based_layers, 'temperature': m.coefficients.temperature}
   return models.create(
     name,
@@ -86,14 +86,14 @@ def _network(config, name, group) -> nn.Module:
 
 
 def _data():
-  # Not at the top: it imports TensorFlow, which takes seconds, and counting costs needs none.
+  # Not at the top: it imports TensorFlow, which takes seconds and is not needed to count costs.
   from basisnet_jax import data
 
   return data
 
 
 def open_dataset(config: ml_collections.ConfigDict):
-  """The dataset of the recipe (`data.Dataset`)."""
+  """Opens the recipe's dataset (`data.Dataset`)."""
   return _data().open_dataset(config.data.name, config.data.data_dir)
 
 
@@ -107,14 +107,14 @@ def check_classes(config: ml_collections.ConfigDict, dataset) -> None:
 
 
 def num_images(dataset, split: str) -> int:
-  """How many images a split of the dataset has."""
+  """The number of images in a split of the dataset."""
   return _data().num_images(dataset, split)
 
 
 def check_heldout(config: ml_collections.ConfigDict, dataset, heldout: str) -> None:
-  """Raises a UserError if training or evaluation sees images that a threshold is chosen on.
+  """Raises a UserError if training or evaluation sees held-out images, or if these are under ten.
 
-  Or if they are fewer than ten; `heldout` is their split, '' is none.
+  `heldout` is the split on which a threshold is chosen; '' is none.
   """
   if not heldout:
     return
@@ -136,7 +136,7 @@ def check_heldout(config: ml_collections.ConfigDict, dataset, heldout: str) -> N
 def train_batches(
   config: ml_collections.ConfigDict, dataset, mesh: jax.sharding.Mesh, start_step: int
 ) -> Iterator[dict[str, np.ndarray]]:
-  """This host's training batches from `start_step` on, without end."""
+  """This host's training batches from `start_step` on, endlessly."""
   d = config.data
   _check_batch_size(config, mesh)
   total_steps = Schedule(config, num_images(dataset, d.train_split)).total_steps
@@ -162,14 +162,14 @@ def train_batches(
 def train_resolution(
   config: ml_collections.ConfigDict, total_steps: int
 ) -> int | tuple[tuple[int, int], ...]:
-  """The training images' size, pixels, or (number of a batch, size from it on)."""
+  """The training images' size in pixels, or pairs (batch number, size from that batch on)."""
   if not config.training.resolutions:
     return config.model.resolution
   return tuple((round(share * total_steps), size) for share, size in config.training.resolutions)
 
 
 def _order(config):
-  """What the order of the training images follows from."""
+  """Everything that determines the order of the training images."""
   return dict(
     split=config.data.train_split,
     batch_size=config.training.batch_size,
@@ -191,14 +191,14 @@ def _check_batch_size(config, mesh):
 
 
 def train_records(config: ml_collections.ConfigDict, dataset, batch: int) -> list[str]:
-  """Where the images of this host's training batch of that number are; the first is 0."""
+  """Where the images of this host's training batch number `batch` are stored; the first is 0."""
   return _data().train_records(dataset, batch, **_order(config))
 
 
 def eval_batches(
   config: ml_collections.ConfigDict, dataset, mesh: jax.sharding.Mesh, split: str
 ) -> Iterator[dict[str, np.ndarray]]:
-  """This host's batches of a split as evaluation sees it: every image once, the rest masked."""
+  """This host's evaluation batches of a split: every image once, padding masked out."""
   key = 'config.evaluation.batch_size'
   batch_size = sharding.checked_batch_size(config.evaluation.batch_size, mesh, key)
   return _data().eval_batches(
@@ -219,7 +219,7 @@ class Schedule:
 
   Attributes:
     steps_per_epoch: may be a fraction; batches straddle epochs.
-    total_steps: of the whole training.
+    total_steps: steps in the whole training.
   """
 
   def __init__(self, config: ml_collections.ConfigDict, num_train: int):
@@ -229,7 +229,7 @@ class Schedule:
     )
 
   def steps(self, epochs: float) -> int:
-    """So many epochs, in steps."""
+    """The number of steps in `epochs`, rounded up."""
     return math.ceil(epochs * self.steps_per_epoch)
 
 
@@ -249,7 +249,7 @@ def learning_rate(config: ml_collections.ConfigDict, schedule: Schedule) -> opta
 def optimizer(
   config: ml_collections.ConfigDict, model: nn.Module, rate: optax.Schedule
 ) -> optax.GradientTransformation:
-  """The optimizer of the recipe."""
+  """Creates the recipe's optimizer."""
   o, turn = config.optimizer, config.training.alternate_steps
 
   def create(rate):
@@ -281,7 +281,7 @@ def optimizer(
 def state_factory(
   config: ml_collections.ConfigDict, model: nn.Module, update: optax.GradientTransformation
 ):
-  """A function without arguments that makes the state at step 0."""
+  """Returns a function without arguments that creates the state at step 0."""
   return functools.partial(
     train_state.create,
     model,
@@ -296,16 +296,16 @@ def state_factory(
 def abstract_state(
   config: ml_collections.ConfigDict, create_state, mesh: jax.sharding.Mesh
 ) -> train_state.TrainState:
-  """Shapes, dtypes and shardings of the state that `state_factory`'s function makes."""
+  """Shapes, dtypes and shardings of the state that `create_state`, a `state_factory`, creates."""
   rules = sharding.rules_of(config.sharding.preset, config.sharding.rules, mesh=mesh)
   return sharding.abstract(jax.eval_shape(create_state), mesh, rules)
 
 
 def read_weights(config: ml_collections.ConfigDict, model: nn.Module) -> weights_lib.Weights:
-  """What the recipe's files of trained weights hold, if it names any.
+  """Reads the recipe's files of trained weights, if it names any.
 
   Raises:
-    UserError: a file cannot be read or does not fit, or no stage takes it.
+    UserError: a file cannot be read or does not fit, or there is no stage for it.
   """
   i, two_stage = config.init, isinstance(model, models.BasisNet)
   if i.lightweight_weights and not two_stage:
@@ -328,9 +328,9 @@ def with_trained_weights(
   state: train_state.TrainState,
   weights: weights_lib.Weights | None = None,
 ) -> train_state.TrainState:
-  """A fresh state with the weights of `read_weights`, on the same devices.
+  """Puts trained weights into a fresh state, on the same devices.
 
-  They are read where they are not given; it raises the same.
+  Without `weights` it calls `read_weights`, and raises the same errors.
   """
   weights = weights or read_weights(config, model)
   options = {'perturbation': config.init.perturbation, 'seed': config.seed}

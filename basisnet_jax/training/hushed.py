@@ -1,4 +1,4 @@
-"""Orbax and CLU print dozens of tracebacks for one failure; the caller gets an exception."""
+"""Hushes Orbax and CLU, which print dozens of tracebacks for one error that they also raise."""
 
 from collections.abc import Iterator
 import contextlib
@@ -14,19 +14,19 @@ _THEIRS = ('/orbax/', '/asyncio/', '/tensorstore/', '/clu/')
 
 @contextlib.contextmanager
 def libraries() -> Iterator[None]:
-  """Silences what they and asyncio print of failures, from whatever thread.
+  """Silences what these libraries and asyncio print about failures, in any thread.
 
-  Not the exceptions that a caller gets, nor what others print.
+  Callers still get exceptions, and other code still prints.
   """
 
-  def worth_saying(record):  # A new one each time: the same is added only once.
+  def worth_saying(record):  # New for each call: a logger adds the same filter only once.
     theirs = any(part in record.pathname for part in _THEIRS)
     return not (theirs and record.levelno >= logging.ERROR)
 
   loggers = [logging.getLogger(name) for name in ('absl', 'asyncio')]
   unraisable, uncaught = sys.unraisablehook, sys.excepthook
   sys.unraisablehook = lambda args: None if _is_theirs(args.exc_traceback) else unraisable(args)
-  # TensorStore's threads call it.
+  # TensorStore's threads call this one.
   sys.excepthook = lambda *args: None if _is_theirs(args[2]) else uncaught(*args)
   for logger in loggers:
     logger.addFilter(worth_saying)
@@ -39,15 +39,15 @@ def libraries() -> Iterator[None]:
 
 
 def collect(error: BaseException | None) -> None:
-  """Gets rid of what a failure left: reads and writes in flight, tasks that nobody awaits.
+  """Clears what a failure left behind: reads and writes in flight, tasks that nobody awaits.
 
-  They would cry out at the end of the program. `error` keeps its text and loses its frames'
+  They would print errors when the program ends. `error` keeps its text but loses its frames'
   variables.
   """
-  # Some are held until the program ends; it has no coroutines of its own.
+  # Some stay alive until the program ends, which has no coroutines of its own.
   warnings.filterwarnings('ignore', 'coroutine .* was never awaited', RuntimeWarning)
   with libraries():
-    time.sleep(0.2)  # For those in flight.
+    time.sleep(0.2)  # Lets reads and writes in flight finish.
     while error is not None:
       traceback.clear_frames(error.__traceback__)
       error = error.__cause__ or error.__context__

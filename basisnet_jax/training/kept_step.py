@@ -1,7 +1,7 @@
-"""The training step's compiled program, kept for the next start, which then need not trace it.
+"""Keeps the compiled training step for the next start, which then need not trace it.
 
-JAX's compilation cache finds a program by what comes out of tracing and lowering, and these take
-longer than all else of a warm start. Here it is found by what goes into them.
+JAX's compilation cache finds a program by the result of tracing and lowering, which take longer
+than all the rest of a warm start. Here it is found by their inputs.
 """
 
 import hashlib
@@ -25,19 +25,19 @@ from basisnet_jax import environment, whole_file
 from basisnet_jax.evaluation import metrics
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
-_MOST = 64  # Steps that are kept, some MB each.
+_MOST = 64  # Steps to keep, some MB each.
 
 
 def path_of(*recipe: Any) -> epath.Path | None:
-  """Where the step is kept that follows from `recipe` and from all else that it is made of.
+  """Returns where the step for `recipe` is kept, a path that depends on everything it is made of.
 
-  That is the text of this package and of all loaded modules that are not installed ones, the
-  versions of those that are, JAX's options, and the devices. Of `recipe`, trees of any kind, these
-  count: shapes, dtypes and shardings of arrays, and the `repr` of all else.
+  That is the source of this package and of all loaded modules that are not installed, the versions
+  of installed packages, JAX's options, and the devices. `recipe` is trees of any kind, of which the
+  shapes, dtypes and shardings of arrays and the `repr` of everything else count.
 
   Returns:
-    None where nothing is kept: JAX has no folder for its cache, there are several processes
-    (untried), or a source has changed since this process started, which may run the old one.
+    None if nothing is kept: JAX has no cache folder, there are several processes (untested), or a
+    source file has changed since this process started, which may be running the old one.
   """
   folder = jax.config.jax_compilation_cache_dir
   if not folder or jax.process_count() > 1:
@@ -64,7 +64,7 @@ def path_of(*recipe: Any) -> epath.Path | None:
 
 
 def _sources():
-  """Files of Python code that no version number stands for."""
+  """Python files that are not covered by a version number."""
   paths = sysconfig.get_paths()
   installed = tuple(paths[name] for name in ('stdlib', 'purelib', 'platlib'))
   loaded = {getattr(module, '__file__', None) or '' for module in list(sys.modules.values())}
@@ -77,19 +77,19 @@ def _is_what_runs(source):
 
 
 def _processor():
-  """Its cores, among which work is shared, and what it can execute: anything else would crash."""
+  """The number of cores, over which work is split, and the instruction sets: others would crash."""
   try:
     text = pathlib.Path('/proc/cpuinfo').read_text()
-  except OSError:  # Not Linux, where a cache folder is hardly shared by machines.
+  except OSError:  # Not Linux; machines then hardly share a cache folder.
     text = ''
   return os.cpu_count(), re.findall('^(?:flags|Features).*', text, re.MULTILINE)[:1]
 
 
 def compile_and_keep(step: jax.stages.Lowered, path: epath.Path) -> jax.stages.Compiled:
-  """Compiles `step(state, batch, ...) -> (state, metrics)` and keeps it, if that is possible.
+  """Compiles `step(state, batch, ...) -> (state, metrics)` and keeps it if possible.
 
-  What JAX's own cache had is not kept: on CPU it comes without its functions when it is serialized
-  again (jaxlib 0.10), and would only fail in the middle of the next run's first step.
+  A program from JAX's own cache is not kept: on CPU, serializing it again loses its functions
+  (jaxlib 0.10), so that it would fail in the middle of the next run's first step.
   """
   found, thread = [], threading.get_ident()
 
@@ -111,7 +111,7 @@ def _keep(step, path):
   try:
     program, _, _ = serialize_executable.serialize(step)
   except (NotImplementedError, ValueError, jax.errors.JaxRuntimeError) as error:
-    # Not this backend's, or not with this step's constants: no later start will do better.
+    # This backend cannot, or not with this step's constants: no later start will do better.
     logging.log_first_n(
       logging.INFO, 'The compiled step is not kept for the next start: it cannot be written (%s)',
       1, error,
@@ -120,7 +120,7 @@ def _keep(step, path):
   _, collected = jax.tree.unflatten(step.out_tree, [None] * step.out_tree.num_leaves)
   names = tuple(type(collected).__annotations__)
   try:
-    whole_file.write(path, zlib.compress(pickle.dumps((names, program)), 1))  # It has a checksum.
+    whole_file.write(path, zlib.compress(pickle.dumps((names, program)), 1))  # Adds a checksum.
     kept = sorted(path.parent.glob('*.step'), key=lambda other: other.stat().mtime)
     for old in kept[:-_MOST]:
       old.unlink(missing_ok=True)
@@ -129,7 +129,7 @@ def _keep(step, path):
 
 
 def load(path: epath.Path, *arguments: Any) -> jax.stages.Compiled | None:
-  """The step that is kept there for these arguments, or their shapes; None if there is none."""
+  """Loads the step kept at `path` for these arguments or their shapes; None if there is none."""
   if not path.exists():
     return None
   try:
@@ -137,6 +137,6 @@ def load(path: epath.Path, *arguments: Any) -> jax.stages.Compiled | None:
     collected = metrics.collection(names).single_from_model_output(**dict.fromkeys(names, 0.0))
     taken, returned = map(jax.tree.structure, ((arguments, {}), (arguments[0], collected)))
     return serialize_executable.deserialize_and_load(program, taken, returned)
-  except Exception as error:  # Whatever is wrong with it, the step can be compiled.
+  except Exception as error:  # Whatever is wrong with the file, the step can be compiled.
     logging.warning('The step that %s keeps is compiled anew: %s', path, error)
     return None

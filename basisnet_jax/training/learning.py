@@ -1,4 +1,4 @@
-"""From a recipe to its training: the objective that is minimised, the schedule, the step."""
+"""Builds a recipe's training: the objective to minimise, the schedule, the step."""
 
 from collections.abc import Callable
 import functools
@@ -25,7 +25,7 @@ from basisnet_jax.training import weights as weights_lib
 def annealed(
   config: ml_collections.ConfigDict, schedule: experiment.Schedule
 ) -> Callable[[jax.Array], coefficients.Annealed]:
-  """What the coefficients are annealed by, from the step's number; all of it linear."""
+  """Returns the linear annealing of the coefficients as a function of the step number."""
   k = config.model.coefficients
   mix = optax.linear_schedule(
     k.uniform_mix,
@@ -47,10 +47,10 @@ def objective(
   schedule: experiment.Schedule,
   teacher: teacher_lib.Teacher | None = None,
 ) -> objective_lib.Objective:
-  """What the recipe's training minimises; `teacher` is that of the recipe, or None.
+  """Makes the objective of the recipe's training; `teacher` is the recipe's, or None.
 
   Raises:
-    UserError: an option for two stages, and the network has one.
+    UserError: an option is for two stages, and the network has one.
   """
   loss, s, remat = config.loss, config.distillation, config.training.remat_preview
   for key, value in (
@@ -92,10 +92,10 @@ def objective(
 
 
 def mixer(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh):
-  """What mixes the images of a batch (`mixing.make_mixer`); None if nothing does.
+  """Makes the recipe's `mixing.make_mixer`; None if the recipe mixes no images.
 
   Raises:
-    UserError: a device's share of the batch has an odd image out.
+    UserError: a device's share of the batch is not an even number of images.
   """
   t = config.training
   if not (t.mixup or t.cutmix):
@@ -114,13 +114,13 @@ def mixer(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh):
 
 
 class Training:
-  """What a recipe trains on a mesh: all of it but the images.
+  """Everything that a recipe's training on a mesh needs, except the images.
 
   Attributes:
     model: the network.
     schedule: `experiment.Schedule`.
-    state: shapes, dtypes and shardings of what a step changes.
-    shardings: those of `state`.
+    state: shapes, dtypes and shardings of the training state.
+    shardings: the shardings in `state`.
   """
 
   def __init__(self, config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh, num_train: int):
@@ -130,32 +130,32 @@ class Training:
     self.schedule = experiment.Schedule(config, num_train)
     self._rate = experiment.learning_rate(config, self.schedule)
     self._optimizer = experiment.optimizer(config, self.model, self._rate)
-    # One function for its shapes and its values: JAX traces it once.
+    # The same function gives the shapes and the values, so that JAX traces it once.
     self._create_state = experiment.state_factory(config, self.model, self._optimizer)
     self.state = experiment.abstract_state(config, self._create_state, mesh)
     self.shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state)
 
   def read_weights(self) -> weights_lib.Weights:
-    """What the recipe's files of weights hold, if it names any.
+    """Reads the recipe's files of weights, if it names any.
 
     Raises:
-      UserError: a file cannot be read or does not fit, or no stage takes it; or layers never
-        learn, and there is none for them.
+      UserError: a file cannot be read or does not fit, or there is no stage for it; or layers are
+        frozen for which there is no file.
     """
     _check_frozen(self._config, self.model, self.state.params)
     return experiment.read_weights(self._config, self.model)
 
   def fresh_state(self, weights: weights_lib.Weights | None = None) -> train_state.TrainState:
-    """The state at step 0, with the weights of `read_weights`.
+    """Creates the state at step 0 with the trained weights.
 
-    They are read where they are not given; it raises the same.
+    Without `weights` it calls `read_weights`, and raises the same errors.
     """
     weights = weights or self.read_weights()
     state = train_state.initialize(self._create_state, self.shardings)
     return experiment.with_trained_weights(self._config, self.model, state, weights)
 
   def abstract_batch(self, index: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes, dtypes and shardings of the training batch of that number; the first is 0."""
+    """Shapes, dtypes and shardings of training batch number `index`; the first is 0."""
     side = experiment.train_resolution(self._config, self.schedule.total_steps)
     if not isinstance(side, int):
       side = [size for first, size in side if first <= index][-1]
@@ -168,14 +168,14 @@ class Training:
     }
 
   def step(self, *, skip_nonfinite: bool = False, keep: bool = False) -> 'Step':
-    """The step of the recipe; see `step.make_train_step`.
+    """Makes the recipe's training step; see `step.make_train_step`.
 
-    With `keep` later processes that ask for it start with this one's compiled step, if JAX has a
-    folder for its compilation cache (`kept_step`). Code of the caller's that is in no file, and
-    what it puts in place of ours while it runs, is not seen: it is for programs.
+    With `keep`, later processes that also set it reuse this compiled step, if JAX has a folder for
+    its compilation cache (`kept_step`). Changes that are in no file, such as code from a notebook
+    or monkey patches, go unnoticed: use `keep` in programs only.
 
     Raises:
-      UserError: what the recipe asks for does not fit, or the teacher cannot be read.
+      UserError: the recipe's options do not fit together, or the teacher cannot be read.
     """
     config, mesh = self._config, self._mesh
     teacher = teacher_lib.load(config, mesh)
@@ -201,31 +201,31 @@ class Training:
 
 
 class Step:
-  """A training step, `step(state, batch)`, that is compiled when it first sees such a batch.
+  """A training step, `step(state, batch)`, compiled at the first batch of each shape.
 
   Attributes:
-    jitted: the function for `jax.jit`'s own methods.
+    jitted: the jitted function, for its own methods.
   """
 
   def __init__(
     self, jitted: Any, held: tuple = (), path_of: Callable[..., epath.Path | None] | None = None
   ):
-    """Of the recipe's step.
+    """Wraps the recipe's jitted step.
 
     Args:
       jitted: takes state, batch and `held`.
-      held: what no checkpoint holds, the teacher's variables.
-      path_of: of the arguments, where their compiled step is kept. None: nowhere.
+      held: arguments that are in no checkpoint: the teacher's variables.
+      path_of: from the arguments to where their compiled step is kept. None: nowhere.
     """
     self.jitted, self._held, self._path_of = jitted, held, path_of
-    self._kept = {}  # By the shapes of a batch.
+    self._kept = {}  # {shapes of a batch: compiled step}.
 
   def __call__(self, state, batch):
     step = self._kept.get(_shapes(batch), self.jitted)
     return step(state, batch, *self._held)
 
   def compile(self, state, batch) -> jax.stages.Compiled:
-    """For a state and a batch or their shapes; calls find it afterwards."""
+    """Compiles for a state and a batch, or their shapes; later calls use the result."""
     arguments = state, batch, *self._held
     path = self._path_of and self._path_of(arguments)
     if path and (kept := kept_step.load(path, *arguments)):
@@ -236,11 +236,11 @@ class Step:
 
 
 def _check_frozen(config, model, params):
-  """Refuses layers that begin at random and never learn: no file of weights is read for them."""
+  """Refuses layers that stay random: frozen, without a file of weights."""
   for path in optimizers.frozen(config.optimizer.learning_rate_factors, params):
     key = 'weights'
     if isinstance(model, models.BasisNet):
-      # What makes the coefficients is in no file.
+      # The coefficient head is in no file.
       key = {'lightweight': 'lightweight_weights', 'specialist': key}.get(path.split('/')[0])
     if key and not config.init[key]:
       why, mend = f'config.init.{key} is empty', 'name a file of trained weights'

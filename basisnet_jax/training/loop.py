@@ -27,22 +27,22 @@ from basisnet_jax.training.window import Window
 def train_and_evaluate(
   config: ml_collections.ConfigDict, workdir: str, *, keep_step: bool = False
 ) -> dict[str, Any]:
-  """Trains by the recipe, from the workdir's newest checkpoint if it has one.
+  """Trains a recipe, from the workdir's newest checkpoint if it has one.
 
-  Each step: batch, train, log, evaluate, save; the last two where they are due, in this
-  order, so that a run that is killed in between evaluates again and misses nothing. A run
-  killed at any moment and started again ends with the same parameters.
+  Each step: batch, train and, when due, log, evaluate, save. The last two come in this order so
+  that a run killed between them evaluates again and misses nothing. A run killed at any moment and
+  started again ends with the same parameters.
 
   Args:
     config: a resolved recipe.
-    workdir: made if missing; holds all that the run leaves.
-    keep_step: as of `learning.Training.step`.
+    workdir: created if missing; holds everything that the run writes.
+    keep_step: `keep` of `learning.Training.step`.
 
   Returns:
     The last evaluation (`evaluation.evaluate.summarize`).
 
   Raises:
-    UserError: the recipe and the machine, data or workdir do not fit.
+    UserError: the recipe does not fit the machine, data or workdir.
     Preempted: the process was asked to end; the state is saved.
   """
   if config.training.nonfinite not in diagnosis.POLICIES:
@@ -70,7 +70,7 @@ def train_and_evaluate(
     )
     if latest.latest_step is not None or best.latest_step is not None:
       config_lib.check_same_run(config, workdir)
-    # Now: what is wrong with them is told before minutes of set-up.
+    # Read now, so that errors in them show before minutes of set-up.
     weights = training.read_weights() if latest.latest_step is None else None
     if first_host:
       config_lib.save(
@@ -96,13 +96,13 @@ def train_and_evaluate(
     watchdog = stack.enter_context(Watchdog(config.training.stall_timeout))
     watchdog.beat(f'the images of step {start + 1}, or its program')
 
-    # Python does one thing at a time, but the compiler, the disk and the devices do not wait.
+    # Python runs one thread at a time, but compiler, disk and devices work concurrently.
     with futures.ThreadPoolExecutor(2) as beside:
       first = beside.submit(lambda: list(itertools.islice(batches, int(start < total))))
       like = training.abstract_batch(start)
       compiled = beside.submit(lambda: start < total and train_step.compile(training.state, like))
       state = training.fresh_state(weights) if fresh else state
-    del weights  # Their memory is the run's.
+    del weights  # Frees their memory for the run.
     batches = itertools.chain(first.result(), batches)
     compiled.result()
     if fresh:
@@ -147,7 +147,7 @@ def train_and_evaluate(
           stop_if_not_finite()
           if not diagnosis.is_finite((state.params, state.batch_stats)):
             raise not_finite(step)
-          best.wait()  # Or a kill between the two could lose the best.
+          best.wait()  # Or a kill between the two saves could lose the best one.
           latest.save(state)
       if preempted:
         latest.wait()
@@ -165,7 +165,7 @@ def train_and_evaluate(
 
 
 def _evaluate(evaluator, state, telemetry, best, progress, watchdog, chosen=None):
-  """Evaluates, writes the dashboards, keeps the state if it is the best so far."""
+  """Evaluates, writes to the dashboards, and keeps the state if it is the best so far."""
   summary, results = evaluator(
     state, on_batch=lambda: watchdog.beat('the evaluation'), chosen=chosen
   )
@@ -188,7 +188,7 @@ def _evaluate(evaluator, state, telemetry, best, progress, watchdog, chosen=None
 
 
 def _shown(values, prefix):
-  """What the progress line has room for."""
+  """The values that the progress line has room for."""
   keys = ['loss', *(f'{stage}/top1' for stage in ('network', 'lightweight', 'specialist'))]
   keys = {f'{prefix}/{key}': key.replace('/', ' ') for key in keys}
   return {short: values[key] for key, short in keys.items() if key in values}

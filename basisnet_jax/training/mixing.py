@@ -1,7 +1,7 @@
 """Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019), on the device.
 
-An image mixes with its neighbour: 0 with 1, 2 with 3, ... The pairs lie on one device each, so
-that no image travels, and are the same on any number of devices.
+An image mixes with its neighbour: 0 with 1, 2 with 3, ... Each pair lies on one device, so that no
+image moves between devices, and the pairs are the same on any number of devices.
 """
 
 from collections.abc import Callable
@@ -23,18 +23,19 @@ def make_mixer(
   cutmix: float,
   cutmix_share: float,
 ) -> Callable[[Batch, jax.Array], Batch]:
-  """Returns `mix(batch, key) -> batch`; `b` must be even, on each device.
+  """Returns `mix(batch, key) -> batch`; `b` must be even on each device.
 
-  Of the mixed batch 'image' is float32 `[b, h, w, 3]`, still in pixel values from 0 to 255,
-  'target' is new, each class's share of an image, float32 `[b, num_classes]`, 'label' is the
-  class of the larger of its two images, and 'mask' is what it was: an image that does not
-  count, mask 0, mixes with nothing.
+  In the mixed batch, 'image' is float32 `[b, h, w, 3]`, still in pixel values from 0 to 255;
+  'target' is new, each class's share of an image, float32 `[b, num_classes]`; 'label' is the class
+  with the larger share; and 'mask' is unchanged. An image that does not count (mask 0) is not
+  mixed.
 
   Args:
-    mixup: alpha; an image is blended by Beta(alpha, alpha). 0: no mixup.
-    cutmix: alpha; a box of the neighbour's that covers Beta(alpha, alpha) of an image before the
-      border cuts it replaces the image there. 0: no CutMix.
-    cutmix_share: of the images that get CutMix, where both are on; the others get mixup.
+    num_classes: of the targets.
+    mixup: alpha; images are blended in a ratio drawn from Beta(alpha, alpha). 0: no mixup.
+    cutmix: alpha; a box of the neighbour is pasted over the image. Before the border clips it, it
+      covers a share of the image drawn from Beta(alpha, alpha). 0: no CutMix.
+    cutmix_share: share of images that get CutMix if both are on; the others get mixup.
   """
 
   def mix(batch, key):
@@ -42,7 +43,7 @@ def make_mixer(
     labels, mask = batch['label'], batch['mask']
     choice_key, mixup_key, cutmix_key = jax.random.split(key, 3)
 
-    kept = 1.0  # How much of a pixel is the image's own, broadcastable to [b, h, w].
+    kept = 1.0  # The image's own share of each pixel, broadcastable to [b, h, w].
     if mixup:
       kept = _beta(mixup_key, mixup, labels.shape)[:, None, None]
     if cutmix:
@@ -72,9 +73,9 @@ def neighbours(x):
 
 
 def _beta(key, alpha, shape):
-  """Beta(alpha, alpha), by its quantiles and lines between them.
+  """Draws from Beta(alpha, alpha) by interpolating its quantiles linearly.
 
-  `jax.random.beta` draws until it accepts, and at each draw a GPU waits for its host.
+  `jax.random.beta` uses rejection sampling, in which a GPU waits for its host at each draw.
   """
   quantiles = jnp.asarray(
     special.betaincinv(alpha, alpha, np.linspace(0, 1, _QUANTILES)), 'float32'
@@ -86,10 +87,10 @@ def _beta(key, alpha, shape):
 
 
 def _outside_box(key, ratio, height, width):
-  """float32 `[b, h, w]`, 0 in a box and 1 outside, from the share of pixels to keep, `[b]`.
+  """Masks a box: float32 `[b, h, w]`, 0 inside and 1 outside; `ratio` `[b]` is the share to keep.
 
-  As in the paper's code: sides of sqrt(1 - ratio), in twice whole pixels, about a centre that
-  may be anywhere.
+  As in the paper's code, the sides are sqrt(1 - ratio) of the image's, an even number of pixels,
+  about a centre that may be anywhere.
   """
 
   def outside(key, size):

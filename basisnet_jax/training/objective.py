@@ -1,4 +1,4 @@
-"""What a step minimises: from parameters and a batch to the loss of each image."""
+"""The objective that a step minimises: from parameters and a batch to the loss of each image."""
 
 from collections.abc import Callable
 import functools
@@ -16,16 +16,16 @@ Batch = dict[str, jax.Array]
 
 
 class Terms(NamedTuple):
-  """The parts of the loss and what is reported beside them.
+  """The parts of the loss and the metrics reported with them.
 
-  The loss is the weighted sum of `losses`, as means over the images that count, and `penalties`.
+  The loss is the weighted sum of `losses`, averaged over the images that count, plus `penalties`.
 
   Attributes:
-    losses: {stage, or what else is of each image: float32 `[b]`}.
-    weights: {the same: number}.
-    values: {metric: float32 `[b]`}, reported as their means over the images that count.
-    penalties: {metric: float32 scalar}, weighted terms of a batch as a whole; reported, too.
-    batch_stats: of the batch normalisation, after the batch.
+    losses: {stage or other per-image term: float32 `[b]`}.
+    weights: {the same keys: number}.
+    values: {metric: float32 `[b]`}, reported as means over the images that count.
+    penalties: {metric: float32 scalar}, terms of the batch as a whole, already weighted; reported.
+    batch_stats: batch normalisation's statistics after this batch.
   """
 
   losses: dict[str, jax.Array]
@@ -53,22 +53,23 @@ def make_objective(
 ) -> Objective:
   """Returns `objective(params, batch_stats, batch, key, step, teacher=None) -> Terms`.
 
-  `batch` has 'image', pixel values `[b, h, w, 3]`, 'label', int32 `[b]`, and, where an image is
-  of several classes, 'target' (`mixing.make_mixer`); its 'mask' is for the penalties alone, and
-  otherwise the step's affair. `key` is for what is random in the step, whose number `step` the
-  schedules see. The values are loss (without smoothing), top-1 and top-5 of each stage, by the
-  labels, and the entropy of the coefficients if it has a weight.
+  `batch` has 'image', pixel values `[b, h, w, 3]`, 'label', int32 `[b]`, and 'target' if images
+  belong to several classes (`mixing.make_mixer`). Its 'mask' is used only for the penalties; the
+  step applies it to all else. `key` is the step's randomness, and `step` its number, for the
+  schedules. The values are loss (without smoothing), top-1 and top-5 of each stage, by the labels,
+  and the entropy of the coefficients if it has a weight.
 
   Args:
+    model: the network to train.
     label_smoothing: see `losses.cross_entropy`.
-    lightweight_weight: of the lightweight stage's loss; the specialist's is 1.
-    annealed: from the step's number to what the coefficients are annealed by.
-    distill: of `distillation.make_distill`.
-    exit_weight: what an image counts for the specialist, `[b]`, from the lightweight logits.
-    load_balance: weight of `losses.load_balance`, over the images that count.
-    coefficient_entropy: weight of the mean `coefficients.entropy` over an image's layers: above
+    lightweight_weight: weight of the lightweight stage's loss; the specialist's is 1.
+    annealed: from the step number to the annealing of the coefficients.
+    distill: from `distillation.make_distill`.
+    exit_weight: from the lightweight logits to each image's weight for the specialist, `[b]`.
+    load_balance: weight of `losses.load_balance` over the images that count.
+    coefficient_entropy: weight of `coefficients.entropy`, averaged over an image's layers: above
       0 it makes an image choose few bases, below 0 many.
-    remat_preview: of two stages, see `basisnet.apply_in_turn`.
+    remat_preview: for two stages; see `basisnet.apply_in_turn`.
   """
   two_stage = isinstance(model, basisnet.BasisNet)
   blends = isinstance(model, basisnet.BasisNet | routed.Routed)

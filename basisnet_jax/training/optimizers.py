@@ -10,7 +10,7 @@ import optax
 
 from basisnet_jax.errors import UserError
 
-# Leaves that weight decay applies to; not biases, not normalisation.
+# Leaves that weight decay applies to: not biases or normalisation.
 _DECAYED = ('kernel', 'bases')
 
 
@@ -23,9 +23,9 @@ def create_schedule(
   decay_rate: float,
   decay_steps: int,
 ) -> optax.Schedule:
-  """Linear warm-up from 0, then 'cosine' (to 0) or 'exponential' (in stairs).
+  """Linear warm-up from 0, then 'cosine' decay (to 0) or 'exponential' decay (in steps).
 
-  Both count from step 0, as TensorFlow's recipes do: the warm-up covers the decay's start.
+  Both count from step 0, as in TensorFlow's recipes: the warm-up overlaps the start of the decay.
   Raises a UserError for another name.
   """
   if name == 'cosine':
@@ -55,15 +55,15 @@ def create(
   weight_decay: float,
   scale_bases: bool = False,
 ) -> optax.GradientTransformation:
-  """'rmsprop' (TensorFlow's form), 'sgd' (Nesterov) or 'adamw'.
+  """Creates 'rmsprop' (TensorFlow's form), 'sgd' (Nesterov) or 'adamw'.
 
-  Weight decay touches kernels and bases only: decoupled for 'adamw', added to the gradient
-  (L2) for the others. With `scale_bases`, for 'sgd' alone, the gradients of bases `[K, *kernel]`
-  count K times, before any decay: where the coefficients are 1 / K, as softmax makes them at
-  first, the mean of the bases then learns as a plain kernel would.
+  Weight decay applies only to kernels and bases: decoupled for 'adamw', added to the gradient (L2)
+  for the others. `scale_bases`, only for 'sgd', multiplies the gradients of bases `[K, *kernel]` by
+  K, before any decay: while the coefficients are 1 / K, as softmax makes them at first, the mean of
+  the bases then learns like a plain kernel.
 
   Raises:
-    UserError: an unknown name, or bases to scale for an optimizer that does not heed it.
+    UserError: the name is unknown, or `scale_bases` is set for an optimizer other than 'sgd'.
   """
   if scale_bases and name in ('adamw', 'rmsprop'):
     raise UserError(
@@ -92,21 +92,21 @@ def alternating(
   schedule: optax.Schedule,
   num_steps: int,
 ) -> optax.GradientTransformation:
-  """The stages of a two-stage network take turns: `num_steps` steps each, again and again.
+  """Makes the stages of a two-stage network take turns of `num_steps` steps each.
 
-  First what `preview` computes, the lightweight network and the coefficient head, then the
-  specialist. Whose turn it is not keeps its parameters and its optimizer's state (momentum,
-  averages, counts) as they are, and its gradients count in no norm. The learning rate goes by
-  the steps of both.
+  First comes the part that `preview` runs, the lightweight network and the coefficient head, then
+  the specialist. The stage whose turn it is not keeps its parameters and its optimizer state
+  (momentum, averages, counts), and its gradients count in no norm. The learning rate follows the
+  steps of both.
 
   Args:
     create_own: makes a stage's optimizer from its schedule.
     schedule: learning rate by step.
-    num_steps: of a turn.
+    num_steps: steps in a turn.
   """
 
   def taking_turns(index):
-    def rate(count):  # By the steps that this stage has taken.
+    def rate(count):  # `count` is the steps that this stage has taken.
       turns, within = count // num_steps, count % num_steps
       return schedule((2 * turns + index) * num_steps + within)
 
@@ -122,19 +122,19 @@ def scale_by_path(factors: Sequence[tuple[str, float]], params) -> optax.Gradien
   """Multiplies each parameter's update by the factor of the first pattern that matches its path.
 
   Args:
-    factors: (regular expression, factor) in order; a path ('specialist/block_1/expand/conv/
-      kernel') is matched from its start; 0 freezes, and without a match the factor is 1.
-    params: of the model, or their shapes.
+    factors: (regular expression, factor) in order, matched from the start of a path
+      ('specialist/block_1/expand/conv/kernel'); 0 freezes, and without a match the factor is 1.
+    params: the model's parameters, or their shapes.
 
   Raises:
-    UserError: a pattern that is no regular expression, or that no parameter matches first.
+    UserError: a pattern is no regular expression, or is no parameter's first match.
   """
   by_path = _by_path(factors, params)
   return optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, by_path))
 
 
 def frozen(factors: Sequence[tuple[str, float]], params) -> list[str]:
-  """Paths of the kernels and bases that `scale_by_path` freezes; it raises the same."""
+  """Paths of the kernels and bases that `scale_by_path` freezes; raises the same errors."""
   by_path, _ = jax.tree_util.tree_flatten_with_path(_by_path(factors, params))
   return [_name(path) for path, factor in by_path if not factor and path[-1].key in _DECAYED]
 

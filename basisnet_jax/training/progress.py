@@ -1,7 +1,7 @@
-"""One live line: how far, how fast, how long still, and how well.
+"""One live line: progress, speed, time left and metrics.
 
-On a terminal it is a bar that redraws itself. In a pipe or a log file it is a plain
-line every ten seconds.
+On a terminal it is a bar that redraws itself; in a pipe or a log file, a plain line every ten
+seconds.
 """
 
 from collections import deque
@@ -15,15 +15,15 @@ import tqdm
 _REDRAW_SECONDS = 0.1  # On a terminal.
 _PLAIN_SECONDS = 10.0  # Elsewhere.
 _SAMPLE_SECONDS = 0.5
-_WINDOW_SECONDS = 30.0  # The speed is the average over about so long.
+_WINDOW_SECONDS = 30.0  # The speed is averaged over about this long.
 
 
 class Progress:
   """Shows progress on stderr; a context manager.
 
-  The clock starts when the first update arrives, so compiling does not count. The
-  speed is an average over the last half minute and not over single updates: JAX
-  returns from a step before the step is done, so updates come in bursts.
+  The clock starts at the first update, so compilation does not count. The speed is averaged over
+  the last half minute, not over single updates: JAX returns from a step before it is done, so
+  updates come in bursts.
   """
 
   def __init__(
@@ -42,11 +42,11 @@ class Progress:
     Args:
       total_steps: where the count ends.
       start_step: where it starts, after a resume.
-      batch_size: images in a step. With 1 the count is of images, as evaluation has it.
+      batch_size: images in a step; 1 counts images, as evaluation does.
       enabled: False shows nothing; the speed is still measured.
-      name: stands at the start of the line.
-      first: what is going on until the first update.
-      unit: what a step's `batch_size` is of.
+      name: shown at the start of the line.
+      first: shown until the first update.
+      unit: what `batch_size` counts.
     """
     self._total = total_steps
     self._done = start_step
@@ -83,23 +83,23 @@ class Progress:
 
   @property
   def images_per_second(self) -> float | None:
-    """The speed of late, or None in the first half second."""
+    """The recent speed, or None in the first half second."""
     seconds_per_step = self._seconds_per_step()
     return self._batch_size / seconds_per_step if seconds_per_step else None
 
   def update(self, done: int, metrics: Mapping[str, float] | None = None) -> None:
-    """Notes that `done` steps (of all, not since the last call) are finished.
+    """Notes that `done` steps are finished.
 
     Args:
-      done: the count.
-      metrics: numbers to show from now on, already on the host. Those whose names
-        end in `top1` or `top5` are fractions and are shown as percentages.
+      done: the total count, not that since the last call.
+      metrics: numbers to show from now on, already on the host. Those whose names end in `top1` or
+        `top5` are fractions and are shown as percentages.
     """
     now = time.monotonic()
     self._done = done
     if metrics is not None:
       self._metrics = metrics
-    # Of a burst only the first update counts: it came when the device had caught up.
+    # Only the first update of a burst counts: it came when the device had caught up.
     if not self._samples or now - self._samples[-1][0] >= _SAMPLE_SECONDS:
       self._samples.append((now, done))
     while len(self._samples) > 2 and now - self._samples[1][0] > _WINDOW_SECONDS:
@@ -109,7 +109,7 @@ class Progress:
 
   @contextlib.contextmanager
   def paused(self) -> Iterator[None]:
-    """Stops the clock within, for an evaluation or a checkpoint."""
+    """Stops the clock inside the context, for an evaluation or a checkpoint."""
     began = time.monotonic()
     try:
       yield
@@ -168,7 +168,7 @@ def _short(number):
 
 
 def duration(seconds: float) -> str:
-  """Says it as a clock does: 0:05, 1:02:03, 2 d 3:04:05."""
+  """Formats a duration like a clock: 0:05, 1:02:03, 2 d 3:04:05."""
   minutes, seconds = divmod(round(seconds), 60)
   hours, minutes = divmod(minutes, 60)
   days, hours = divmod(hours, 24)

@@ -1,4 +1,4 @@
-"""One training step, as a pure function to be jitted."""
+"""One training step, as a pure function to jit."""
 
 from collections.abc import Callable
 import functools
@@ -13,7 +13,7 @@ from basisnet_jax.evaluation import metrics
 from basisnet_jax.training.objective import Batch, Objective
 from basisnet_jax.training.state import TrainState
 
-_MIXING = 2**31  # Folded into a step's key; the parts of a batch have the small numbers.
+_MIXING = 2**31  # Folded into a step's key; small numbers are for the parts of a batch.
 
 
 def make_train_step(
@@ -31,23 +31,27 @@ def make_train_step(
   """Returns `step(state, batch, teacher=None) -> (state, metrics)`.
 
   `batch` has 'image', uint8 `[b, h, w, 3]`, 'label', int32 `[b]`, and 'mask', float32 `[b]`, 0 on
-  images that do not count. The metrics are a CLU collection: the loss, the learning rate, how
-  many images did not count, and what the objective reports, as it was before the update.
-  `teacher` goes to the objective: variables that stay as they are.
+  images that do not count. The metrics are a CLU collection of the loss, the learning rate, the
+  number of images that did not count, and what the objective reports, all from before the update.
+  `teacher`, frozen variables, is passed to the objective.
 
   Args:
-    objective: of `objective.make_objective`.
-    accumulation: the batch goes through the model in so many parts, one after another, which
-      takes less memory. What is of a batch as a whole, such as batch normalisation, sees one
-      part at a time; all else stays the same.
-    skip_nonfinite: a step whose loss or gradients are not finite changes nothing but the step's
-      number. Its metrics are 0, and there is one more: 'finite', 1 or 0.
-    mix: of `mixing.make_mixer`; it sees the whole batch, before it is parted.
-    gather: makes parameters whole that the mesh's devices share.
+    objective: from `objective.make_objective`.
+    optimizer: updates the parameters.
+    schedule: learning rate by step, for the metrics.
+    seed: determines all randomness, together with the step number.
+    ema_decay: decay of the moving averages, if the state has any.
+    accumulation: number of parts in which the batch goes through the model, one after another, to
+      save memory. Whole-batch operations such as batch normalisation see one part at a time;
+      everything else is unaffected.
+    skip_nonfinite: a step whose loss or gradients are not finite changes only the step number. Its
+      metrics are 0, and there is one more metric: 'finite', 1 or 0.
+    mix: from `mixing.make_mixer`; it sees the whole batch, before the split into parts.
+    gather: gathers parameters that are split over the mesh's devices.
   """
 
   def loss_and_updates(params, batch_stats, batch, key, step, num_images, teacher):
-    """The batch's share of the loss, and (what is to be added up, batch statistics)."""
+    """The batch's share of the loss, and (values to sum over parts, batch statistics)."""
     terms = objective(params, batch_stats, batch, key, step, teacher)
 
     def share(value):
@@ -62,7 +66,7 @@ def make_train_step(
   gradients = jax.grad(loss_and_updates, has_aux=True)
 
   def accumulated(params, batch_stats, batch, key, step, num_images, teacher):
-    """As `gradients`, by parts. A part's rows are spread over the batch, and so its devices'."""
+    """`gradients` in parts, whose rows are strided over the batch and so over all devices."""
     parts = jax.tree.map(lambda x: x.reshape(-1, accumulation, *x.shape[1:]).swapaxes(0, 1), batch)
 
     def of_part(index):
@@ -92,7 +96,7 @@ def make_train_step(
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
     if ema is not None:
-      # As in TensorFlow: a shorter memory at first, or short runs would remember the init.
+      # As in TensorFlow, a shorter memory at first, or short runs would remember the init.
       decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
       ema = optax.incremental_update({'params': params, 'batch_stats': batch_stats}, ema, 1 - decay)
     new = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
@@ -113,9 +117,10 @@ def make_train_step(
 
 
 def jit_train_step(step, mesh, shardings=None, teacher=None):
-  """Compiles for the mesh: batch split, state donated and as `shardings` (None: replicated).
+  """Jits a step for the mesh: the batch split, the state donated and sharded.
 
-  `teacher` are the shardings of the teacher's variables; None: the step takes none.
+  `shardings` are the state's (None: replicated), `teacher` those of the teacher's variables (None:
+  the step takes no teacher).
   """
   whole, split = sharding.replicated(mesh), sharding.over_data(mesh)
   state = whole if shardings is None else shardings

@@ -1,4 +1,4 @@
-"""From a recipe to its teacher: a trained network of ours and its variables, on the devices."""
+"""Loads a recipe's teacher: a trained network of ours and its variables, on the devices."""
 
 import dataclasses
 from typing import Any
@@ -15,12 +15,12 @@ from basisnet_jax.training import evaluator, experiment, trained
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-  """A network that stays as it is.
+  """A frozen network.
 
   Attributes:
-    model: images in [-1, 1] -> logits, or `basisnet.Outputs`.
-    resolution: of the images that it was trained on, pixels.
-    variables: {'params', 'batch_stats'}, on the mesh as the recipe's rules say.
+    model: images in [-1, 1] -> logits or `basisnet.Outputs`.
+    resolution: size of the images that it was trained on, pixels.
+    variables: {'params', 'batch_stats'}, sharded over the mesh by the recipe's rules.
   """
 
   model: nn.Module
@@ -29,10 +29,10 @@ class Teacher:
 
 
 def load(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> Teacher | None:
-  """The teacher of the recipe; None if it names none, or `distillation.weight` is 0.
+  """Loads the recipe's teacher; None if it names none or `distillation.weight` is 0.
 
   Raises:
-    UserError: the teacher cannot be read, or has another number of classes.
+    UserError: the teacher cannot be read, or has a different number of classes.
   """
   t = config.distillation.teacher
   if t.workdir and t.name:

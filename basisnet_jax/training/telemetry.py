@@ -1,8 +1,7 @@
 """Curves, histograms, pictures, configuration and hyper-parameters for TensorBoard.
 
-The only file that knows CLU's writers (a test keeps it so). It writes TensorBoard
-event files alone: CLU's default writer also logs each value to stderr, across the
-progress line.
+The only file that knows CLU's writers (a test enforces it). It writes only TensorBoard event
+files: CLU's default writer also logs each value to stderr, across the progress line.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,9 +17,9 @@ from basisnet_jax.errors import UserError
 class Telemetry:
   """Writes event files from a background thread; a context manager.
 
-  Values are fetched and checked on the calling thread, so that a bad one is
-  reported where it was passed, and so that donated arrays may be donated. A failing
-  disk shows at the next call, as a UserError.
+  Values are fetched and checked on the calling thread, so that a bad one is reported where it was
+  passed, and so that the arrays may be donated afterwards. A failing disk shows as a UserError at
+  the next call.
   """
 
   def __init__(self, workdir: str, *, enabled: bool):
@@ -37,7 +36,7 @@ class Telemetry:
         self._writer = _open(workdir)
 
   def scalars(self, step: int, values: Mapping[str, Any]) -> None:
-    """Writes numbers by name (`train/loss`); NaN and infinity stay visible as such.
+    """Writes numbers by name (`train/loss`), including NaN and infinity.
 
     Raises:
       ValueError: a value is not one real number.
@@ -50,8 +49,8 @@ class Telemetry:
   def histograms(self, step: int, arrays: Mapping[str, Any]) -> None:
     """Writes distributions of real arrays of any shape.
 
-    Entries that are not finite have no bucket: they are left out, and an array
-    without a finite entry is left out whole.
+    Entries that are not finite have no bucket and are left out, as is an array without any finite
+    entry.
     """
     if self._writer:
       finite = {}
@@ -70,17 +69,17 @@ class Telemetry:
         self._writer.write_images(int(step), {k: np.asarray(v)[None] for k, v in pictures.items()})
 
   def text(self, step: int, texts: Mapping[str, str]) -> None:
-    """Writes texts, shown as they are: each becomes a Markdown code block."""
+    """Writes texts verbatim: each becomes a Markdown code block."""
     if self._writer:
-      # By indentation, not fences: then nothing within the text can end the block.
+      # By indentation, not fences, so that nothing in the text can end the block.
       blocks = {k: '\n'.join('    ' + line for line in v.splitlines()) for k, v in texts.items()}
       with self._failing():
         self._writer.write_texts(int(step), blocks)
 
   def hparams(self, config: Mapping[str, Any]) -> None:
-    """Writes a (nested) mapping as hyper-parameters, named as in `model.num_bases`.
+    """Writes a (nested) mapping as hyper-parameters, with names like `model.num_bases`.
 
-    Numbers, booleans and strings stay what they are; all else becomes text.
+    Numbers, booleans and strings keep their types; everything else becomes text.
     """
     if self._writer:
       flat = config_lib.flatten(config)
@@ -89,7 +88,7 @@ class Telemetry:
         self._writer.write_hparams(kept)
 
   def flush(self) -> None:
-    """Waits until everything so far is in the file."""
+    """Waits until everything written so far is in the file."""
     if self._writer:
       with self._failing():
         self._writer.flush()
@@ -127,10 +126,10 @@ class Telemetry:
 
 
 def _open(workdir):
-  # Imported here: both load TensorFlow, which takes seconds, and only one process writes.
+  # Imported here, as both load TensorFlow, which takes seconds, and only one process writes.
   import tensorflow as tf
 
-  for kind in ('GPU', 'TPU'):  # They belong to JAX.
+  for kind in ('GPU', 'TPU'):  # These belong to JAX.
     tf.config.set_visible_devices([], kind)
   from clu.metric_writers import AsyncWriter, SummaryWriter
 
@@ -138,7 +137,7 @@ def _open(workdir):
 
 
 def _reason(error):
-  # TensorFlow's: '{{the operation}} file; reason', then lines of consequences.
+  # TensorFlow's message: '{{the operation}} file; reason', then lines of consequences.
   return str(error).split('\n')[0].split('}} ')[-1].split('; ')[-1][:300]
 
 

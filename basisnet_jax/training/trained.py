@@ -1,4 +1,4 @@
-"""From the workdir of a run to the network that it trained."""
+"""Loads the network that a run trained from its workdir."""
 
 import dataclasses
 import os
@@ -16,12 +16,12 @@ from basisnet_jax.training import checkpoints, evaluator, experiment
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-  """A network and what it was trained to be.
+  """A network and its trained variables.
 
   Attributes:
-    model: images in [-1, 1] -> logits, or `basisnet.Outputs`.
-    variables: {'params', 'batch_stats'}, the averages where they are kept, on the mesh.
-    step: of the checkpoint.
+    model: images in [-1, 1] -> logits or `basisnet.Outputs`.
+    variables: {'params', 'batch_stats'} on the mesh, the averages if they are kept.
+    step: the checkpoint's step.
   """
 
   model: nn.Module
@@ -30,12 +30,12 @@ class Trained:
 
 
 def recipe(workdir: str, name: str) -> ml_collections.ConfigDict:
-  """The run's recipe, with the number of classes from its labels: its data need not be there.
+  """Loads a run's recipe, with the number of classes from its labels, so it needs no data.
 
   `name` is what messages call the workdir.
 
   Raises:
-    UserError: it holds no run.
+    UserError: the workdir holds no run.
   """
   if not config_lib.is_saved(workdir):
     raise UserError(f'{name} holds no run (it has no config.json); train there first.')
@@ -46,7 +46,7 @@ def recipe(workdir: str, name: str) -> ml_collections.ConfigDict:
 
 
 def labels(workdir: str) -> tuple[str, ...]:
-  """The names of the classes; none where the run has not written them.
+  """The names of the classes; () if the run has not written them.
 
   Raises:
     UserError: they cannot be read.
@@ -64,14 +64,17 @@ def labels(workdir: str) -> tuple[str, ...]:
 def load(
   config: ml_collections.ConfigDict, workdir: str, folder: str, mesh: jax.sharding.Mesh, name: str
 ) -> Trained:
-  """The newest readable checkpoint of a folder in the workdir (`evaluator.checkpoint_folder`).
+  """Loads the newest readable checkpoint in a run's folder.
 
   Args:
-    config: of `recipe`.
+    config: from `recipe`.
+    workdir: the run's workdir.
+    folder: the folder in it (`evaluator.checkpoint_folder`).
+    mesh: where the variables go.
     name: what messages call the workdir.
 
   Raises:
-    UserError: there is none, or it is not of `config`.
+    UserError: there is no checkpoint, or it does not fit `config`.
   """
   model = experiment.build_model(config)
   try:

@@ -1,21 +1,21 @@
-"""Says what a run waits for when nothing moves, and ends it when nothing moves for too long."""
+"""Says what a stalled run is waiting for, and ends it if it stalls for too long."""
 
 import os
 import sys
 import threading
 import time
 
-# Seconds of silence until the first notice; each further one comes after twice as long.
+# Seconds of silence until the first notice; each further one comes after twice the silence.
 NOTICE = 60.0
 _CHECK = 0.5
-EXIT_CODE = 3  # As for a lost process: `--restarts` starts again from the last checkpoint.
+EXIT_CODE = 3  # As for a lost process: `--restarts` restarts from the last checkpoint.
 
 
 class Watchdog:
-  """Watches, from a thread, that `beat` is called; a context manager.
+  """A context manager whose thread watches that `beat` is called.
 
-  A process that is stopped but alive, a file system that does not answer, an accelerator that
-  hangs: the others wait for ever, without an error.
+  It is for waits that would last forever without an error: on a process that is stopped but alive,
+  a file system that does not answer, an accelerator that hangs.
   """
 
   def __init__(self, timeout: float, notice: float = NOTICE):
@@ -34,7 +34,7 @@ class Watchdog:
     self._thread.join()
 
   def beat(self, waiting_for: str) -> None:
-    """Notes that the run moves, and what it waits for next ('the images of step 12')."""
+    """Notes that the run is alive and what it waits for next ('the images of step 12')."""
     self._last = time.monotonic(), waiting_for
 
   def _watch(self):

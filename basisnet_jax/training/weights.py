@@ -1,4 +1,4 @@
-"""Trained weights in a fresh state."""
+"""Puts trained weights into a fresh state."""
 
 import dataclasses
 import functools
@@ -14,11 +14,11 @@ from basisnet_jax.training import state as train_state
 
 
 class Weights(NamedTuple):
-  """{'params', 'batch_stats'} of plain networks; None where there is no file.
+  """{'params', 'batch_stats'} of plain networks; None if there is no file.
 
   Attributes:
-    final: of the specialist, or of a single network.
-    lightweight: of the first stage.
+    final: for the specialist, or for a single network.
+    lightweight: for the first stage.
   """
 
   final: dict[str, Any] | None
@@ -33,10 +33,10 @@ def put(
   perturbation: float,
   seed: int,
 ) -> train_state.TrainState:
-  """The state with the weights, on the same devices; the last two are as of `upcycling.upcycle`.
+  """Puts weights into a state, on the same devices; `upcycling.upcycle` explains the last two.
 
   Raises:
-    UserError: they do not fit.
+    UserError: the weights do not fit.
   """
   if weights.final is None and weights.lightweight is None:
     return state

@@ -23,14 +23,14 @@ class Window:
 
   @contextlib.contextmanager
   def waiting_for_data(self) -> Iterator[None]:
-    """Time inside counts as waiting."""
+    """Counts the time inside the context as waiting for data."""
     began = time.monotonic()
     yield
     self._waited += time.monotonic() - began
 
   @contextlib.contextmanager
   def paused(self) -> Iterator[None]:
-    """Time inside counts neither as work nor as waiting."""
+    """Counts the time inside the context neither as work nor as waiting."""
     jax.block_until_ready(self._last)
     began = time.monotonic()
     yield
@@ -44,12 +44,12 @@ class Window:
     self._losses[step] = metrics.loss.total
 
   def nonfinite_step(self) -> int | None:
-    """The first step whose loss is not finite."""
+    """The first step whose loss is not finite, or None."""
     losses = jax.device_get(self._losses)
     return next((step for step, loss in losses.items() if not math.isfinite(loss)), None)
 
   def close(self, batch_size: int) -> dict[str, float]:
-    """The window's scalars; a new window begins."""
+    """Returns the window's scalars and begins a new window."""
     computed = {key: float(v) for key, v in jax.device_get(self._metrics.compute()).items()}
     seconds, steps = time.monotonic() - self._began, len(self._losses)
     broken, rate = computed.pop('broken_images') * steps, computed.pop('learning_rate')

@@ -15,17 +15,17 @@ except ImportError:  # Windows has no such locks.
 
 @contextlib.contextmanager
 def exclusive(workdir: str, name: str = '.lock', *, wait: bool = False) -> Iterator[None]:
-  """Holds the workdir; a process that ends in any way lets go of it.
+  """Locks the workdir; the lock is released however the process ends.
 
-  Nothing is held on object stores (gs://...), which have no locks, nor on file systems without.
+  There is no lock on object stores (gs://...) and on file systems without locks.
 
   Args:
-    workdir: a folder, which is made if it is not there.
-    name: of the file in it that is locked; others do not hinder each other.
-    wait: for another process to let go.
+    workdir: a folder, created if missing.
+    name: file in it to lock; locks on different files are independent.
+    wait: whether to wait until another process releases the lock.
 
   Raises:
-    UserError: another process holds it, without `wait`.
+    UserError: another process holds the lock, and `wait` is False.
   """
   if '://' in workdir or fcntl is None:
     yield
