@@ -1,4 +1,4 @@
-"""Images in: which datasets there are, and batches of them for training and evaluation."""
+"""Image input: datasets, and batches of them for training and evaluation."""
 
 from basisnet_jax.data.autoaugment import create_policy
 from basisnet_jax.data.datasets import Dataset, open_dataset

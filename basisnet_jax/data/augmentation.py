@@ -3,10 +3,10 @@
 from basisnet_jax.data import augmentation_ops
 from basisnet_jax.data.quiet_tensorflow import tf
 
-# Of a rectangle that is erased: its share of the area, and height over width.
+# An erased rectangle's share of the image's area, and its height over its width.
 _AREAS = (0.02, 0.4)
 _RATIOS = (0.3, 1 / 0.3)
-# All fail for one image in half a billion; then the first one is cut off at the border.
+# All tries fail for one image in half a billion; then the first one is clipped at the border.
 _TRIES = 64
 
 
@@ -15,7 +15,7 @@ def random_flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 
   Args:
     image: [height, width, channels], any dtype.
-    seed: int64 [2], the whole source of randomness.
+    seed: int64 [2], the only source of randomness.
 
   Returns:
     The image or its mirror image, same shape and dtype.
@@ -27,12 +27,12 @@ def random_flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 def cutout(image: tf.Tensor, share: float, seed: tf.Tensor) -> tf.Tensor:
   """Paints a gray square (DeVries & Taylor 2017, arXiv 1708.04552).
 
-  Its centre is any pixel, so that a part of it may be outside of the image.
+  Its centre may be any pixel, so part of the square may be outside the image.
 
   Args:
     image: uint8 [height, width, 3].
-    share: the square's side over the image's shorter side.
-    seed: int64 [2], the whole source of randomness.
+    share: the square's side as a share of the image's shorter side.
+    seed: int64 [2], the only source of randomness.
 
   Returns:
     uint8 [height, width, 3].
@@ -46,16 +46,16 @@ def cutout(image: tf.Tensor, share: float, seed: tf.Tensor) -> tf.Tensor:
 
 
 def random_erasing(image: tf.Tensor, probability: float, seed: tf.Tensor) -> tf.Tensor:
-  """Replaces a rectangle by noise (Zhong et al. 2017, arXiv 1708.04896).
+  """Replaces a rectangle with noise (Zhong et al. 2017, arXiv 1708.04896).
 
   Its area is 0.02 to 0.4 of the image's, its aspect ratio 0.3 to 1 / 0.3 and its corner anywhere,
-  all uniform; they are drawn anew until the rectangle is inside the image. Its values are random
-  one by one, the filling that was best in the paper.
+  all uniform; they are redrawn until the rectangle is inside the image. Every value in it is drawn
+  independently, the filling that worked best in the paper.
 
   Args:
     image: uint8 [height, width, 3].
-    probability: of there being a rectangle.
-    seed: int64 [2], the whole source of randomness.
+    probability: of erasing a rectangle.
+    seed: int64 [2], the only source of randomness.
 
   Returns:
     uint8 [height, width, 3].

@@ -1,9 +1,9 @@
-"""What a policy of augmentation can do to an image: PIL's operations, compiled.
+"""The operations of augmentation policies: PIL's, compiled.
 
-Each operation takes an image, uint8 [height, width, 3], and a number, float32 scalar, and returns
-an image of the same shape; several have no use for the number. They run inside tf.data. XLA fuses
-the arithmetic of a pixel into one pass over the image: TensorFlow's own kernels, one after another,
-take 2 to 10 times as long, most of it for the images in between.
+Each operation takes an image, uint8 [height, width, 3], and a number, float32 scalar, which several
+ignore, and returns an image of the same shape. They run inside tf.data. XLA fuses each operation's
+arithmetic into one pass over the image: TensorFlow's own kernels, run one after another, take 2 to
+10 times as long, most of it for intermediate images.
 """
 
 from collections.abc import Callable
@@ -12,9 +12,9 @@ import math
 
 from basisnet_jax.data.quiet_tensorflow import start_compiler, tf
 
-# What comes into view where an image is moved: about the mean of most datasets.
+# Fills what comes into view where an image is moved: about the mean of most datasets.
 FILL = 128
-_VALUES = 256  # Of a uint8.
+_VALUES = 256  # The number of values of a uint8.
 
 _IMAGE = tf.TensorSpec([None, None, 3], tf.uint8)
 _NUMBER = tf.TensorSpec([], tf.float32)
@@ -22,7 +22,7 @@ _TABLES = tf.TensorSpec([3, _VALUES], tf.uint8)
 
 
 def _compiled(*signature):
-  """Has XLA compile a function: traced once, compiled at the first image of each size."""
+  """Compiles a function with XLA: traced once, compiled at the first image of each size."""
 
   def decorate(function):
     compiled = tf.function(function, jit_compile=True, autograph=False, input_signature=signature)
@@ -41,13 +41,13 @@ _operation = _compiled(_IMAGE, _NUMBER)
 
 
 def identity(image: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
-  """The image itself."""
+  """Returns the image unchanged."""
   return image
 
 
 @_operation
 def invert(image: tf.Tensor, unused: tf.Tensor) -> tf.Tensor:
-  """The negative."""
+  """Inverts all values."""
   return 255 - image
 
 
@@ -60,31 +60,31 @@ def posterize(image: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
 
 @_operation
 def solarize(image: tf.Tensor, threshold: tf.Tensor) -> tf.Tensor:
-  """Inverts the values that are not below the threshold."""
+  """Inverts the values at or above the threshold."""
   return tf.where(tf.cast(image, tf.float32) < threshold, image, 255 - image)
 
 
 @_operation
 def solarize_add(image: tf.Tensor, addition: tf.Tensor) -> tf.Tensor:
-  """Adds to the values of the darker half, up to 255."""
+  """Adds a number to the values below 128, clipping the sums to 255."""
   return tf.where(image < 128, _to_uint8(tf.cast(image, tf.float32) + addition), image)
 
 
 @_operation
 def brightness(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-  """0 is black, 1 the image itself, above 1 brighter."""
+  """Scales the brightness: 0 is black, 1 the image itself, above 1 brighter."""
   return _to_uint8(factor * tf.cast(image, tf.float32))
 
 
 @_operation
 def color(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-  """0 is the gray image, 1 the image itself, above 1 more colourful."""
+  """Scales the colour: 0 is the gray image, 1 the image itself, above 1 more colourful."""
   return _blend(_gray(image)[..., None], image, factor)
 
 
 @_operation
 def contrast(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-  """0 is the image's mean gray everywhere, 1 the image itself, above 1 more contrast."""
+  """Scales the contrast: 0 is the image's mean gray, 1 the image itself, above 1 more contrast."""
   gray = tf.cast(_gray(image), tf.int64)
   count = tf.size(gray, tf.int64)
   mean = (2 * tf.reduce_sum(gray) + count) // (2 * count)  # Rounded.
@@ -93,11 +93,11 @@ def contrast(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
 
 @_operation
 def sharpness(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-  """0 is a smoothed image, 1 the image itself, above 1 sharper; the border stays as it is."""
+  """Scales the sharpness: 0 is smoothed, 1 the image itself, above 1 sharper; not at the border."""
   pixels = tf.cast(image, tf.int32)
   column = pixels[:-2] + pixels[1:-1] + pixels[2:]
   total = column[:, :-2] + column[:, 1:-1] + column[:, 2:] + 4 * pixels[1:-1, 1:-1]
-  smooth = (2 * total + 13) // 26  # Weights 1, in the middle 5, over 13; rounded.
+  smooth = (2 * total + 13) // 26  # Weights 1, and 5 in the middle, divided by 13; rounded.
   inner = _blend(smooth, image[1:-1, 1:-1], factor)
   padding = [[1, 1], [1, 1], [0, 0]]
   is_inner = tf.pad(tf.ones_like(inner, tf.bool), padding)
@@ -118,7 +118,7 @@ def shear_y(image: tf.Tensor, shift: tf.Tensor) -> tf.Tensor:
 
 @_operation
 def translate_x(image: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
-  """Moves to the left by this share of the width, in whole pixels."""
+  """Moves the image to the left by this share of its width, in whole pixels."""
   return _affine(
     image, (1, 0, tf.round(share * tf.cast(tf.shape(image)[1], tf.float32))), (0, 1, 0)
   )
@@ -126,7 +126,7 @@ def translate_x(image: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
 
 @_operation
 def translate_y(image: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
-  """Moves up by this share of the height, in whole pixels."""
+  """Moves the image up by this share of its height, in whole pixels."""
   return _affine(
     image, (1, 0, 0), (0, 1, tf.round(share * tf.cast(tf.shape(image)[0], tf.float32)))
   )
@@ -144,16 +144,16 @@ def rotate(image: tf.Tensor, degrees: tf.Tensor) -> tf.Tensor:
 
 
 def autocontrast(image: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
-  """Stretches each channel so that its values go from 0 to 255."""
+  """Stretches each channel to the range 0 to 255."""
   return _look_up(_stretching_tables(image), image)
 
 
 def equalize(image: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
-  """Maps the values of each channel so that all come about equally often."""
+  """Equalizes each channel's histogram: all values become about equally frequent."""
   return _look_up(_equalizing_tables(image), image)
 
 
-# In this order `apply` counts them.
+# `apply` indexes them in this order.
 OPERATIONS: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
   operation.__name__: operation
   for operation in (
@@ -178,12 +178,12 @@ OPERATIONS: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
 
 
 def apply(image: tf.Tensor, index: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
-  """Runs one of `OPERATIONS`, and none of the others.
+  """Runs one of `OPERATIONS`, without computing the others.
 
   Args:
     image: uint8 [height, width, 3].
-    index: int32 scalar, the operation's place in `OPERATIONS`.
-    number: float32 scalar, what the operation takes.
+    index: int32 scalar, the operation's index in `OPERATIONS`.
+    number: float32 scalar, the operation's argument.
 
   Returns:
     uint8 [height, width, 3].
@@ -194,12 +194,12 @@ def apply(image: tf.Tensor, index: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
 
 @_compiled(_IMAGE, tf.TensorSpec([4], tf.int32), _IMAGE)
 def paint(image: tf.Tensor, rectangle: tf.Tensor, filling: tf.Tensor) -> tf.Tensor:
-  """Replaces a rectangle.
+  """Fills a rectangle.
 
   Args:
     image: uint8 [height, width, 3].
-    rectangle: int32 [4], top, left, height and width; it may reach out of the image.
-    filling: uint8, the image's size or [1, 1, 3], shows inside the rectangle.
+    rectangle: int32 [4], top, left, height and width; it may extend beyond the image.
+    filling: uint8, the image's size or [1, 1, 3], shown inside the rectangle.
 
   Returns:
     uint8 [height, width, 3].
@@ -217,7 +217,7 @@ def _histograms(image):
   return tf.stack([tf.math.unsorted_segment_sum(ones, values, _VALUES) for values in channels])
 
 
-# By itself: fused with what makes the tables, it would make an entry anew for every pixel.
+# Separate: fused with the making of the tables, it would recompute an entry for every pixel.
 @_compiled(_TABLES, _IMAGE)
 def _look_up(tables, image):
   entries = tf.cast(image, tf.int32) + [0, _VALUES, 2 * _VALUES]
@@ -250,7 +250,7 @@ def _highest(counts):
 
 
 def _gray(image):
-  """The luma of ITU-R 601-2 in 16 bits of fraction, int32 [height, width]."""
+  """The luma of ITU-R 601-2, from 16-bit fixed-point arithmetic; int32 [height, width]."""
   red, green, blue = tf.unstack(tf.cast(image, tf.int32), axis=-1)
   return tf.bitwise.right_shift(19595 * red + 38470 * green + 7471 * blue + 32768, 16)
 
@@ -265,9 +265,10 @@ def _to_uint8(values):
 
 
 def _affine(image, to_x, to_y):
-  """Takes the pixel (x, y) from `to` = (a, b, c): a x + b y + c, the nearest pixel there.
+  """Fills each pixel (x, y) from the nearest pixel to (`to_x`, `to_y`); `FILL` is outside.
 
-  In 16 bits of fraction, as PIL does it. `FILL` is outside.
+  `to_x` and `to_y` are (a, b, c), which stand for a x + b y + c, computed with 16-bit fractions as
+  in PIL.
   """
   height, width = tf.unstack(tf.shape(image)[:2])
   x, y = tf.range(width), tf.range(height)[:, None]

@@ -3,10 +3,10 @@
 Sources. The policies' tables and operations: Cubuk et al. 2018 (arXiv 1805.09501, table 7 for
 CIFAR-10) and, for ImageNet, 'v0', the policy of the code that trained EfficientNet (Tan & Le 2019;
 github.com/tensorflow/tpu), which is not that of the paper's table 9. RandAugment: Cubuk et al.
-2019 (arXiv 1909.13719), with its 14 operations. What a magnitude stands for: the code that was
-published with each, with two exceptions. Translations are a share of the image's side, 150 of 331
-pixels at the most for ImageNet as in the first paper, since images come in many sizes. What comes
-into view is gray (`augmentation_ops.FILL`), as for EfficientNet; on CIFAR-10 they took the mean.
+2019 (arXiv 1909.13719), with its 14 operations. The meaning of magnitudes: the code published with
+each, with two exceptions. Translations are a share of the image's side, since images come in many
+sizes: for ImageNet at most 150 of 331 pixels, as in the first paper. What comes into view is gray
+(`augmentation_ops.FILL`), as for EfficientNet; on CIFAR-10 the authors used the mean.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ from basisnet_jax.errors import UserError
 
 POLICIES = ('autoaugment_imagenet', 'autoaugment_cifar10', 'randaugment')
 
-# Rows of (operation, probability, magnitude from 0 to 10), one after another.
+# Rows of (operation, probability, magnitude from 0 to 10), applied one after another.
 IMAGENET = (
   (('equalize', 0.8, 1), ('shear_y', 0.8, 4)),
   (('color', 0.4, 9), ('equalize', 0.6, 3)),
@@ -84,10 +84,10 @@ Scales = Mapping[str, Callable[[float], float]]
 
 
 def _factor(magnitude):
-  return 0.1 + 0.18 * magnitude  # 0 would leave nothing of the image.
+  return 0.1 + 0.18 * magnitude  # A factor of 0 would leave nothing of the image.
 
 
-# From a magnitude to the operation's number; operations that are not here take none.
+# From a magnitude to the operation's number; operations that are not listed take none.
 _COMMON: Scales = {
   'shear_x': lambda magnitude: 0.03 * magnitude,
   'shear_y': lambda magnitude: 0.03 * magnitude,
@@ -95,8 +95,8 @@ _COMMON: Scales = {
   'solarize_add': lambda magnitude: int(11 * magnitude),
   **dict.fromkeys(('color', 'contrast', 'brightness', 'sharpness'), _factor),
 }
-# Here posterize and solarize grow weaker with the magnitude. TensorFlow shifts by 7 bits at the
-# most, so that one bit stays where the table means none.
+# Here posterize and solarize grow weaker with the magnitude. TensorFlow shifts by at most 7 bits,
+# so one bit stays where the table means none.
 _IMAGENET_SCALES: Scales = _COMMON | {
   'translate_x': lambda magnitude: 15 / 331 * magnitude,
   'translate_y': lambda magnitude: 15 / 331 * magnitude,
@@ -109,19 +109,19 @@ _CIFAR10_SCALES: Scales = _COMMON | {
   'posterize': lambda magnitude: 4 - int(0.4 * magnitude),
   'solarize': lambda magnitude: 256 - int(25.6 * magnitude),
 }
-# These go either way, each half of the time.
+# These go in either direction with probability one half.
 _SIGNED = ('shear_x', 'shear_y', 'translate_x', 'translate_y', 'rotate')
 
 
 class Policy(NamedTuple):
-  """What an image undergoes: `times` in turn, a row drawn uniformly, of it each entry by chance.
+  """An augmentation policy: `times` times, draw a row uniformly and apply each entry by chance.
 
   Attributes:
-    operations: int [rows, entries], places in `augmentation_ops.OPERATIONS`.
-    probabilities: float [rows, entries], of the entry being carried out.
-    numbers: float [rows, entries], what the operations take.
-    signed: bool [rows, entries], whether half of the time the number is negative.
-    times: rows that are drawn for each image.
+    operations: int [rows, entries], indices into `augmentation_ops.OPERATIONS`.
+    probabilities: float [rows, entries], of applying each entry.
+    numbers: float [rows, entries], the operations' arguments.
+    signed: bool [rows, entries], whether the number is negated half of the time.
+    times: rows drawn for each image.
   """
 
   operations: np.ndarray
@@ -132,13 +132,13 @@ class Policy(NamedTuple):
 
 
 def create_policy(name: str, *, layers: int, magnitude: float) -> Policy | None:
-  """Returns the policy of that name, one of `POLICIES`, or None for ''.
+  """Returns a policy, or None for ''.
 
   Args:
-    name: of the policy.
-    layers: for 'randaugment', how many operations an image undergoes (the paper's N).
-    magnitude: for 'randaugment', how strong they are, from 0 to 30 (the paper's M); 10 is the
-      greatest of AutoAugment.
+    name: one of `POLICIES`, or ''.
+    layers: for 'randaugment', the number of operations per image (the paper's N).
+    magnitude: for 'randaugment', their strength, from 0 to 30 (the paper's M); AutoAugment's
+      maximum is 10.
 
   Raises:
     UserError: there is no such policy.
@@ -156,12 +156,12 @@ def create_policy(name: str, *, layers: int, magnitude: float) -> Policy | None:
 
 
 def augment(image: tf.Tensor, policy: Policy, seed: tf.Tensor) -> tf.Tensor:
-  """Changes an image by a policy.
+  """Augments an image by a policy.
 
   Args:
     image: uint8 [height, width, 3].
     policy: from `create_policy`.
-    seed: int64 [2], the whole source of randomness.
+    seed: int64 [2], the only source of randomness.
 
   Returns:
     uint8 [height, width, 3].
@@ -173,9 +173,9 @@ def augment(image: tf.Tensor, policy: Policy, seed: tf.Tensor) -> tf.Tensor:
 
 
 def draw(policy: Policy, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-  """Returns what an image undergoes in turn: operations, int32 [n], their numbers, float32 [n].
+  """Draws the operations to apply in turn, int32 [n], and their numbers, float32 [n].
 
-  What is not carried out counts as the operation 0, 'identity'; n is always the same.
+  Entries that are not applied become operation 0, 'identity'; n is always the same.
   """
   num_rows, entries = policy.operations.shape
   uniform = tf.random.stateless_uniform([policy.times, 1 + 2 * entries], seed)

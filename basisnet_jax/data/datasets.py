@@ -1,4 +1,4 @@
-"""What there is to learn from: opens a dataset by name, and says in one sentence why it cannot."""
+"""Opens a dataset by name, or says in one sentence why it cannot."""
 
 import dataclasses
 import difflib
@@ -18,9 +18,9 @@ class Dataset:
   """A prepared dataset of images with one label each.
 
   Attributes:
-    name: what it was opened by.
+    name: the name it was opened by.
     builder: the TFDS builder that reads it.
-    num_classes: how many classes there are.
+    num_classes: the number of classes.
     label_names: the classes' names, by label.
     splits: {split: number of images}, without empty splits.
   """
@@ -36,18 +36,18 @@ def open_dataset(name: str, data_dir: str = '') -> Dataset:
   """Opens a dataset; one that is not in `data_dir` yet is fetched and written there.
 
   Args:
-    name: a folder in TFDS's format inside `data_dir` (its newest version, or the one
-      that follows a colon: 'mine:1.0.0'), the name of a dataset that TFDS knows
-      ('cifar10', 'imagenet2012'), 'digits', or a folder of photos (`image_folder`). The first of
-      these that there is; './digits' and '/mine/digits' are folders only.
+    name: a folder in TFDS's format inside `data_dir` (its newest version, or the one after a
+      colon: 'mine:1.0.0'), the name of a TFDS dataset ('cifar10', 'imagenet2012'), 'digits', or a
+      folder of photos (`image_folder`), tried in this order. './digits' and '/mine/digits' are
+      always folders.
     data_dir: where the datasets are; '' is TFDS's default, ~/tensorflow_datasets.
 
   Returns:
     The dataset.
 
   Raises:
-    UserError: the name is unknown, the data is not there and cannot be fetched, it
-      cannot be read, or it is not one of labelled uint8 images.
+    UserError: the name is unknown, the data is missing and cannot be fetched, it cannot be read,
+      or it is not a dataset of labelled uint8 images.
   """
   folder = tfds.core.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
   if name.startswith(('.', '/', '~')):
@@ -74,7 +74,7 @@ def open_dataset(name: str, data_dir: str = '') -> Dataset:
 
 
 def _open_folder(name: str, folder: tfds.core.Path) -> tfds.core.DatasetBuilder | None:
-  """Opens what is on the disk already; None where nothing is."""
+  """Opens a dataset that is already on disk; None if there is none."""
   root = folder / os.path.expanduser(name).replace(':', '/')
   versions = [str(version) for version in tfds.core.utils.version.list_all_versions(root)]
   for path in [root, *(root / version for version in reversed(versions))]:
@@ -119,7 +119,7 @@ def _prepare(name: str, folder: tfds.core.Path) -> tfds.core.DatasetBuilder:
   except UserError:
     raise
   except Exception as error:  # No network, no space, a damaged file: whatever TFDS meets.
-    # Another process may have prepared it in the meantime; then the last step fails here.
+    # If another process has prepared it in the meantime, our last step fails.
     builder = _open_folder(name, folder)
     if builder:
       return builder
@@ -148,7 +148,7 @@ def _check_features(name: str, builder: tfds.core.DatasetBuilder):
 
 
 def _check_manual_files(name: str, builder: tfds.core.DatasetBuilder, folder: tfds.core.Path):
-  """Raises UserError where TFDS wants files that it cannot fetch, and none are there."""
+  """Raises a UserError if TFDS needs files that it cannot fetch, and none are there."""
   manual = folder / 'downloads' / 'manual'
   instructions = builder.MANUAL_DOWNLOAD_INSTRUCTIONS
   if not instructions or builder.data_path.exists() or (manual.exists() and any(manual.iterdir())):

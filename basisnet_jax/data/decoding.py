@@ -1,8 +1,8 @@
 """From encoded bytes to a square uint8 image: crop (inside the JPEG decoder) and resize.
 
-Everything here runs inside tf.data. Bytes are JPEG (CMYK, too), PNG (16 bits become 8, alpha is
-dropped), BMP or GIF (its first frame); gray becomes RGB. Anything else, what is cut off, and images
-of more than `MOST_PIXELS` raise `tf.errors.InvalidArgumentError`.
+Everything here runs inside tf.data. Bytes are JPEG (including CMYK), PNG (16 bits become 8, alpha
+is dropped), BMP or GIF (its first frame); gray becomes RGB. Other formats, truncated files and
+images of more than `MOST_PIXELS` pixels raise `tf.errors.InvalidArgumentError`.
 """
 
 from collections.abc import Callable
@@ -11,19 +11,19 @@ import functools
 from basisnet_jax import photos
 from basisnet_jax.data.quiet_tensorflow import tf
 
-# The exact transform, as in other JPEG readers. TensorFlow's default differs from
-# theirs by about one gray level in every pixel, and is not faster.
+# The exact transform, as in other JPEG decoders. TensorFlow's default differs from them by about
+# one gray level in every pixel, and is not faster.
 _DCT = 'INTEGER_ACCURATE'
-# A decoder takes 3 bytes for each and a resize up to 12, for several images at a time.
+# Per pixel, a decoder takes 3 bytes and a resize up to 12, for several images at a time.
 MOST_PIXELS = photos.MOST_PIXELS
-# Where other formats than JPEG say how large they are: (first bytes, type, whether
-# the lowest byte comes first, positions of height and width).
+# Where formats other than JPEG store their size: (first bytes, dtype, whether little-endian,
+# positions of height and width).
 _SIZES = (
   (b'\x89PNG\r\n\x1a\n', tf.int32, False, (20, 16)),
   (b'GIF8', tf.uint16, True, (8, 6)),
-  (b'BM', tf.int32, True, (22, 18)),  # A negative height is from the top down.
+  (b'BM', tf.int32, True, (22, 18)),  # A negative height means rows from top to bottom.
 )
-# How evaluation and pad-and-shift crops may resize.
+# Resize methods for evaluation and pad-and-shift crops.
 RESIZES = tuple(photos.METHODS)
 
 
@@ -36,7 +36,7 @@ def decode_area_crop(
     encoded: string scalar, the bytes of one image.
     resolution: height and width of the result, pixels.
     min_area: the smallest share of the image's area, in (0, 1].
-    seed: int64 [2], the whole source of randomness.
+    seed: int64 [2], the only source of randomness.
 
   Returns:
     uint8 [resolution, resolution, 3].
@@ -50,7 +50,7 @@ def decode_area_crop(
       min_object_covered=0.0,
       aspect_ratio_range=(3 / 4, 4 / 3),
       area_range=(min_area, 1.0),
-      max_attempts=100,  # Then the whole image.
+      max_attempts=100,  # After these, the whole image.
       use_image_if_no_bounding_boxes=True,
     )
     return tf.concat([begin[:2], size[:2]], axis=0)
@@ -61,16 +61,16 @@ def decode_area_crop(
 def decode_pad_crop(
   encoded: tf.Tensor, resolution: int, padding: int, seed: tf.Tensor, method: str = 'bilinear'
 ) -> tf.Tensor:
-  """Decodes and resizes the whole image, pads it with zeros, crops at a random shift.
+  """Decodes and resizes the whole image, pads it with zeros, and crops at a random shift.
 
-  It should resize as evaluation does: where all images shrink by the same factor, networks would
-  learn another filter's sharpness.
+  It should resize as evaluation does: if all images shrink by the same factor, a network would
+  otherwise learn the sharpness of a different filter.
 
   Args:
     encoded: string scalar, the bytes of one image.
     resolution: height and width of the result, pixels.
     padding: pixels added on each side, at `resolution`.
-    seed: int64 [2], the whole source of randomness.
+    seed: int64 [2], the only source of randomness.
     method: one of `RESIZES`.
 
   Returns:
@@ -110,15 +110,15 @@ def decode_window(encoded: tf.Tensor, window: Callable[[tf.Tensor], tf.Tensor]) 
 
   Args:
     encoded: string scalar, the bytes of one image.
-    window: function from the image's shape, int32 [3], to int32 [4]: the window's
-      top, left, height and width.
+    window: from the image's shape, int32 [3], to the window's top, left, height and width,
+      int32 [4].
 
   Returns:
     uint8 [height, width, 3].
   """
 
   def from_jpeg():
-    shape = _checked(tf.io.extract_jpeg_shape(encoded))  # Reads the header alone.
+    shape = _checked(tf.io.extract_jpeg_shape(encoded))  # Reads only the header.
     return tf.image.decode_and_crop_jpeg(encoded, window(shape), channels=3, dct_method=_DCT)
 
   def from_other():
@@ -132,15 +132,16 @@ def decode_window(encoded: tf.Tensor, window: Callable[[tf.Tensor], tf.Tensor]) 
 def resize(
   image: tf.Tensor, resolution: int, *, exact: bool, method: str = 'bilinear'
 ) -> tf.Tensor:
-  """Resizes an image; one that has the size already is returned as it is.
+  """Resizes an image; one that already has the size is returned unchanged.
 
   Args:
     image: uint8 [height, width, 3].
     resolution: height and width of the result, pixels.
-    exact: True is `method` with antialiasing, as in PIL and torchvision. False averages
-      over areas where two pixels or more become one and is bilinear elsewhere (until then
-      its four pixels miss few): nearly the same picture, 0.7 gray levels from the exact one
-      in crops of ImageNet, five times faster, which doubles the speed of a training pipeline.
+    exact: True is `method` with antialiasing, as in PIL and torchvision. False averages over areas
+      if two or more pixels become one, and is otherwise bilinear (whose four pixels then miss few).
+      The result is nearly the same, 0.7 gray levels from the exact one in crops of ImageNet, but
+      five times faster, which doubles the speed of a training pipeline.
+    method: one of `RESIZES`.
 
   Returns:
     uint8 [resolution, resolution, 3].
@@ -153,7 +154,7 @@ def resize(
     # Antialiasing changes nothing where the image grows.
     antialiased = functools.partial(plain, antialias=True)
     result = tf.cond(tf.reduce_all(height_and_width <= resolution), plain, antialiased)
-    return to_bytes(tf.clip_by_value(result, 0.0, 255.0))  # Cubics overshoot.
+    return to_bytes(tf.clip_by_value(result, 0.0, 255.0))  # Cubic interpolation overshoots.
 
   def to_bytes(result):
     return tf.cast(result + 0.5, tf.uint8)
@@ -177,7 +178,7 @@ def _decode(encoded: tf.Tensor) -> tf.Tensor:
   return tf.cond(tf.io.is_jpeg(encoded), from_jpeg, lambda: _decode_other(encoded))
 
 
-# By itself: as a part of what calls it, its operations would be passed by one by one for a JPEG.
+# Not inlined: in the caller, a JPEG would have to skip its operations one by one.
 @tf.function(
   autograph=False,
   input_signature=[tf.TensorSpec([], tf.string)],
@@ -206,9 +207,9 @@ def _decode_other(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def _checked(shape: tf.Tensor) -> tf.Tensor:
-  """The same shape, [height, width, ...]; an error where it is of no image or of a giant one."""
+  """Returns the shape, [height, width, ...]; an error if the image is empty or too large."""
   pixels = tf.reduce_prod(tf.cast(shape[:2], tf.int64))
   fits = (pixels > 0) & (pixels <= MOST_PIXELS)
-  # The bare operation: what TensorFlow wraps around it takes long to trace.
+  # The raw op: TensorFlow's wrapper around it takes long to trace.
   with tf.control_dependencies([tf.raw_ops.Assert(condition=fits, data=[shape])]):
     return tf.identity(shape)

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits as a TFDS dataset: real images without a download."""
+"""scikit-learn's handwritten digits as a TFDS dataset: real images, no download."""
 
 import contextlib
 import io
@@ -10,7 +10,7 @@ from basisnet_jax.errors import UserError
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
-  """1,797 gray images of 8x8 pixels in 10 classes: 1,437 to train, 360 to test."""
+  """1,797 gray images of 8x8 pixels in 10 classes: 1,437 for training, 360 for testing."""
 
   VERSION = tfds.core.Version('1.0.0')
 
@@ -38,7 +38,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
 
 def load() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Reads the digits out of scikit-learn.
+  """Reads the digits from scikit-learn.
 
   Returns:
     Images, uint8 [1797, 8, 8, 1]; labels, int [1797]; and whether each image belongs to
@@ -62,7 +62,7 @@ def load() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def prepare(data_dir: str) -> Digits:
-  """Writes the dataset into `data_dir` unless it is there, and says nothing.
+  """Writes the dataset silently into `data_dir` unless it is already there.
 
   Raises:
     UserError: scikit-learn is not installed.

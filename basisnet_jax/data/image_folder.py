@@ -1,7 +1,7 @@
 """A folder of photos as a dataset: `train/<class>/*.jpg`, and other splits beside `train`.
 
-The photos are written once into TFDS's format, upright and at a size that decodes fast, so
-that they go the way of every dataset. The originals are only read.
+The photos are written once in TFDS's format, upright and at a size that decodes fast, and are then
+read like any other dataset. The originals are not changed.
 """
 
 import contextlib
@@ -17,18 +17,18 @@ from basisnet_jax.counting import counted
 from basisnet_jax.data.quiet_tensorflow import bars, tfds
 from basisnet_jax.errors import UserError
 
-# A photo's shorter side, pixels; larger ones are shrunk: a phone's take 100 ms to decode.
+# A photo's shorter side, pixels; larger photos are shrunk, as a phone's take 100 ms to decode.
 LARGEST = 640
-_QUALITY = 95  # Of the JPEGs that are written anew.
+_QUALITY = 95  # Of re-encoded JPEGs.
 
 
 class ImageFolder(tfds.core.GeneratorBasedBuilder):
-  """Reads `<root>/<split>/<class>/*`; a photo that cannot be read is left out and named."""
+  """Reads `<root>/<split>/<class>/*`; leaves out and names photos that cannot be read."""
 
   VERSION = tfds.core.Version('1.0.0')
 
   def __init__(self, root: pathlib.Path, photos: dict[str, list[pathlib.Path]], **options):
-    """`photos` are those of each split."""
+    """`photos` are {split: its photos}."""
     self._root, self._photos, self.unreadable = root, photos, []
     self._classes = _classes(root, photos)
     super().__init__(**options)
@@ -75,8 +75,8 @@ def prepare(root: pathlib.Path, data_dir: str) -> ImageFolder:
   """Writes the photos of `root` into `data_dir`, unless the same ones are there already.
 
   Raises:
-    UserError: there is no train/ in it with photos of two classes, a split has a class that
-      train/ has not or whose name is no line of text, or no photo of it can be read.
+    UserError: `root` has no train/ with photos of two classes, a class is not in train/, its name
+      is not one line of text, or no photo of a split can be read.
   """
   photos = {split: _photos(root / split) for split in _splits(root)}
   digest = hashlib.sha256()
@@ -106,10 +106,10 @@ def prepare(root: pathlib.Path, data_dir: str) -> ImageFolder:
 
 
 def encode(path: pathlib.Path) -> bytes:
-  """A photo's bytes as they are, or, where it is not upright RGB of moderate size, a new JPEG.
+  """Returns a photo's bytes as they are or, if it is not upright RGB of moderate size, a new JPEG.
 
   Raises:
-    OSError and all else in `photos.ERRORS`: it is not readable.
+    OSError and the others in `photos.ERRORS`: the photo is not readable.
   """
   data = path.read_bytes()
   try:
@@ -120,7 +120,7 @@ def encode(path: pathlib.Path) -> bytes:
     upright = image.getexif().get(photos_lib.ORIENTATION, 1) == 1
     usual = image.format in ('JPEG', 'PNG') and image.mode in ('RGB', 'L') and upright
     usual = usual and not image.has_transparency_data
-    image.load()  # A truncated file fails here and not in the middle of a training.
+    image.load()  # A truncated file fails here, not in the middle of training.
     if usual and min(image.size) <= LARGEST:
       return data
     image = photos_lib.upright(image)
@@ -132,7 +132,7 @@ def encode(path: pathlib.Path) -> bytes:
 
 
 def is_image_folder(root: str | pathlib.Path) -> bool:
-  """Whether `root` is a folder with a train/ in it."""
+  """Whether `root` is a folder that contains train/."""
   return (pathlib.Path(root) / 'train').is_dir()
 
 
@@ -141,7 +141,7 @@ def _splits(root):
 
 
 def _photos(folder, pattern='*/*'):
-  """Those in the folders of the classes, sorted; nothing hidden, such as .ipynb_checkpoints."""
+  """The photos in the class folders, sorted; nothing hidden, such as .ipynb_checkpoints."""
   return sorted(
     path
     for path in folder.glob(pattern)

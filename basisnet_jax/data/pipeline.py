@@ -1,4 +1,4 @@
-"""Batches of images for one host: training (endless, resumable) and evaluation (once through)."""
+"""Batches of images for one host: for training (endless, resumable) and evaluation (one pass)."""
 
 from collections.abc import Callable, Iterator, Sequence
 import functools
@@ -12,7 +12,7 @@ from basisnet_jax.data.quiet_tensorflow import as_written, tf
 from basisnet_jax.errors import UserError
 
 CROPS = ('area', 'pad')
-# Images begun at once; the next one is at hand where a core becomes free.
+# Images in preparation at once, so that the next one is at hand when a core becomes free.
 _CALLS = 2 * (os.cpu_count() or 1)
 
 
@@ -37,36 +37,35 @@ def train_batches(
   process_index: int = 0,
   process_count: int = 1,
 ) -> Iterator[dict[str, np.ndarray]]:
-  """Returns this host's training batches, for ever.
+  """Returns this host's training batches, endlessly.
 
-  Epochs follow each other without a seam (a batch may hold the end of one and the
-  beginning of the next), and each has every image once. Batch n of all hosts together is a
-  function of the arguments alone and not of the number of hosts, of which each makes its
-  own rows: starting at `start_step` gives, bit for bit, what an uninterrupted iterator
-  gives from there on.
+  Epochs follow each other seamlessly (a batch may hold the end of one and the beginning of the
+  next), and each has every image once. Batch n over all hosts is a function of the arguments alone,
+  not of the number of hosts, each of which makes its own rows. Starting at `start_step` gives, bit
+  for bit, what an uninterrupted iterator gives from there on.
 
   Args:
     dataset: from `open_dataset`.
     split: a split's name, or a part of one in TFDS's syntax: 'train[:90%]'.
-    batch_size: images per batch on all hosts together.
-    resolution: height and width of the images, pixels; or, in order, (number of a batch, their size
-      from it on), the first for batch 0.
+    batch_size: images per batch over all hosts.
+    resolution: height and width of the images, pixels; or pairs (batch number, size from that batch
+      on) in order, beginning with batch 0.
     crop: 'area' (random area and aspect ratio) or 'pad' (resize, pad, shift).
     crop_min_area: for 'area', the smallest share of the image's area, in (0, 1].
     crop_padding: for 'pad', pixels on each side.
-    crop_resize: for 'pad', as `eval_batches`'s eval_resize, and to be the same.
+    crop_resize: for 'pad', should be the same as eval_resize of `eval_batches`.
     flip: whether half of the images are mirrored left-right.
-    policy: what they undergo next, from `autoaugment.create_policy`; None is nothing.
-    cutout: side of a square that is painted gray, as a share of the images'; 0 is none.
-    random_erasing: probability of a rectangle, last of all, being replaced by noise.
-    shuffle_buffer: records, still encoded, in the buffers of all hosts that shuffle them. A
-      split small enough for memory (200 MB) is shuffled as a whole instead.
-    seed: what order and augmentation follow from, at least 0.
+    policy: augmentation applied next, from `autoaugment.create_policy`; None is nothing.
+    cutout: side of a square to paint gray, as a share of the image's; 0 is none.
+    random_erasing: probability that, last of all, noise replaces a rectangle.
+    shuffle_buffer: encoded records in the shuffle buffers of all hosts together. A split that fits
+      into memory (200 MB) is shuffled as a whole instead.
+    seed: determines order and augmentation, at least 0.
     start_step: batches to skip.
-    broken_images: 'skip' puts a black image of label 0 and mask 0 in the place of one that cannot
-      be decoded and names the first few; 'stop' raises an error.
+    broken_images: 'skip' replaces an image that cannot be decoded with a black one of label 0 and
+      mask 0, and names the first few; 'stop' raises an error.
     process_index: this host.
-    process_count: how many hosts there are; it must divide `batch_size`.
+    process_count: number of hosts; it must divide `batch_size`.
 
   Returns:
     Iterator of {'image': uint8 [batch_size / process_count, resolution, resolution, 3],
@@ -74,7 +73,7 @@ def train_batches(
     the arrays may be read-only.
 
   Raises:
-    UserError: bad split, crop or `crop_resize`, missing files; while reading also those of
+    UserError: bad split, crop or `crop_resize`, missing files; while reading, also the errors of
       `recovery.batches`.
   """
   _check(crop, CROPS, 'data.crop')
@@ -126,7 +125,7 @@ def train_batches(
     stream = stream.map(made, _CALLS, deterministic=True)
     return stream.batch(local_size, drop_remainder=True)
 
-  records.check_files(dataset, split)  # Now, and not at the first batch.
+  records.check_files(dataset, split)  # Now, not at the first batch.
   return recovery.batches(make, start_step, dataset=dataset, policy=broken_images)
 
 
@@ -141,9 +140,9 @@ def train_records(
   process_index: int = 0,
   process_count: int = 1,
 ) -> list[str]:
-  """Returns where the images of this host's training batch number `step` are.
+  """Returns where the images of this host's training batch number `step` are stored.
 
-  The other arguments are those of `train_batches`; the first batch has number 0.
+  The first batch has number 0. The other arguments are those of `train_batches`.
   """
   stream, find = _in_training_order(
     dataset,
@@ -172,10 +171,10 @@ def eval_batches(
   process_index: int = 0,
   process_count: int = 1,
 ) -> Iterator[dict[str, np.ndarray]]:
-  """Returns this host's evaluation batches, once through its share of the split.
+  """Returns this host's evaluation batches, one pass through its share of the split.
 
-  Over all hosts every image comes once with mask 1. All hosts have the same number of
-  batches, filled up with black images of label 0 and mask 0.
+  Over all hosts, every image comes once with mask 1. All hosts have the same number of batches,
+  padded with black images of label 0 and mask 0.
 
   Args:
     dataset: from `open_dataset`.
@@ -186,7 +185,7 @@ def eval_batches(
     eval_resize: 'bilinear' or 'bicubic', both with antialiasing.
     broken_images: see `train_batches`.
     process_index: this host.
-    process_count: how many hosts there are; each reads its own even share.
+    process_count: number of hosts; each reads an even share.
 
   Returns:
     Iterator of {'image': uint8 [batch_size, resolution, resolution, 3],
@@ -194,7 +193,7 @@ def eval_batches(
     the arrays may be read-only.
 
   Raises:
-    UserError: bad split or `eval_resize`, missing files; while reading also those of
+    UserError: bad split or `eval_resize`, missing files; while reading, also the errors of
       `recovery.batches`.
   """
   _check(eval_resize, decoding.RESIZES, 'data.eval_resize')
@@ -226,7 +225,7 @@ def eval_batches(
 
 
 def num_images(dataset: Dataset, split: str) -> int:
-  """Returns how many images a split has, or a part of one.
+  """Returns the number of images in a split, or in a part of one.
 
   Raises:
     UserError: bad split.
@@ -250,7 +249,7 @@ def _check(value, possible, key):
 
 
 def _keys(seed):
-  """Independent keys, one for each use, so that no two draw the same numbers."""
+  """Independent keys, one for each use, so that no two uses draw the same numbers."""
   keys = np.random.SeedSequence([seed, 0]).generate_state(6) % np.uint32(2**31)
   return [int(key) for key in keys]
 
@@ -258,7 +257,7 @@ def _keys(seed):
 def _in_training_order(
   dataset, split, *, batch_size, shuffle_buffer, seed, start_step, process_index, process_count
 ):
-  """This host's rows of the batches, endless, and (position, id, record) of one of them."""
+  """This host's rows of all batches, and the function from a row to (position, id, record)."""
   (files,) = records.shares(dataset, split, 1)
   order_key, *_ = _keys(seed)
   local_size = batch_size // process_count
@@ -275,7 +274,7 @@ def _at_its_size(
   position: tf.Tensor,
   make: Callable[[int], tf.Tensor],
 ) -> tf.Tensor:
-  """What `make` makes at the size of the batch that holds this position; nothing at the others."""
+  """Calls `make` with the size for the batch that holds this position, and with no other size."""
   if isinstance(resolution, int):
     return make(resolution)
   first, sizes = zip(*resolution, strict=True)

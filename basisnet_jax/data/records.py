@@ -1,8 +1,7 @@
-"""Encoded records: which files and parts are read, and in what order.
+"""Encoded records: which parts of files are read, and in what order.
 
-A record is a serialized tf.Example. Nothing is decoded here, so that skipping to
-the middle of a run costs little. Its id, int64, tells its file and its number there
-(`describe`).
+A record is a serialized tf.Example. Nothing is decoded here, so skipping to the middle of a run
+costs little. A record's id, int64, encodes its file and its number in the file (`describe`).
 """
 
 from collections.abc import Callable
@@ -16,28 +15,28 @@ from basisnet_jax.errors import UserError
 
 # A split up to this size is held in memory, still encoded.
 IN_MEMORY_BYTES = 200_000_000
-# A larger one is cut into streams, of which each has its own rows of every batch.
+# A larger one is cut into streams, each of which supplies its own rows of every batch.
 MOST_STREAMS = 64
 _PARALLEL_FILES = 16
-_NUMBER_BITS = 40  # Of an id: the number in the file; the file's number is above.
+_NUMBER_BITS = 40  # Low bits of an id: the number in the file; above them, the file's number.
 
 
 def shares(dataset: Dataset, split: str, count: int) -> list[list]:
-  """Returns the parts of files that hold each share of a split.
+  """Returns the parts of files that make up each share of a split.
 
-  The shares are disjoint, cover the split, and differ by at most one record for
-  each split that `split` names; none is larger than the first.
+  The shares are disjoint, cover the split, and differ in size by at most one record for each split
+  that `split` names; none is larger than the first.
 
   Args:
     dataset: from `open_dataset`.
     split: a split's name, or TFDS's syntax for parts and sums: 'train[:90%]'.
-    count: how many shares.
+    count: number of shares.
 
   Returns:
     `count` lists of objects with `filename`, `skip`, `take`, `examples_in_shard`.
 
   Raises:
-    UserError: no such split, or no images in it.
+    UserError: there is no such split, or it has no images.
   """
   splits = dataset.builder.info.splits
   have = ', '.join(f'{name} ({count} images)' for name, count in dataset.splits.items())
@@ -84,7 +83,7 @@ def count_common(some: list, others: list) -> int:
 
 
 def fit_in_memory(dataset: Dataset, files: list) -> bool:
-  """Tells whether the records are few enough to be held in memory."""
+  """Returns whether the records are few enough to hold in memory."""
   info = dataset.builder.info
   bytes_per_record = info.dataset_size / max(sum(dataset.splits.values()), 1)
   return bytes_per_record * count_records(files) <= IN_MEMORY_BYTES
@@ -96,7 +95,7 @@ def in_order(dataset: Dataset, files: list) -> tf.data.Dataset:
 
 
 def describe(dataset: Dataset, record_id: int) -> str:
-  """Returns where a record is: 'record 17 of digits-train.tfrecord-00000-of-00001'."""
+  """Returns where a record is stored: 'record 17 of digits-train.tfrecord-00000-of-00001'."""
   file, number = divmod(int(record_id), 2**_NUMBER_BITS)
   return f'record {number} of {_filenames(dataset)[file]}'
 
@@ -104,22 +103,22 @@ def describe(dataset: Dataset, record_id: int) -> str:
 def shuffled_in_memory(
   dataset: Dataset, files: list, *, batch_size: int, rows: range, key: int, start_step: int
 ) -> tuple[tf.data.Dataset, Callable]:
-  """Returns records epoch after epoch for ever, each epoch in its own order.
+  """Returns records epoch after epoch, endlessly, each epoch in its own order.
 
-  Every epoch has each record once. The order is a function of `key`, the epoch and the
-  files. All records are read at once.
+  Every epoch has each record once. The order is a function of `key`, the epoch and the files. All
+  records are read at once.
 
   Args:
     dataset: from `open_dataset`.
     files: parts of files, one of `shares`.
-    batch_size: records in a batch of all hosts.
-    rows: those of each batch that are wanted.
+    batch_size: records in a batch over all hosts.
+    rows: the wanted rows of each batch.
     key: the seed, at least 0.
     start_step: batches to skip, counted from the beginning of the first epoch.
 
   Returns:
     Endless dataset, and the function from its elements to (position in the sequence, id, record):
-    int64, int64 and string scalars. It copies the record, which is for the caller's parallel map.
+    int64, int64 and string scalars. Call the function in a parallel map, as it copies the record.
   """
   ids, records = in_order(dataset, files).batch(count_records(files)).get_single_element()
 
@@ -149,12 +148,12 @@ def shuffled_from_files(
   key: int,
   start_step: int,
 ) -> tuple[tf.data.Dataset, Callable]:
-  """Returns records epoch after epoch for ever, without holding them all.
+  """Returns records epoch after epoch, endlessly, without holding them all in memory.
 
-  The split is cut into streams by the batch size alone, and each has its own rows of every
-  batch, so that the sequence is the same for any number of hosts, which read the streams of
-  their rows. A stream's epoch has each of its records once: the order of its files is
-  shuffled, several are read at a time, and a buffer shuffles the records.
+  The split is cut into streams, whose number depends on the batch size but not on the hosts. Each
+  stream supplies its own rows of every batch, and each host reads the streams of its rows, so the
+  sequence is the same for any number of hosts. A stream's epoch has each of its records once: the
+  order of its files is shuffled, several are read in parallel, and a buffer shuffles the records.
 
   Args:
     dataset: from `open_dataset`.
@@ -182,7 +181,7 @@ def shuffled_from_files(
       seeds = [key, epoch * MOST_STREAMS + number]
       order = tf.random.experimental.stateless_shuffle(tf.range(begin, end), seeds)
       ordered = {name: tf.gather(values, order) for name, values in tensors.items()}
-      # One number out of both: the epochs' seeds of two keys have nothing in common.
+      # One number from both, so that the epochs' seeds for different keys are unrelated.
       seed = tf.random.stateless_uniform([], seeds, maxval=2**31 - 1, dtype=tf.int64)
       records = _read(ordered, parallel_files)
       return records.shuffle(max(1, buffer // num_streams), seed, reshuffle_each_iteration=False)

@@ -1,8 +1,8 @@
-"""Batches in spite of broken images and of file systems that fail for a while.
+"""Batches in spite of broken images and temporary failures of file systems.
 
-TensorFlow's errors stop a pipeline. A batch is a function of its number alone, so the pipeline is
-built anew from the failing batch on: as it was after a file could not be read, or, after a broken
-image, one that replaces such images.
+TensorFlow's errors stop a pipeline. Since a batch is a function of its number alone, the pipeline
+is rebuilt from the failing batch on: unchanged after a file could not be read; after a broken
+image, as one that replaces such images.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,19 +21,19 @@ from basisnet_jax.errors import UserError
 POLICIES = ('skip', 'stop')
 # Seconds before each new attempt to read a file.
 RETRIES = (1, 5, 25, 125)
-# More broken images than this share, and than so many, is a broken dataset.
+# With more broken images than both this share and this number, the dataset counts as broken.
 MOST_BROKEN, FEW_BROKEN = 0.01, 10
-_MOST_NAMED = 5  # Broken images of a dataset that are named one by one, once each.
-FILLER_ID = -1  # Of what fills up the last batches of an evaluation.
+_MOST_NAMED = 5  # Broken images of a dataset that are named individually, once each.
+FILLER_ID = -1  # The id of padding in the last batches of an evaluation.
 _BATCHES_AHEAD = 2
-# {builder: the broken images that were named}; an evaluation meets them again and again.
+# {builder: the broken images already named}; each evaluation meets them again.
 _named = weakref.WeakKeyDictionary()
 
 
 def or_replacement(example: Callable, replacement: Callable) -> Callable:
-  """Returns a function for `tf.data.Dataset.map`: `example(*args)`, or `replacement(*args)`.
+  """Returns a function for `tf.data.Dataset.map`: `example(*args)` or, on error, `replacement`.
 
-  The latter where the former raises an error. It costs 0.1 to 0.2 ms a call.
+  `replacement` takes the same arguments. This costs 0.1 to 0.2 ms per call.
   """
 
   def map_fn(*args):
@@ -54,20 +54,20 @@ def batches(
   """Returns the batches of `make` from number `start` on.
 
   Args:
-    make: (number of the first batch, careful) -> dataset of batches: dicts of arrays that start
-      with [b], with 'id' (`records.describe`, or `FILLER_ID`), 'label' and 'mask', 0 on
-      `FILLER_ID` and, if careful, on broken images; if not, these raise an error.
+    make: (number of the first batch, careful) -> dataset of batches: dicts of arrays [b, ...], with
+      'id' (see `records.describe`, or `FILLER_ID`), 'label' and 'mask'. The mask is 0 on
+      `FILLER_ID` and, if careful, on broken images; if not careful, these raise an error.
     start: number of the first batch.
-    dataset: what they are of.
-    policy: 'skip' leaves broken images to the mask and names the first ones of a dataset in a
-      warning, once each, until they are too many; 'stop' raises an error at the first.
+    dataset: the dataset of the batches.
+    policy: 'skip' masks broken images out and names a dataset's first ones in warnings, once each,
+      until they are too many; 'stop' raises an error at the first.
 
   Returns:
     Iterator of the same dicts without 'id'.
 
   Raises:
-    UserError: at a broken image, by policy; at a label that is no class; where a file cannot be
-      read, after some attempts.
+    UserError: for a broken image (by policy) or too many, for a label that is no class, or for a
+      file that cannot be read after several attempts.
   """
   seen = broken = failures = 0
   number, careful = start, False
@@ -88,7 +88,7 @@ def batches(
   while True:
     try:
       ahead = make(number, careful).prefetch(_BATCHES_AHEAD).with_options(_untuned())
-      # No loop: its variable would keep a batch's memory while the next one is made.
+      # Not a loop, whose variable would keep a batch in memory while the next one is made.
       yield from map(checked, ahead.as_numpy_iterator())
       return
     except tf.errors.InvalidArgumentError:
@@ -108,7 +108,7 @@ def batches(
 
 
 def _untuned():
-  """Options without tf.data's search for its parallelism, whose clocks cost one image in 20."""
+  """Options without tf.data's autotuning, whose clocks cost one image in 20."""
   options = tf.data.Options()
   options.autotune.enabled = False
   return options
