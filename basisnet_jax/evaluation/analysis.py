@@ -1,4 +1,4 @@
-"""What a report shows of an evaluation, as numbers: bounds, groups, classes, calibration, bases."""
+"""An evaluation's numbers for the report: bounds, groups, classes, calibration, bases."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -16,13 +16,13 @@ class Subject(NamedTuple):
   """What was evaluated.
 
   Attributes:
-    name: of the recipe.
+    name: the recipe's name.
     data: the dataset's name.
-    split: that was evaluated.
-    label_names: by label.
-    layers: paths of the layers with bases; () where there are none.
+    split: the evaluated split.
+    label_names: class names, by label.
+    layers: paths of the layers with bases; () if there are none.
     lightweight_madds: multiply-adds per image of the first stage; None for a single network.
-    total_madds: of everything.
+    total_madds: multiply-adds per image in total.
   """
 
   name: str
@@ -36,15 +36,15 @@ class Subject(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-  """An evaluation, and what follows from it. What is of early termination needs two stages.
+  """An evaluation and what follows from it. Early termination needs two stages.
 
   Attributes:
     subject: what was evaluated.
-    summary: of `evaluate.summarize`.
-    results: of `evaluate.run`.
-    threshold: of early termination: the chosen one, or one to show; for two stages.
+    summary: from `evaluate.summarize`.
+    results: from `evaluate.run`.
+    threshold: for early termination, the chosen one or one to show; only for two stages.
     chosen: how it was chosen, with the temperatures of `results`; None if it was not.
-    examples: of `Examples.best`.
+    examples: from `Examples.best`.
   """
 
   subject: Subject
@@ -83,7 +83,7 @@ class Findings:
 
   @property
   def bounds(self) -> dict[str, float]:
-    """The accuracy of exits at random, 'random', and of the best, 'oracle', at the exit rate."""
+    """The accuracy at this exit rate of random exits, 'random', and of the best ones, 'oracle'."""
     rate, (_, *both) = self.point['exit_rate'], evaluate.answers(self.results)
     light, special = map(metrics.mean, both)
     return {
@@ -93,9 +93,10 @@ class Findings:
 
   @property
   def groups(self) -> dict[str, dict[str, float]]:
-    """{'exited', 'kept'}: how many 'images', and of them what each stage has right.
+    """For the 'exited' and the 'kept' images, their number and each stage's accuracy on them.
 
-    The accuracies ('lightweight_top1', 'specialist_top1') are NaN where a group is empty.
+    Each has 'images', 'lightweight_top1' and 'specialist_top1'; accuracies of an empty group are
+    NaN.
     """
     sure, light, special = evaluate.answers(self.results)
     exits = sure >= self.threshold
@@ -110,9 +111,9 @@ class Findings:
 
   @functools.cached_property
   def classes(self) -> list[dict[str, Any]]:
-    """A row for each class that has images: 'name', 'images', each stage's accuracy.
+    """A row for each class with images: 'name', 'images', each stage's accuracy.
 
-    For two stages also 'exit_rate' and 'top1', the accuracy with early termination.
+    Two stages add 'exit_rate' and 'top1', the accuracy with early termination.
     """
     labels, names = self.results['label'], self.subject.label_names
     columns = {key: value for key, value in self.results.items() if key.endswith('_top1')}
@@ -132,7 +133,7 @@ class Findings:
   def calibration(
     self,
   ) -> dict[str, tuple[calibration.Reliability, calibration.Reliability | None]]:
-    """{stage: (before, after)} of the temperatures; after is None where there are none."""
+    """{stage: reliability (before, after) temperature scaling}; after is None if there is none."""
     found = {}
     for key, correct in self.results.items():
       stage = key.removesuffix('_top1')
@@ -146,7 +147,7 @@ class Findings:
 
   @functools.cached_property
   def bases(self) -> list[dict[str, Any]]:
-    """The use of the bases, layer by layer (`coefficients.Statistics`); [] without any."""
+    """The use of the bases, layer by layer (`coefficients.Statistics`); [] if there are none."""
     statistics = self.results.get('coefficient_statistics')
     names = ('mean', 'deviation', 'effective_bases', 'input_dependence')
     return [
@@ -156,12 +157,12 @@ class Findings:
 
   @property
   def exchanged_top1(self) -> float | None:
-    """The specialist's with another image's coefficients; None where that was not evaluated."""
+    """The specialist's top-1 with another image's coefficients; None if it was not evaluated."""
     exchanged = self.results.get('exchanged')
     return None if exchanged is None else metrics.mean(exchanged)
 
   def as_dict(self) -> dict[str, Any]:
-    """All of it for JSON, but the curve."""
+    """Everything but the curve, for JSON."""
     found = {'classes': self.classes, 'bases': self.bases, 'calibration': {}}
     for stage, (before, after) in self.calibration.items():
       about = {'ece_before': before.ece, 'bins_before': before._asdict()}

@@ -1,4 +1,4 @@
-"""Whether a confidence of 0.8 is right in 8 of 10 cases, and one number that mends it."""
+"""Calibration: whether a confidence of 0.8 is right in 8 of 10 cases, and a temperature for it."""
 
 from typing import NamedTuple
 
@@ -9,18 +9,19 @@ _TEMPERATURES = (0.01, 100.0)
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-  """The temperature T at which `softmax(logits / T)` has the least cross-entropy.
+  """Returns the temperature T for which `softmax(logits / T)` has the lowest cross-entropy.
 
-  Temperature scaling (Guo et al. 2017). The cross-entropy is convex in 1 / T, so its derivative
-  rises: Newton's steps find its zero, and halve the interval where they would leave it.
+  This is temperature scaling (Guo et al. 2017). The cross-entropy is convex in 1 / T, so its
+  derivative increases: Newton's method finds its zero, with bisection where a step would leave the
+  interval.
 
   Args:
     logits: `[images, classes]`, floating; images with a logit that is not finite are left out.
     labels: `[images]`, int.
 
   Returns:
-    T, from 0.01 to 100. It is 1 where there is no least cross-entropy, so nothing to learn from:
-    every image is right, or the answers are no better than equal probabilities.
+    T, from 0.01 to 100. It is 1 if the cross-entropy has no minimum: every image is right, or the
+    answers are no better than equal probabilities.
   """
   logits = np.asarray(logits, np.float64)
   finite = np.isfinite(logits).all(axis=1)
@@ -33,7 +34,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     return 1.0
 
   def slope(inverse):
-    """The first two derivatives of the cross-entropy by 1 / T."""
+    """The first two derivatives of the cross-entropy with respect to 1 / T."""
     weights = np.exp(inverse * logits)
     weights /= weights.sum(axis=1, keepdims=True)
     mean = (weights * logits).sum(axis=1)
@@ -60,8 +61,8 @@ class Reliability(NamedTuple):
 
   Attributes:
     images: int `[bins]`.
-    confidence: `[bins]`, its mean in the bin; NaN where there are no images.
-    accuracy: `[bins]`, the share that is right; NaN where there are no images.
+    confidence: `[bins]`, the mean in each bin; NaN in empty bins.
+    accuracy: `[bins]`, the share of right answers; NaN in empty bins.
   """
 
   images: np.ndarray
@@ -76,12 +77,12 @@ class Reliability(NamedTuple):
 
 
 def reliability(probability: np.ndarray, correct: np.ndarray, bins: int = BINS) -> Reliability:
-  """Compares how sure the answers are with how often they are right.
+  """Compares how confident answers are with how often they are right.
 
   Args:
     probability: `[images]`, the largest softmax; NaNs are left out.
     correct: `[images]`, bool or 0 and 1.
-    bins: how many; bin k holds what is above k / bins, up to (k + 1) / bins.
+    bins: number of bins; bin k holds probabilities above k / bins, up to (k + 1) / bins.
   """
   probability = np.asarray(probability, np.float64)
   known = ~np.isnan(probability)

@@ -1,4 +1,4 @@
-"""The early termination that was chosen for a checkpoint: kept beside it, as early_exit.json."""
+"""The early termination chosen for a checkpoint, kept in the workdir as early_exit.json."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -18,7 +18,7 @@ FORMAT_VERSION = 1
 
 @dataclasses.dataclass(frozen=True)
 class Chosen:
-  """All that it takes to end early with a checkpoint, and how it came about.
+  """Everything needed for early termination with a checkpoint, and how it was chosen.
 
   Attributes:
     rule: of `confidence.RULES`.
@@ -31,7 +31,7 @@ class Chosen:
       threshold was chosen on, how many 'images', and what is expected from them: 'exit_rate',
       'average_madds', 'top1', 'specialist_top1'.
     checkpoint: the folder in the workdir that holds the checkpoint.
-    step: of the checkpoint.
+    step: the checkpoint's step.
   """
 
   rule: str
@@ -44,7 +44,7 @@ class Chosen:
   step: int
 
 
-# Where nothing was.
+# For checkpoints without a choice.
 NOTHING = Chosen(
   rule='max_softmax',
   temperatures={},
@@ -66,10 +66,10 @@ def save(workdir: str, chosen: Chosen) -> None:
 
 
 def load(workdir: str, step: int) -> Chosen | None:
-  """What was chosen for the workdir's checkpoint of a step; None if nothing ever was.
+  """Loads what was chosen for the workdir's checkpoint of a step; None if nothing ever was.
 
   Raises:
-    UserError: it was for another step, or the file is damaged or of a newer format.
+    UserError: the choice is for another step, or the file is damaged or of a newer format.
   """
   path = epath.Path(workdir) / NAME
   if not path.exists():
@@ -119,7 +119,7 @@ def _checked(chosen):
         all(isinstance(heldout.get(name), str) for name in ('data', 'split'))
         and all(_is_number(heldout.get(name)) for name in costs),
       ),
-      # Older versions kept none.
+      # Files of older versions have none.
       ('confidence_quantiles', quantiles is None or thresholds.are_quantiles(quantiles)),
       ('step', type(chosen.step) is int),
     )

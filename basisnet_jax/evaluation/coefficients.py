@@ -1,6 +1,6 @@
-"""What the coefficients do over a whole split: do bases collapse, do images differ?
+"""Statistics of the coefficients over a whole split: do bases collapse, do images differ?
 
-All coefficients of a split could fill the memory, so a batch leaves only sums, made on the
+All coefficients of a split could fill the memory, so each batch yields only sums, computed on the
 devices; `statistics` turns their total into numbers.
 """
 
@@ -15,13 +15,13 @@ from basisnet_jax.models import coefficients as coefficients_lib
 
 
 class Sums(NamedTuple):
-  """Sums over images; those of batches add up, entry by entry.
+  """Sums over images; the sums of batches add up entry by entry.
 
   Attributes:
-    images: `[classes]`, how many there are of each class.
+    images: `[classes]`, number of images in each class.
     coefficients: `[classes, layers, K]`.
-    squares: `[layers, K]`, of the distance from 1 / K.
-    shares: `[layers, K]`, of coefficients divided by the sum of their layer's.
+    squares: `[layers, K]`, squared distance from 1 / K.
+    shares: `[layers, K]`, coefficients divided by their sum in the layer.
     entropy: `[layers]`, see `models.coefficients.entropy`.
   """
 
@@ -33,20 +33,20 @@ class Sums(NamedTuple):
 
 
 class Statistics(NamedTuple):
-  """What the coefficients of many images say, float64.
+  """Statistics of the coefficients of many images, float64.
 
   Attributes:
-    images: int `[classes]`, how many there were of each class.
-    class_means: `[classes, layers, K]`, the mean coefficients of a class's images; NaN where
-      there were none.
-    mean: `[layers, K]`, of all images.
+    images: int `[classes]`, number of images in each class.
+    class_means: `[classes, layers, K]`, mean coefficients of a class's images; NaN without images.
+    mean: `[layers, K]`, mean over all images.
     deviation: `[layers, K]`, standard deviation over the images.
-    entropy: `[layers]`, mean entropy of an image's coefficients by log K: 0, each image uses one
-      basis, to 1, each uses all alike.
-    effective_bases: `[layers]`, exp of the entropy of the mean coefficients: 1, one basis has
-      collapsed all others, to K, all are used alike.
-    input_dependence: `[layers]`, the mutual information of image and basis by log K: 0, all
-      images have the same coefficients, to 1, each has one basis and all bases are used alike.
+    entropy: `[layers]`, mean entropy of an image's coefficients divided by log K, from 0 (each
+      image uses one basis) to 1 (each uses all equally).
+    effective_bases: `[layers]`, exp of the entropy of the mean coefficients, from 1 (one basis has
+      taken over) to K (all are used equally).
+    input_dependence: `[layers]`, mutual information of image and basis divided by log K, from 0
+      (all images have the same coefficients) to 1 (each has one basis, and all bases are used
+      equally).
   """
 
   images: np.ndarray
@@ -64,11 +64,11 @@ class Statistics(NamedTuple):
 
 
 def table(statistics: Statistics, layers: Sequence[str]) -> str:
-  """A line for each layer, as aligned plain text.
+  """Formats a line for each layer, as aligned plain text.
 
   Args:
     statistics: of the images.
-    layers: their names.
+    layers: the layers' names.
   """
   deviation = statistics.deviation.mean(-1)
   columns = statistics.entropy, statistics.effective_bases, statistics.input_dependence, deviation
@@ -83,13 +83,13 @@ def table(statistics: Statistics, layers: Sequence[str]) -> str:
 
 
 def sums(coefficients, labels, mask, num_classes: int) -> Sums:
-  """Of one batch: float32 `[b, layers, K]`, int32 `[b]`, float32 `[b]`, 0 on what is left out."""
+  """Sums a batch: float32 `[b, layers, K]`, int32 `[b]`, float32 `[b]`, 0 on omitted images."""
   one_hot = jax.nn.one_hot(labels, num_classes) * mask[:, None]
   counted = coefficients * mask[:, None, None]
   num_bases = coefficients.shape[-1]
   return Sums(
     images=one_hot.sum(0),
-    # Accelerators would round the coefficients to bfloat16 or the like.
+    # By default, accelerators would round the coefficients to bfloat16 or the like.
     coefficients=jnp.einsum('bc,blk->clk', one_hot, coefficients, precision='highest'),
     squares=(mask[:, None, None] * (coefficients - 1 / num_bases) ** 2).sum(0),
     shares=(counted / coefficients.sum(-1, keepdims=True)).sum(0),
@@ -98,17 +98,17 @@ def sums(coefficients, labels, mask, num_classes: int) -> Sums:
 
 
 def add(total: Sums | None, batch: Sums) -> Sums:
-  """Adds a batch's sums to those before it (None: it is the first), on the host in float64."""
+  """Adds a batch's sums to the total so far (None for the first), on the host in float64."""
   batch = Sums(*(np.asarray(array, np.float64) for array in batch))
   return batch if total is None else Sums(*map(np.add, total, batch))
 
 
 def statistics(total: Sums) -> Statistics:
-  """What the sums over at least one image say."""
+  """Computes the statistics from sums over at least one image."""
   images = total.images.sum()
   num_bases = total.shares.shape[-1]
   mean = total.coefficients.sum(0) / images
-  # The variance by the sums around 1 / K: around 0 they would cancel.
+  # The variance from sums about 1 / K: sums about 0 would lose digits by cancellation.
   variance = total.squares / images - (mean - 1 / num_bases) ** 2
   with np.errstate(invalid='ignore'):  # A class without images: 0 / 0.
     class_means = total.coefficients / total.images[:, None, None]

@@ -1,4 +1,4 @@
-"""Costs of many networks in one table, with what was published of them beside."""
+"""Costs of many networks in one table, beside the published figures."""
 
 from collections.abc import Callable, Sequence
 import os
@@ -10,21 +10,21 @@ from basisnet_jax.evaluation import plots, report
 from basisnet_jax.models import cost as cost_lib
 from basisnet_jax.models import published
 
-_NUM_CLASSES = 1000  # ImageNet's, which all published numbers are of.
-_RESOLUTION = 224  # Of networks without a published number.
+_NUM_CLASSES = 1000  # ImageNet's, for which all published numbers are.
+_RESOLUTION = 224  # For networks without a published number.
 
 
 class Row(NamedTuple):
-  """A network at one size; costs in millions, top-1 in percent, None where nothing is known.
+  """A network at one size; costs in millions, top-1 in percent, None if unknown.
 
   Attributes:
     network: its name in the registry, or a recipe's.
     width: multiplier of the channels.
     resolution: pixels.
     madds, params: counted here.
-    madds_with_elementwise: `madds` with pooling, gates and shortcuts, as some publications count.
+    madds_with_elementwise: `madds` plus pooling, gates and shortcuts, as some publications count.
     published_madds, published_params, top1: from `source`.
-    source: where those stand.
+    source: where these were published.
   """
 
   network: str
@@ -40,14 +40,14 @@ class Row(NamedTuple):
 
 
 def sizes(names: Sequence[str]) -> list[published.Result]:
-  """Lists each size of which something was published.
+  """Lists each size of the networks for which something was published.
 
   Args:
-    names: of the registry, or just 'all', with the paper's BasisNet first. A network of which
-      nothing was published has one size, of width 1 and 224 pixels.
+    names: names in the registry, or only 'all', which puts the paper's BasisNet first. A network
+      without published numbers has one size: width 1 and 224 pixels.
 
   Raises:
-    UserError: a network that has no size without a recipe.
+    UserError: a network has no size without a recipe.
   """
   found = []
   if list(names) == ['all']:
@@ -65,11 +65,11 @@ def rows(names: Sequence[str], on_row: Callable[[int], None] = lambda done: None
   """Counts networks at each of their `sizes`.
 
   Args:
-    names: as those of `sizes`.
+    names: as in `sizes`.
     on_row: called after each row with the number of rows done, for a progress line.
 
   Raises:
-    UserError: as `sizes` does, or a name that the registry does not have.
+    UserError: as in `sizes`, or a name is not in the registry.
   """
   table = []
   for result in sizes(names):
@@ -84,7 +84,7 @@ def rows(names: Sequence[str], on_row: Callable[[int], None] = lambda done: None
 
 
 def row(name: str, width: float, resolution: int, counted: cost_lib.Cost, *known) -> Row:
-  """Makes a row of a count and of what was published: the last four of `Row`, if any."""
+  """Makes a row from a count and the published numbers (the last four fields of `Row`), if any."""
   madds, params = counted.total_madds / 1e6, counted.total_params / 1e6
   everything = madds + counted.elementwise_madds / 1e6
   return Row(name, width, resolution, madds, everything, params, *known)
@@ -100,7 +100,7 @@ def write(folder: str, table: Sequence[Row]) -> list[str]:
 
 
 def markdown(table: Sequence[Row]) -> str:
-  """The table in Markdown, which is legible on a terminal too."""
+  """Formats the table in Markdown that is also legible on a terminal."""
   header = ['network', 'width', 'pixels', 'MAdds (M)', 'elementwise too', 'params (M)']
   header += ['published MAdds', 'params', 'top-1 %', 'source']
   cells = [
@@ -120,7 +120,7 @@ def markdown(table: Sequence[Row]) -> str:
 
 
 def _families(table):
-  """{family: [(MAdds in millions, published top-1 in percent)]}, where both are known."""
+  """{family: [(MAdds in millions, published top-1 in percent)]} for rows that have both."""
   families = {}
   for r in table:
     if r.top1 is not None:
@@ -129,7 +129,7 @@ def _families(table):
 
 
 def _family(network):
-  """'fbnet_v3_a' -> 'fbnet_v3': the variants of these differ in nothing but size."""
+  """'fbnet_v3_a' -> 'fbnet_v3': variants of a family differ only in size."""
   families = (
     'efficientnet_lite', 'efficientnet', 'fbnet_v3', 'once_for_all', 'resnet', 'mobilenet_v3',
   )  # fmt: skip

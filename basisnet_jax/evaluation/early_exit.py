@@ -1,8 +1,8 @@
 """The arithmetic of early termination: cost and accuracy at every threshold.
 
-The lightweight network's answer is final where its confidence (by a rule of
-`confidence.RULES`) reaches the threshold; the specialist answers for the other images.
-All images pay for the first stage, only the others pay for the rest.
+The lightweight network's answer is final if its confidence (by a rule of `confidence.RULES`)
+reaches the threshold; the specialist answers for the other images. All images pay for the first
+stage, and only those others for the rest.
 """
 
 from collections.abc import Sequence
@@ -22,12 +22,12 @@ def operating_point(
   """Returns what early termination at one threshold costs and gets right.
 
   Args:
-    threshold: images whose confidence is at least this exit early. 0 lets all
-      exit, anything above 1 none.
-    confidence: [images], floating; the lightweight network's, by any rule. It
-      is compared in its own dtype, as on the device. A NaN never exits.
-    lightweight_correct: [images], bool (or 0 and 1); its answer is right.
-    specialist_correct: [images], bool (or 0 and 1); the specialist's is.
+    threshold: images whose confidence is at least this exit early. 0 lets all exit, anything
+      above 1 none.
+    confidence: [images], floating; the lightweight network's, by any rule. It is compared in its
+      own dtype, as on the device. A NaN never exits.
+    lightweight_correct: [images], bool (or 0 and 1); whether the lightweight answer is right.
+    specialist_correct: [images], bool (or 0 and 1); whether the specialist's is.
     lightweight_madds: multiply-adds per image of the first stage, with the
       coefficient head.
     total_madds: multiply-adds per image of both stages, with the synthesis.
@@ -80,15 +80,14 @@ def cost_accuracy_curve(
   lightweight_madds: float,
   total_madds: float,
 ) -> dict[str, list[float]]:
-  """Returns every operating point there is, from "none exits" to "all exit".
+  """Returns every possible operating point, from "none exits" to "all exit".
 
-  One sort, so O(images log images). The arguments are `operating_point`'s.
+  Sorts once: O(images log images). The arguments are those of `operating_point`.
 
   Returns:
-    `threshold`, `exit_rate`, `average_madds` and `top1` as lists of equal length:
-    one entry for each distinct confidence and, first, one for no exit, at the
-    least threshold that lets nobody exit. Thresholds and costs fall along them.
-    (With NaN confidences the end is "all but those exit".)
+    `threshold`, `exit_rate`, `average_madds` and `top1` as lists of equal length: first an entry
+    for no exits, at the lowest threshold that lets no image exit, then one for each distinct
+    confidence. Thresholds and costs decrease. (Images with NaN confidence never exit.)
 
   Raises:
     ValueError: the arrays are empty, not flat, or of different lengths.
@@ -121,13 +120,13 @@ def oracle_curve(
 ) -> dict[str, list[float]]:
   """Returns the accuracy that no order of exits can exceed, at each cost.
 
-  An oracle first lets those images exit where only the lightweight network is right, then
-  those where it makes no difference, last those where only the specialist is right. The
-  arguments are `operating_point`'s. (Exits at random lie on a line between both networks.)
+  An oracle first lets images exit for which only the lightweight network is right, then those for
+  which it makes no difference, and last those for which only the specialist is right. The arguments
+  are those of `operating_point`. (Random exits lie on a straight line between the two networks.)
 
   Returns:
-    `exit_rate`, `average_madds` and `top1` at the curve's four corners; it is straight between
-    them.
+    `exit_rate`, `average_madds` and `top1` at the curve's four corners, between which it is
+    straight.
   """
   _, light, special = _checked(lightweight_correct, lightweight_correct, specialist_correct)
   gained, lost = (light & ~special).mean(), (special & ~light).mean()
@@ -141,7 +140,7 @@ def oracle_curve(
 
 
 def _average_madds(exit_rate, lightweight_madds, total_madds):
-  # In this form both ends are exact: the second stage is paid by all, or by none.
+  # This form is exact at both ends, where all images or none pay for the second stage.
   return lightweight_madds + (1 - exit_rate) * (total_madds - lightweight_madds)
 
 

@@ -1,4 +1,4 @@
-"""Runs a model over a split: every image once, each stage's answer kept."""
+"""Runs a model over a split, every image once, and keeps each stage's answer."""
 
 from collections.abc import Callable, Iterable, Mapping
 import functools
@@ -16,7 +16,7 @@ from basisnet_jax.evaluation import confidence, early_exit, metrics
 from basisnet_jax.models import basisnet, in_parts, preprocessing, target
 from basisnet_jax.models import cost as cost_lib
 
-# Images that a single device sees at once: of BasisNet-MobileNetV3 2,048 would take 23 GB.
+# Images that a single device sees at once; in BasisNet-MobileNetV3, 2,048 would take 23 GB.
 _AT_ONCE = 512
 
 
@@ -30,15 +30,16 @@ def make_eval_step(
 ) -> Callable[..., tuple[dict[str, jax.Array], coefficients_lib.Sums | None]]:
   """Returns the compiled `step(variables, batch, temperatures) -> (values, sums)`.
 
-  The values are per image, `[b]`: 'label', int32; for each stage loss, top1 and top5
-  (`specialist_top1`, ...), 'probability', the largest softmax, and the same 'calibrated', all
-  float32, 'prediction', int32, and 'logits' `[b, classes]`; for a BasisNet also 'confidence', by
-  the rule of `confidence.RULES` from the lightweight model's calibrated logits, and
-  'coefficients' `[b, layers, K]`. The sums are those of the coefficients over the batch's
-  real images, None where no layer has any. With `exchange` there is also 'exchanged', float32:
-  whether the specialist is right with the coefficients of another image of the batch, if it can
-  hold one, which takes another run of it. `shardings` are those of the variables; None: replicated.
-  `temperatures` are {stage: number}; a stage that is not in it has 1.
+  The values are per image, `[b]`: 'mask', float32, and 'label', int32; for each stage
+  (`specialist_top1`, ...) loss, top1, top5, 'probability' (the largest softmax) and 'calibrated'
+  (the same after its temperature), all float32, 'prediction', int32, and 'logits' `[b, classes]`.
+  A BasisNet adds 'confidence', by the rule of `confidence.RULES` from the lightweight model's
+  calibrated logits, and 'coefficients' `[b, layers, K]`. The sums are those of the coefficients
+  over the batch's real images; None if no layer has any.
+
+  `shardings` are those of the variables (None: replicated). `temperatures` are {stage: number}, 1
+  for a missing stage. `exchange` runs the specialist once more, if the batch can hold more than one
+  image, and adds 'exchanged', float32: whether it is right with another image's coefficients.
   """
 
   def step(variables, batch, temperatures):
@@ -48,7 +49,7 @@ def make_eval_step(
       return model.apply(variables, preprocessing.normalize(pixels), *arguments, **options)
 
     def some(function, *arrays):
-      if mesh.size > 1:  # They share a batch.
+      if mesh.size > 1:  # The devices share a batch.
         return function(*arrays)
       return in_parts.call(function, *arrays, most=_AT_ONCE)
 
@@ -71,7 +72,7 @@ def make_eval_step(
         sums = coefficients_lib.sums(
           outputs.coefficients, batch['label'], batch['mask'], num_classes
         )
-        if exchange and len(batch['mask']) > 1:  # Else there is no other.
+        if exchange and len(batch['mask']) > 1:  # Otherwise there is no other image.
           others = outputs.coefficients[_another(batch['mask'])]
           specialize = functools.partial(ask, method='specialize')
           logits = some(specialize, batch['image'], others, outputs.lightweight)
@@ -102,20 +103,21 @@ def run(
   """Evaluates all batches.
 
   Args:
-    eval_step: of `make_eval_step`.
+    eval_step: from `make_eval_step`.
     variables: params and batch_stats.
     batches: dicts of 'image', 'label' and 'mask' (0 on padding), on the mesh.
     on_batch: called after each batch with the number of batches done, for a progress line.
-    temperatures: of the stages; None: 1.
-    keep_logits: whether the logits come to the host; of many images they could fill the memory.
-    watch: called with each batch's values and the batch, as they are on the devices.
+    temperatures: {stage: temperature}; None: 1.
+    keep_logits: whether to fetch the logits to the host, where those of many images could fill the
+      memory.
+    watch: called with each batch's values and the batch, still on the devices.
 
   Returns:
-    What `make_eval_step` gives, for the real images of all hosts, `[images, ...]`;
-    coefficients of the first batch only, since all of them could fill the memory. What all of
-    them say is in 'coefficient_statistics' (`coefficients.Statistics`), where there are any.
+    The values of `make_eval_step` for the real images of all hosts, `[images, ...]`; coefficients
+    only of the first batch, since all of them could fill the memory. Statistics of all coefficients
+    are in 'coefficient_statistics' (`coefficients.Statistics`), if there are any.
   """
-  # All stages, also at 1: with others the step would be compiled once more.
+  # All stages, even at 1: other keys would make the step compile again.
   temperatures = {s: np.float32((temperatures or {}).get(s, 1.0)) for s in metrics.STAGES}
   results, total = [], None
   for i, batch in enumerate(batches):
@@ -151,20 +153,20 @@ def summarize(
   step: int,
   chosen: float | None = None,
 ) -> dict[str, Any]:
-  """What `evaluation.json` holds.
+  """Summarizes results as the contents of `evaluation.json`.
 
   Args:
-    results: of `run`.
-    cost: of the model.
-    thresholds: of the early-termination table.
-    step: of the checkpoint.
-    chosen: the threshold that was chosen, if one was.
+    results: from `run`.
+    cost: the model's.
+    thresholds: for the early-termination table.
+    step: the checkpoint's step.
+    chosen: the chosen threshold, if there is one.
 
   Returns:
     {'step', 'images', 'total_madds', stage: {'loss', 'top1', 'top5'}} and, for a BasisNet,
-    'lightweight_madds' and 'early_exit': [{'threshold', 'exit_rate', 'average_madds', 'top1'}],
-    'chosen' such a point too, if there is one, and 'coefficients': `Statistics.summary`.
-    Accuracies are fractions, costs multiply-adds of one image.
+    'lightweight_madds', 'early_exit': [{'threshold', 'exit_rate', 'average_madds', 'top1'}],
+    'chosen', another such point, if there is one, and 'coefficients': `Statistics.summary`.
+    Accuracies are fractions, costs multiply-adds per image.
   """
   stages = [key.removesuffix('_top1') for key in results if key.endswith('_top1')]
   summary = {'step': step, 'images': len(results[f'{stages[0]}_top1'])}
@@ -191,12 +193,12 @@ def answers(results) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def madds(cost: cost_lib.Cost) -> dict[str, int]:
-  """The costs that the functions of `early_exit` take."""
+  """The cost arguments of the functions of `early_exit`."""
   return {'lightweight_madds': cost.lightweight_madds, 'total_madds': cost.total_madds}
 
 
 def _another(mask):
-  """For each real image of a batch another one's index, drawn: data may be in order of classes."""
+  """Draws for each real image another one's index; at random, as data may be sorted by class."""
   size = len(mask)
   drawn = jax.random.permutation(jax.random.key(0), size)
   order = jnp.argsort(jnp.where(mask > 0, drawn, size + drawn))  # Real images first.
@@ -205,7 +207,7 @@ def _another(mask):
 
 
 def _fetch(values):
-  """To numpy, from all hosts."""
+  """Fetches values to NumPy, from all hosts."""
   if jax.process_count() > 1:
     return multihost_utils.process_allgather(values, tiled=True)
   return jax.device_get(values)

@@ -1,4 +1,4 @@
-"""A few images of an evaluation, to be looked at: those that exit surest, those that go on, ..."""
+"""A few images of an evaluation to look at: those that exit surest, those that go on, ..."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -8,7 +8,7 @@ import numpy as np
 from basisnet_jax import sharding
 
 # From an evaluation step's values, `[b]` each, to how much each image is worth showing, `[b]`; -inf
-# where it is not.
+# if it is not.
 Score = Callable[[Mapping[str, np.ndarray]], np.ndarray]
 
 
@@ -27,14 +27,14 @@ class Example(NamedTuple):
 
 
 class Examples:
-  """Keeps the best few images by each of some scores, at most one of a class."""
+  """Keeps the best few images by each score, at most one per class."""
 
   def __init__(self, scores: Mapping[str, Score], count: int = 6):
     self._scores, self._count = scores, count
     self._kept = {name: [] for name in scores}  # {name: [(score, Example)]}, best first.
 
   def watch(self, values: Mapping, batch: Mapping) -> None:
-    """Looks at this host's rows of a batch; for `evaluate.run`."""
+    """Looks at this host's rows of a batch; pass it to `evaluate.run`."""
     coefficients = values.get('coefficients')
     rows = {
       name: sharding.local_rows(value)
@@ -51,7 +51,7 @@ class Examples:
       for row in order[np.sort(firsts)][: self._count]:
         if not scores[row] > least:
           break
-        if images is None:  # Seldom, after the first batches.
+        if images is None:  # Rarely, after the first batches.
           images = sharding.local_rows(batch['image'])
           blends = None if coefficients is None else sharding.local_rows(coefficients)
         example = Example(
@@ -72,15 +72,15 @@ class Examples:
     return best
 
   def best(self) -> dict[str, list[Example]]:
-    """The images by the names of the scores, best first."""
+    """{name of the score: its images, best first}."""
     return {name: [example for _, example in kept] for name, kept in self._kept.items()}
 
 
 def of_two_stages(threshold: float) -> dict[str, Score]:
-  """'early' and 'late': the surest that exit, the least sure that go on.
+  """Scores for two stages: 'early', 'late', 'rescued' and 'lost'.
 
-  'lost' and 'rescued': those that exit wrong, and those that go on, where only the specialist is
-  right.
+  The surest images that exit, the least sure that go on and, where only the specialist is right,
+  those that go on and those that exit.
   """
 
   def among(eligible, score):
@@ -107,7 +107,7 @@ def of_two_stages(threshold: float) -> dict[str, Score]:
 
 
 def of_one_network() -> dict[str, Score]:
-  """'surest', 'unsure', and 'mistakes', the surest that are wrong."""
+  """Scores for one network: 'surest', 'unsure', and 'mistakes', the surest wrong answers."""
 
   def sure(values):
     return np.nan_to_num(values['network_probability'])

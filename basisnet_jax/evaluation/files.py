@@ -1,4 +1,4 @@
-"""What an evaluation leaves in the workdir: tables, pictures, a page for people."""
+"""The files that an evaluation writes to the workdir: tables, pictures, a page for people."""
 
 from collections.abc import Iterable
 import os
@@ -21,13 +21,13 @@ _HOW_TO_CHOOSE = (
 
 
 def write(workdir: str, found: Findings) -> list[str]:
-  """Prints the table and writes it as evaluation.json; returns the names of the files.
+  """Prints the table and writes it as evaluation.json; returns the files' names.
 
   Also early_exit.json, if there are held-out images, and for two stages cost_accuracy.png and
   coefficients.png, if there are any.
   """
   summary, subject = found.summary, found.subject
-  print(report.table(summary), flush=True)  # Before a full disk could be in the way.
+  print(report.table(summary), flush=True)  # First, in case the disk is full.
   if (exchanged := found.exchanged_top1) is not None:
     print(f"With another image's coefficients the specialist has {100 * exchanged:.2f}%.")
   report.write(workdir, summary)
@@ -59,9 +59,10 @@ def write(workdir: str, found: Findings) -> list[str]:
 
 
 def write_page(workdir: str, found: Findings) -> list[str]:
-  """Writes the page and what it shows as files; returns their names.
+  """Writes the page and its contents as files; returns their names.
 
-  report.html, report.json, classes.csv, calibration.png and, for two stages, cost_accuracy.csv.
+  They are report.html, report.json, classes.csv, calibration.png and, for two stages,
+  cost_accuracy.csv.
   """
   join = lambda name: os.path.join(workdir, name)  # noqa: E731
   names = ['report.html', 'report.json', 'classes.csv', 'calibration.png']
@@ -77,5 +78,5 @@ def write_page(workdir: str, found: Findings) -> list[str]:
 
 
 def tell(workdir: str, names: Iterable[str]) -> None:
-  """Prints where files of these names are."""
+  """Prints where the files of these names are."""
   print(f'\nWritten: {", ".join(os.path.join(workdir, name) for name in names)}')

@@ -1,4 +1,4 @@
-"""Sections of the page on early termination: accuracy over cost, the threshold, who exits."""
+"""The page's sections on early termination: accuracy over cost, the threshold, who exits."""
 
 import math
 
@@ -8,7 +8,7 @@ from basisnet_jax.evaluation import html_parts as parts
 from basisnet_jax.evaluation import plots
 from basisnet_jax.evaluation.analysis import Findings
 
-_MOST_POINTS = 600  # Of the curve in the picture.
+_MOST_POINTS = 600  # Points of the curve in the picture.
 _RULES = {
   'max_softmax': 'the largest softmax',
   'margin': 'the largest softmax less the second',
@@ -17,7 +17,7 @@ _RULES = {
 
 
 def headline(found: Findings) -> str:
-  """What it comes to, in four numbers."""
+  """The outcome in four numbers."""
   total, special, point = found.subject.total_madds, _specialist(found), found.point
   change = points(point['top1'] - special)
   saving = 1 - point['average_madds'] / total
@@ -95,7 +95,7 @@ def _table(found):
 
 
 def threshold(found: Findings) -> list[str]:
-  """How it was chosen, what was expected of it and what it does; or how to have one chosen."""
+  """How the threshold was chosen, its expected and its actual effect; or how to choose one."""
   chosen, here = found.chosen, found.point
   if chosen is None:
     return [
@@ -129,7 +129,7 @@ def threshold(found: Findings) -> list[str]:
 
 
 def groups(found: Findings) -> list[str]:
-  """What both stages would have right of the images that exit and of the others."""
+  """The accuracy of both stages on images that exit and on the others."""
   rows = [
     [
       title,
@@ -165,7 +165,7 @@ def points(difference: float) -> str:
 
 
 def percent(fraction: float) -> str:
-  """'76.30%', or a dash where there is none."""
+  """'76.30%', or a dash for NaN."""
   return '\N{EN DASH}' if math.isnan(fraction) else f'{100 * fraction:.2f}%'
 
 

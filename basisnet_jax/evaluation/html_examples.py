@@ -1,4 +1,4 @@
-"""Images on the page, with what each stage says of them."""
+"""Images on the page, with each stage's answers."""
 
 from collections.abc import Mapping, Sequence
 import itertools
@@ -20,7 +20,7 @@ _TITLES = {
 
 
 def cards(examples: Mapping[str, Sequence[Example]], subject) -> list[str]:
-  """A heading and cards for each group of examples, at most one image of a class in each."""
+  """A heading and cards for each group of examples."""
   texts = []
   for name, group in examples.items():
     title, about = _TITLES[name]
@@ -33,7 +33,7 @@ def cards(examples: Mapping[str, Sequence[Example]], subject) -> list[str]:
 
 
 def _explanation(examples, layers):
-  """What the cards of two stages say."""
+  """How to read the cards of two stages."""
   if not any('confidence' in example.values for example in examples):
     return []
   about = (
@@ -81,6 +81,6 @@ def _card(example, names):
 
 
 def _by_another_rule(example):
-  """Whether the confidence of early termination is another one than the softmax beside."""
+  """Whether the confidence of early termination differs from the softmax shown beside it."""
   values = example.values
   return abs(values.get('confidence', 0) - values.get('lightweight_calibrated', 0)) > 1e-5

@@ -1,4 +1,4 @@
-"""Pieces of a page: tables, pictures, bars. All texts are escaped here."""
+"""Pieces of a page: tables, pictures, bars. Texts are escaped here."""
 
 import base64
 from collections.abc import Iterable, Sequence
@@ -78,7 +78,7 @@ footer { margin-top: 3rem; }
 
 
 def document(title: str, body: str) -> str:
-  """A whole page that needs nothing but itself."""
+  """A whole, self-contained page."""
   return (
     '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
     '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -89,7 +89,7 @@ def document(title: str, body: str) -> str:
 
 
 def section(name: str, title: str, *parts: str) -> str:
-  """A section with a heading, which links lead to by `name`."""
+  """A section with a heading; links refer to it by `name`."""
   return (
     f'<section id="{name}" aria-labelledby="{name}-title">\n'
     f'<h2 id="{name}-title">{escape(title)}</h2>\n' + '\n'.join(parts) + '\n</section>'
@@ -104,7 +104,7 @@ def table(
   *,
   narrow: bool = False,
 ) -> str:
-  """A table; the cells are HTML, a row's first one is its heading; `marked` rows stand out."""
+  """A table: cells are HTML, a row's first cell is its heading, and `marked` rows stand out."""
   marked = set(marked)
   head = ''.join(f'<th scope="col">{escape(text)}</th>' for text in header)
   lines = []
@@ -120,13 +120,13 @@ def table(
 
 
 def tiles(entries: Iterable[tuple[str, str]]) -> str:
-  """Large numbers with what they are."""
+  """Large numbers with their explanations."""
   items = (f'<li><strong>{escape(n)}</strong><span>{escape(t)}</span></li>' for n, t in entries)
   return f'<ul class="tiles">{"".join(items)}</ul>'
 
 
 def figure(svg: bytes, alt: str, caption: str) -> str:
-  """A picture in the page itself."""
+  """A picture embedded in the page."""
   data = base64.b64encode(svg).decode()
   return (
     f'<figure><img alt="{escape(alt)}" src="data:image/svg+xml;base64,{data}">'
@@ -143,7 +143,7 @@ def percent_bar(fraction: float) -> str:
 
 
 def thumbnail(image: np.ndarray, alt: str) -> str:
-  """A uint8 image `[h, w, 3]`; small ones keep their pixels."""
+  """A uint8 image `[h, w, 3]`; small images keep their pixels."""
   picture, small = Image.fromarray(image), max(image.shape[:2]) <= 64
   picture.thumbnail((160, 160))
   file = io.BytesIO()
@@ -155,19 +155,19 @@ def thumbnail(image: np.ndarray, alt: str) -> str:
 
 
 def basis_colour(basis: int, num_bases: int) -> str:
-  """Of up to eight bases Okabe and Ito's; of more around the circle, every second one darker."""
+  """Okabe and Ito's colours for up to eight bases; for more, the hue circle, alternately darker."""
   if num_bases <= len(_COLOURS):
     return _COLOURS[basis]
   return f'hsl({360 * basis / num_bases:.0f} 62% {44 if basis % 2 else 62}%)'
 
 
 def stacked_bars(shares: np.ndarray, label: str, height: float) -> str:
-  """A bar for each layer, one below the other, cut into its bases' shares.
+  """A bar for each layer, one below the other, divided into its bases' shares.
 
   Args:
     shares: `[layers, K]`, at least 0; each layer is divided by its sum.
-    label: what it shows, for those who cannot see it.
-    height: of the whole in pixels.
+    label: description for those who cannot see the bars.
+    height: total height in pixels.
   """
   shares = shares / np.maximum(shares.sum(1, keepdims=True), 1e-30)
   layers, num_bases = shares.shape
@@ -187,7 +187,7 @@ def stacked_bars(shares: np.ndarray, label: str, height: float) -> str:
 
 
 def basis_legend(num_bases: int) -> str:
-  """Which colour is which basis."""
+  """The colour of each basis."""
   items = (
     f'<li><i style="background:{basis_colour(k, num_bases)}"></i>basis {k + 1}</li>'
     for k in range(num_bases)

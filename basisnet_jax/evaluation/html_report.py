@@ -1,4 +1,4 @@
-"""The page that a colleague is shown: what an evaluation found, in sections."""
+"""The page to show a colleague: an evaluation's findings, in sections."""
 
 import numpy as np
 
@@ -12,11 +12,11 @@ _STAGES = {
   'specialist': 'Specialist',
   'network': 'Network',
 }
-_MOST_CLASSES = 40  # In the page; more are in the file.
+_MOST_CLASSES = 40  # On the page; all are in the file.
 
 
 def render(found: Findings) -> str:
-  """The page as HTML, which needs no other file."""
+  """Renders the page as HTML that needs no other file."""
   if found.two_stages:
     sections = [
       ('accuracy', 'Accuracy and cost', html_early_exit.accuracy(found)),

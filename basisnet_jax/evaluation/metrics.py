@@ -1,4 +1,4 @@
-"""What is measured of each stage's logits."""
+"""Metrics of each stage's logits."""
 
 from clu import metrics
 import jax
@@ -19,13 +19,13 @@ def stage_logits(outputs) -> dict[str, jax.Array]:
 
 
 def per_image(logits, labels) -> dict[str, jax.Array]:
-  """Loss (cross-entropy, nats), top1 and top5 (0 or 1), float32 `[b]` each.
+  """Computes loss (cross-entropy, nats), top1 and top5 (0 or 1), float32 `[b]` each.
 
-  Of logits, float32 `[b, classes]`, and labels, int32 `[b]`. With fewer than five classes top5
-  looks at all. Of equal logits the first class wins; NaN beats the others and is never right.
+  Takes logits, float32 `[b, classes]`, and labels, int32 `[b]`. With fewer than five classes, top5
+  considers all. Among equal logits the first class wins; NaN beats all others and is never right.
   """
   own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
-  # By rank: `lax.top_k` would gather the logits of all devices on each.
+  # By rank, since `lax.top_k` would gather the logits of all devices on each.
   earlier = jnp.arange(logits.shape[-1]) < labels[:, None]
   rank = (~(logits <= own) | ((logits == own) & earlier)).sum(axis=-1)
   return {
@@ -36,7 +36,7 @@ def per_image(logits, labels) -> dict[str, jax.Array]:
 
 
 def mean(values: np.ndarray) -> float:
-  """Of images, on the host: a share of them is the nearest number, as those of `early_exit`."""
+  """The mean over images, on the host; in float64, so that shares equal those of `early_exit`."""
   return float(values.mean(dtype=np.float64)) if values.size else float('nan')
 
 

@@ -1,4 +1,4 @@
-"""Pictures of accuracy over cost: of early termination, of many networks, of a sweep."""
+"""Pictures of accuracy over cost, for early termination, for many networks and for a sweep."""
 
 from collections.abc import Mapping, Sequence
 import io
@@ -12,7 +12,7 @@ import numpy as np
 
 from basisnet_jax import whole_file
 
-# From Okabe and Ito's palette, distinct for all common kinds of colour vision.
+# From Okabe and Ito's palette, distinguishable with all common kinds of colour vision.
 _CURVE = '#0072B2'
 _LIGHTWEIGHT = '#E69F00'
 _SPECIALIST = '#D55E00'
@@ -22,10 +22,10 @@ _CHOSEN = '#009E73'
 _SIZE = (7.2, 4.5)  # Inches.
 _LEFT = 0.11  # Where the axes begin, as a share of the width.
 _SMALL_SIZE = (5.0, 3.9)  # For a column of a page.
-_LABEL_AWAY = 38.1  # Points from the axes to what the accuracy is called; 100.00 fits between.
+_LABEL_AWAY = 38.1  # Points from the axes to the label of the accuracy; 100.00 fits between.
 _DPI = 200  # Twice the usual, for sharp screens.
-_SAME_POINT = 8.0  # Points of distance below which thresholds share one label.
-_LEAST_SPAN = 1.0  # Percent; a flatter curve is shown flat instead of its noise.
+_SAME_POINT = 8.0  # Distance in points below which thresholds share one label.
+_LEAST_SPAN = 1.0  # Percent; a flatter curve is drawn flat, not magnified to its noise.
 
 
 def cost_accuracy(
@@ -45,9 +45,9 @@ def cost_accuracy(
     curve: `early_exit.cost_accuracy_curve`'s result.
     points: `early_exit.operating_points`' result; each is marked with its threshold.
     lightweight: (MAdds, top-1 as a fraction) of the first stage alone.
-    specialist: the same of both stages, always.
+    specialist: the same for always running both stages.
     title: shown above the picture.
-    chosen: the point that was chosen, if one was.
+    chosen: the chosen point, if there is one.
   """
   figure = _cost_accuracy(_SIZE, curve, points, lightweight, specialist, title, chosen, None)
   save(figure, path)
@@ -62,7 +62,7 @@ def cost_accuracy_svg(
   chosen: dict[str, float] | None,
   oracle: dict[str, Sequence[float]],
 ) -> bytes:
-  """The same for a page, without a title and with the bound of `early_exit.oracle_curve`."""
+  """`cost_accuracy` for a page: no title, and with the bound of `early_exit.oracle_curve`."""
   return svg(
     _cost_accuracy(_SMALL_SIZE, curve, points, lightweight, specialist, '', chosen, oracle)
   )
@@ -76,9 +76,9 @@ def save(figure: Figure, path: str) -> None:
 
 
 def svg(figure: Figure) -> bytes:
-  """A figure as SVG, whose text stays text."""
+  """A figure as SVG, in which text stays text."""
   file = io.BytesIO()
-  # The salt and the missing date: the same figure gives the same bytes.
+  # With a fixed salt and no date, the same figure gives the same bytes.
   with rc_context({'svg.fonttype': 'none', 'svg.hashsalt': 'basisnet_jax'}):
     figure.savefig(file, format='svg', metadata={'Date': None, 'Creator': None})
   return file.getvalue()
@@ -127,7 +127,7 @@ def _cost_accuracy(size, curve, points, lightweight, specialist, title, chosen, 
   )
   figure.text(_LEFT, 0.935, title, fontsize=13, fontweight='bold', color=_INK)
 
-  canvas.draw()  # Only then are sizes in pixels known.
+  canvas.draw()  # Sizes in pixels are known only after this.
   labels = [
     (end, f'{name} alone\n{end[1]:.1f}%, {_short(end[0])} M')
     for name, end in zip(('lightweight', 'specialist'), ends, strict=True)
@@ -139,7 +139,7 @@ def _cost_accuracy(size, curve, points, lightweight, specialist, title, chosen, 
 
 
 def cost_comparison(path: str, families: Mapping[str, Sequence[tuple[float, float]]]) -> None:
-  """Draws published accuracy over cost, a line for each family, into a PNG of 1260 by 780 pixels.
+  """Draws published accuracy over cost, one line per family, into a PNG of 1260 by 780 pixels.
 
   Args:
     path: of the PNG, local or gs://.
@@ -153,7 +153,7 @@ def cost_comparison(path: str, families: Mapping[str, Sequence[tuple[float, floa
       marker='os^DvP*X<>hp'[i % 12],
       ms=6,
       lw=1.4,
-      color=colormaps['tab20'](2 * i % 19),  # First the strong of its colours, then the pale.
+      color=colormaps['tab20'](2 * i % 19),  # First its strong colours, then the pale ones.
       label=family,
     )
   axes.set_xscale('log')
@@ -181,8 +181,8 @@ def rows_over_cost(
 
   Args:
     path: of the PNG, local or gs://.
-    rows: {name: {'final': (MAdds, top-1, its standard deviation), the last two as fractions}};
-      with 'early' beside 'final' the same of early termination, joined to it by a line.
+    rows: {name: {'final': (MAdds, top-1, its standard deviation)}}, the last two as fractions.
+      'early' beside 'final' is the same with early termination; a line joins the two.
     title: shown above the picture.
   """
   figure = Figure(figsize=_SIZE, dpi=_DPI, facecolor='white')
@@ -232,7 +232,7 @@ def _frame(axes, line, ends):
   middle, span = (low + high) / 2, max(high - low, _LEAST_SPAN)
   axes.set_ylim(middle - 0.75 * span, middle + 0.75 * span)
   width = right - left or right or 1.0
-  # Zero cost belongs in the picture where it is near.
+  # Zero cost belongs in the picture if it is near.
   axes.set_xlim(0 if left < right / 4 else left - 0.1 * width, right + 0.1 * width)
   axes.set_xlabel('average MAdds per image (millions)', color=_INK, fontsize=10, labelpad=6)
   axes.set_ylabel('top-1 accuracy (%)', color=_INK, fontsize=10)
@@ -246,7 +246,7 @@ def _frame(axes, line, ends):
 
 
 def quiet(axes, pad: float = 6) -> None:
-  """A light grid and small labels, `pad` points from the axes: the data is what one sees."""
+  """Sets a light grid and small labels, `pad` points from the axes, so that the data stands out."""
   axes.grid(color='#E6E6E6', lw=0.8)
   axes.set_axisbelow(True)
   axes.tick_params(length=0, pad=pad, labelsize=9, labelcolor='#555555')
@@ -256,7 +256,7 @@ def quiet(axes, pad: float = 6) -> None:
 
 
 def _thresholds(axes, points, marks):
-  """Returns (position, text) by groups of thresholds that fall on nearly one point."""
+  """Returns (position, text) for each group of thresholds that nearly coincide in the picture."""
   order = sorted(range(len(points)), key=lambda i: points[i]['threshold'])
   pixels = axes.transData.transform(marks) if len(marks) else marks
   near = _SAME_POINT * _DPI / 72
@@ -275,7 +275,7 @@ def _thresholds(axes, points, marks):
 
 
 def _annotate(canvas, axes, labels, lines, marks):
-  """Places each label where it hides the least: near its point, off lines and labels."""
+  """Places each label where it hides least: near its point, off lines and other labels."""
   renderer = canvas.get_renderer()
   unit = _DPI / 72  # Pixels in a point.
   frame = axes.get_window_extent()
@@ -308,7 +308,7 @@ def _annotate(canvas, axes, labels, lines, marks):
     for distance in (6.0, 14.0, 24.0, 36.0, 50.0):
       for degrees in (90, 115, 65, 140, 40, 270, 295, 245, 320, 220, 165, 15, 345, 195):
         way = np.array([math.cos(math.radians(degrees)), math.sin(math.radians(degrees))])
-        # So far that the text's box, and not its middle, keeps the distance.
+        # So that the text's box, not its centre, keeps the distance.
         reach = min(half / np.maximum(np.abs(way), 1e-9))
         offset = way * (reach + distance * unit)
         low, high = anchor + offset - half, anchor + offset + half
@@ -325,7 +325,7 @@ def _annotate(canvas, axes, labels, lines, marks):
     text.set_position(offset / unit)
     placed.append((low, high))
     joints.append((anchor, anchor + offset))
-    if distance > 6:  # Too far to be read as one: a thin line joins them.
+    if distance > 6:  # Too far apart to be read together: a thin line joins them.
       way = offset / np.hypot(*offset)
       ends = (
         anchor + 7 * unit * way,

@@ -1,4 +1,4 @@
-"""Reliability diagrams: how often answers of each confidence are right."""
+"""Reliability diagrams: how often answers at each confidence are right."""
 
 from collections.abc import Mapping
 
@@ -15,10 +15,10 @@ _FAINT = '#8A8A8A'
 
 
 def reliability(stages: Mapping[str, tuple[Reliability, Reliability | None]]) -> Figure:
-  """Draws a diagram for each stage: accuracy over confidence, and below how many images there are.
+  """Draws a diagram for each stage: accuracy over confidence, and below it the share of images.
 
   Args:
-    stages: {name: (before calibration, after it, or None without any)}.
+    stages: {name: (before calibration, after it or None if there was none)}.
   """
   figure = Figure(figsize=(4.2 * len(stages), 4.3), dpi=150, facecolor='white')
   grid = figure.add_gridspec(

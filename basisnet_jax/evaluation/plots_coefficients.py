@@ -13,25 +13,25 @@ _MAPS = 4  # Layers whose coefficients are shown by class, evenly spaced.
 _COLOURS = 'YlGnBu'
 _BARS = '#0072B2'
 _INK = '#222222'
-_ROW = 0.17  # Inches of a row with a name.
-_HEIGHTS = (2.6, 8.6)  # Inches; with more rows than fit, not all have a name.
+_ROW = 0.17  # Inches for a row with a name.
+_HEIGHTS = (2.6, 8.6)  # Inches; if more rows than fit, not all have a name.
 _LONGEST_NAME = 18
 
 
 def coefficient_maps(
   statistics: Statistics, layers: Sequence[str], label_names: Sequence[str], title: str
 ) -> Figure:
-  """Draws the mean coefficients by layer, and for a few layers by class.
+  """Draws the mean coefficients by layer and, for a few layers, by class.
 
-  Beside the first map stand how many bases each layer has in use (`effective_bases`) and how
-  much its coefficients depend on the image (`input_dependence`). Classes that use the bases
-  alike are neighbours; those without images are left out.
+  Beside the first map are the number of bases that each layer uses (`effective_bases`) and how much
+  its coefficients depend on the image (`input_dependence`). Classes that use the bases similarly
+  are neighbours; classes without images are left out.
 
   Args:
     statistics: of the images.
     layers: paths of the layers, in the order of the coefficients.
-    label_names: of the classes.
-    title: above the picture.
+    label_names: names of the classes.
+    title: shown above the picture.
   """
   by_class = statistics.class_means[statistics.images > 0]
   names = [label_names[i] for i in np.flatnonzero(statistics.images)]
@@ -47,7 +47,7 @@ def coefficient_maps(
   FigureCanvasAgg(figure)
   figure.suptitle(title, x=0.012, ha='left', fontsize=12, fontweight='bold', color=_INK)
   axes = figure.subplots(1, len(widths), width_ratios=widths)
-  # Coefficients that are all alike, 1 / K, are never darker than half way.
+  # Uniform coefficients, 1 / K, are never darker than half way.
   largest = max(statistics.mean.max(), by_class[:, shown].max(), min(1, 2 / num_bases))
   colours = {'vmin': 0, 'vmax': largest}
 
@@ -74,10 +74,10 @@ def pixels(figure: Figure) -> np.ndarray:
 
 
 def similar_together(rows: np.ndarray) -> np.ndarray:
-  """An order of rows in which those alike are neighbours.
+  """Orders rows so that similar ones are neighbours.
 
-  They are parted in two at their mean along the direction in which they differ most, then each
-  part again (principal direction divisive partitioning, Boley 1998).
+  Rows are split in two at their mean along the direction in which they differ most, then each part
+  again (principal direction divisive partitioning, Boley 1998).
   """
 
   def parted(indices, before):
@@ -85,7 +85,7 @@ def similar_together(rows: np.ndarray) -> np.ndarray:
       return indices
     centred = rows[indices] - rows[indices].mean(0)
     direction = np.linalg.svd(centred, full_matrices=False)[2][0]
-    direction *= -1 if direction @ before < 0 else 1  # The same way round as before.
+    direction *= -1 if direction @ before < 0 else 1  # Oriented as before.
     along = centred @ direction
     indices, cut = indices[np.argsort(along, kind='stable')], np.count_nonzero(along < 0)
     if cut in (0, len(indices)):
@@ -96,7 +96,7 @@ def similar_together(rows: np.ndarray) -> np.ndarray:
 
 
 def _shown(by_class):
-  """Which layers have a map by class; one will do where all have the same coefficients."""
+  """Which layers have a map by class; only one if all classes have the same coefficients."""
   layers = by_class.shape[1]
   if np.ptp(by_class, axis=1).max() < 1e-6:
     return np.array([0])
@@ -115,7 +115,7 @@ def _heat_map(axes, values, title, **colours):
 
 
 def _name_rows(axes, names, height):
-  # The spacing of two rows with names is at least a row's.
+  # Rows with names are at least about a row's height apart.
   every = math.ceil(len(names) * _ROW * 0.85 / height)
   axes.set_yticks(range(0, len(names), every), names[::every])
   axes.tick_params(axis='y', labelleft=True)
@@ -126,7 +126,7 @@ def _bars(axes, values, title, limits):
   axes.set_ylim(len(values) - 0.5, -0.5)
   axes.set_xlim(limits)
   ends = axes.set_xticks(limits, [str(limit) for limit in limits])
-  for end, side in zip(ends, ('left', 'right'), strict=True):  # Or neighbours' would meet.
+  for end, side in zip(ends, ('left', 'right'), strict=True):  # Or neighbours' labels would meet.
     end.label1.set_horizontalalignment(side)
   axes.set_title(title, fontsize=9, color=_INK)
   axes.grid(axis='x', color='#E6E6E6', lw=0.8)
@@ -141,7 +141,7 @@ def _plain(axes):
 
 
 def _short(layer, lines=False):
-  """A layer's path without what says nothing; on two lines if so asked."""
+  """A layer's path without its uninformative ending; with `lines`, on two lines."""
   path = layer.removesuffix('/conv')
   return path.replace('/', '\n', 1) if lines else path
 

@@ -1,4 +1,4 @@
-"""A sweep of many rows: accuracy of each, by name."""
+"""A picture of a sweep with many rows: the accuracy of each, by name."""
 
 from collections.abc import Mapping
 
@@ -24,8 +24,8 @@ def rows_by_name(
 
   Args:
     path: of the PNG, local or gs://.
-    rows: as `plots.rows_over_cost` takes them.
-    compare: the row whose accuracy, with its standard deviation, is a line through all; None: none.
+    rows: as in `plots.rows_over_cost`.
+    compare: row whose accuracy, with its standard deviation, is a line through all; None: no line.
     title: shown above the picture.
   """
   height = 1.3 + _ROW * len(rows)

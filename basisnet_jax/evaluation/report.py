@@ -14,16 +14,16 @@ from basisnet_jax import whole_file
 
 
 def write_json(path: str, value: dict[str, Any]) -> None:
-  """Writes a JSON file, whole or not at all; makes its folder if need be.
+  """Writes a JSON file, completely or not at all; creates its folder if missing.
 
-  NumPy and JAX scalars are fine; numbers that are not finite become null, since JSON has no
-  word for them.
+  NumPy and JAX scalars are fine; numbers that are not finite become null, since JSON cannot express
+  them.
   """
   whole_file.write(path, json.dumps(_plain(value), indent=2, allow_nan=False) + '\n')
 
 
 def write_csv(path: str, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
-  """Writes a CSV file, whole or not at all; makes its folder if need be."""
+  """Writes a CSV file, completely or not at all; creates its folder if missing."""
   text = io.StringIO()
   writer = csv.writer(text, lineterminator='\n')
   writer.writerow(header)
@@ -32,12 +32,12 @@ def write_csv(path: str, header: Iterable[str], rows: Iterable[Iterable[Any]]) -
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]], texts=(0,)) -> str:
-  """A table in Markdown, aligned so that it is legible on a terminal too.
+  """Formats a table in Markdown, aligned so that it is also legible on a terminal.
 
   Args:
-    header: of the columns.
+    header: names of the columns.
     rows: cells.
-    texts: numbers of the columns that are aligned to the left; the others are to the right.
+    texts: indices of left-aligned columns; the others are right-aligned.
   """
   columns = []
   for i, column in enumerate(zip(header, *rows, strict=True)):
@@ -52,20 +52,19 @@ def write(workdir: str, evaluation: dict[str, Any]) -> None:
   """Writes `<workdir>/evaluation.json`.
 
   Args:
-    workdir: a folder, local or gs://; it is made if missing.
-    evaluation: for two stages `lightweight` and `specialist` (each a dict of
-      `top1`, `top5`, `loss`), `lightweight_madds` and `early_exit` (the operating
-      points), perhaps `chosen` (one more); for one network `network` (such a dict) in their
-      place. Always `total_madds`, `images` and `step`.
+    workdir: a folder, local or gs://, created if missing.
+    evaluation: `total_madds`, `images` and `step`; for one network also `network` (a dict of
+      `top1`, `top5`, `loss`); for two stages `lightweight` and `specialist` (such dicts),
+      `lightweight_madds`, `early_exit` (the operating points) and perhaps `chosen` (one more).
   """
   write_json(os.path.join(workdir, 'evaluation.json'), evaluation)
 
 
 def table(evaluation: dict[str, Any]) -> str:
-  """Returns the evaluation (see `write`) as an aligned table in plain ASCII.
+  """Formats the evaluation (see `write`) as an aligned table in plain ASCII.
 
-  The saving is against always running both stages, which is what "specialist
-  alone" costs: without the first stage it would have no coefficients.
+  The saving is relative to always running both stages. That is also the cost of "specialist alone",
+  which would have no coefficients without the first stage.
   """
   total = evaluation['total_madds']
   if 'network' in evaluation:
@@ -99,7 +98,7 @@ def table(evaluation: dict[str, Any]) -> str:
   caption = f'{evaluation["images"]:,} images at step {evaluation["step"]:,}'
   text = [_aligned(row, widths) for row in [header, *rows]]
   if 'network' not in evaluation:
-    text.insert(3, rule)  # Under the two stages.
+    text.insert(3, rule)  # Below the two stages.
     if evaluation.get('chosen'):
       text.insert(-1, rule)
   return '\n'.join([caption, rule, text[0], rule, *text[1:], rule])
@@ -115,7 +114,7 @@ def _percent(fraction, digits=2):
 
 
 def _millions(madds):
-  # As many decimals as give the smallest entry three digits, so that points align.
+  # Enough decimals to give the smallest entry three digits; the same for all, so that points align.
   least = min((m for m in madds if m > 0), default=1e6)
   decimals = max(0, 2 - math.floor(math.log10(least / 1e6)))
   return [f'{m / 1e6:,.{decimals}f} M' for m in madds]

@@ -1,4 +1,4 @@
-"""Choosing the threshold of early termination on held-out images."""
+"""Chooses the threshold of early termination on held-out images."""
 
 from collections.abc import Mapping, Sequence
 import contextlib
@@ -14,16 +14,16 @@ from basisnet_jax.evaluation import calibration, confidence, early_exit, risk_co
 
 NOBODY = 2.0  # A threshold above every confidence.
 WAYS = ('accuracy_loss', 'guarantee', 'average_madds', 'exit_rate')
-_STEP = 0.02  # Of the exit rates that the guarantee's test tries one after another.
+_STEP = 0.02  # Between the exit rates that the guarantee tests one after another.
 
 
 class Goal(NamedTuple):
-  """What a threshold is to reach.
+  """What a threshold has to reach.
 
   Attributes:
-    by: of `WAYS`: which of the others counts ('guarantee': two of them).
-    accuracy_loss: points of top-1 against always running the specialist.
-    delta: the chance that a guaranteed loss is exceeded.
+    by: one of `WAYS`; says which of the others counts ('guarantee': accuracy_loss and delta).
+    accuracy_loss: top-1 points below always running the specialist.
+    delta: the probability that the guaranteed loss is exceeded.
     average_madds: millions per image.
     exit_rate: a fraction.
   """
@@ -35,13 +35,13 @@ class Goal(NamedTuple):
   exit_rate: float = 0.35
 
   def as_dict(self) -> dict[str, Any]:
-    """`by` and what counts with it."""
+    """`by` and the numbers that count with it."""
     names = ('accuracy_loss', 'delta') if self.by == 'guarantee' else (self.by,)
     return {'by': self.by, **{name: getattr(self, name) for name in names}}
 
 
 class Heldout(NamedTuple):
-  """Held-out images as the rule and the two stages see them, `[images]` each."""
+  """The confidence in held-out images, and whether each stage is right; `[images]` each."""
 
   confidence: np.ndarray
   lightweight_correct: np.ndarray
@@ -49,15 +49,15 @@ class Heldout(NamedTuple):
 
 
 def number(name: str, value: Any) -> float:
-  """A threshold or a budget; raises a UserError, with this name, for what is no number."""
-  with contextlib.suppress(OverflowError):  # A fraction, or a whole number, may be too large.
+  """Converts a threshold or budget to float; raises a UserError, with `name`, for other values."""
+  with contextlib.suppress(OverflowError):  # A fraction or whole number may be too large.
     if isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value):
       return float(value)
   raise UserError(f'{name}={value!r} cannot be kept; give a finite number.')
 
 
 def check(goal: Goal, lightweight_madds: float) -> None:
-  """Raises a UserError for a way of choosing that there is not, or a cost that cannot be."""
+  """Raises a UserError for an unknown way of choosing, or a cost that cannot be reached."""
   if goal.by not in WAYS:
     raise UserError(
       f'config.early_exit.choose.by is {goal.by!r}: use {", ".join(map(repr, WAYS))}.'
@@ -72,14 +72,14 @@ def check(goal: Goal, lightweight_madds: float) -> None:
 def choose(
   goal: Goal, heldout: Heldout, *, lightweight_madds: float, total_madds: float
 ) -> tuple[float, str]:
-  """The threshold that reaches a goal other than 'guarantee' on the held-out images.
+  """Chooses the threshold that reaches a goal other than 'guarantee' on the held-out images.
 
-  'accuracy_loss': the lowest down to which none loses more. 'average_madds': of those that cost at
-  most so much the most accurate one, and of equal ones the cheapest. 'exit_rate': the highest at
-  which so many exit.
+  'accuracy_loss': the lowest threshold down to which none loses more. 'average_madds': the most
+  accurate threshold within that cost, and of equally accurate ones the cheapest. 'exit_rate': the
+  highest threshold at which at least that share exits.
 
   Returns:
-    The threshold, `NOBODY` where nobody may exit, and how it was found, a sentence.
+    The threshold, `NOBODY` if no image may exit, and in words how it was found.
   """
   curve = early_exit.cost_accuracy_curve(
     *heldout, lightweight_madds=lightweight_madds, total_madds=total_madds
@@ -87,7 +87,7 @@ def choose(
   exit_rate, top1 = np.array(curve['exit_rate']), np.array(curve['top1'])
   madds = np.array(curve['average_madds']) / 1e6
   if goal.by == 'accuracy_loss':
-    # Counts: a difference of two fractions may be off by a bit.
+    # Compares counts, since a difference of two fractions may be off by a bit.
     lost = np.round((top1[0] - top1) * len(heldout.confidence))
     too_many = lost > goal.accuracy_loss / 100 * len(heldout.confidence) + 1e-9
     # Lower ones may lose less again, by luck: choosing among them all would lose, on other images,
@@ -97,7 +97,7 @@ def choose(
     reason = f'the lowest down to which none loses more than {limit}'
   elif goal.by == 'average_madds':
     allowed = np.flatnonzero(madds <= goal.average_madds * (1 + 1e-12))
-    allowed = allowed if allowed.size else np.array([len(madds) - 1])  # Some are NaN, and stay.
+    allowed = allowed if allowed.size else np.array([len(madds) - 1])  # NaN images never exit.
     index = allowed[np.flatnonzero(top1[allowed] == top1[allowed].max())[-1]]
     reason = f'the most accurate for at most {goal.average_madds:g} million MAdds on average'
   else:
@@ -109,10 +109,10 @@ def choose(
 
 
 def parts(goal: Goal, images: int) -> tuple[np.ndarray, np.ndarray]:
-  """Which held-out images to fit temperatures on, and which to choose the threshold on.
+  """Selects the held-out images to fit temperatures on, and those to choose the threshold on.
 
-  All for both, but for the guarantee: its test may not have seen how the confidence that it tests
-  was made, so every fifth image is for that.
+  Both are all images, except for the guarantee: its test may not use images on which the tested
+  confidence was fitted, so every fifth image is only for fitting.
 
   Returns:
     Two bool arrays `[images]`.
@@ -124,19 +124,19 @@ def parts(goal: Goal, images: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def guarantee(goal: Goal, fitted_on: np.ndarray, heldout: Heldout) -> tuple[float, str]:
-  """A threshold that loses at most `goal.accuracy_loss`, with a chance of 1 - `goal.delta`.
+  """Chooses a threshold that loses at most `goal.accuracy_loss`, with probability 1 - `goal.delta`.
 
-  The chance is over the held-out images: of all sets of them, at most delta lead to a threshold
-  whose loss, on all images of that kind, is as large (`risk_control`).
+  The probability is over the held-out images: at most a share delta of all such sets lead to a
+  threshold that loses this much or more on all images of that kind (`risk_control`).
 
   Args:
     goal: its accuracy_loss and delta.
-    fitted_on: the confidences of other images, those that temperatures were fitted on; the
-      thresholds that are tried are their quantiles.
-    heldout: those to choose on.
+    fitted_on: confidences of the other images, on which temperatures were fitted; their quantiles
+      are the thresholds to try.
+    heldout: the images to choose on.
 
   Returns:
-    As `choose`.
+    As in `choose`.
   """
   images, epsilon = len(heldout.confidence), goal.accuracy_loss / 100
   shares = np.arange(_STEP, 1 + _STEP / 2, _STEP)
@@ -167,14 +167,14 @@ def guarantee(goal: Goal, fitted_on: np.ndarray, heldout: Heldout) -> tuple[floa
 
 
 def confidence_quantiles(confidence: np.ndarray) -> list[float]:
-  """The least confidence of held-out images, of 99% of them, ... and the largest: 101 numbers."""
+  """101 quantiles of the confidence of held-out images, from the smallest to the largest."""
   known = np.where(np.isnan(confidence), 0, confidence)  # NaN never exits.
   shares = np.linspace(0, 1, 101)
   return [float(value) for value in np.quantile(known, shares, method='lower')]
 
 
 def are_quantiles(values: Any) -> bool:
-  """Whether they can be of `confidence_quantiles`."""
+  """Whether the values can be a result of `confidence_quantiles`."""
   return (
     isinstance(values, list)
     and len(values) == 101
@@ -184,23 +184,23 @@ def are_quantiles(values: Any) -> bool:
 
 
 def of_exit_rate(exit_rate: float, quantiles: Sequence[float]) -> float:
-  """The threshold at which at least so many exit, by `confidence_quantiles`; `NOBODY` for none."""
+  """The threshold at which at least that share exits, by `confidence_quantiles`; `NOBODY` for 0."""
   if exit_rate <= 0:
     return NOBODY
-  # A share such as 0.29 is a bit more than 29%, in binary.
+  # The tolerance is for rounding: in binary, a share such as 0.29 is not exactly 29%.
   return quantiles[max(0, math.floor(100 * (1 - exit_rate) + 1e-9))]
 
 
 class Fit(NamedTuple):
-  """What held-out images say.
+  """What was fitted and chosen on held-out images.
 
   Attributes:
     temperatures: {stage: T}.
-    threshold: of early termination; None for a single network.
+    threshold: for early termination; None for a single network.
     reason: how it was found.
-    expected: 'exit_rate', 'average_madds' and 'top1' of the 'images' that it was chosen on,
-      'specialist_top1', always running the specialist, and their `confidence_quantiles`; None for
-      a single network.
+    expected: 'exit_rate', 'average_madds' and 'top1' on the 'images' it was chosen on, their
+      'specialist_top1' (always running the specialist) and 'confidence_quantiles'; None for a
+      single network.
   """
 
   temperatures: dict[str, float]
@@ -217,12 +217,12 @@ def fit(
   lightweight_madds: float | None,
   total_madds: float,
 ) -> Fit:
-  """Temperatures of all stages and, for two, the threshold that reaches a goal.
+  """Fits temperatures of all stages and, for two stages, chooses the threshold for a goal.
 
   Args:
-    results: of held-out images: 'label' `[images]`, and of each stage 'logits'
+    results: of held-out images: 'label' `[images]` and, for each stage, 'logits'
       `[images, classes]` and 'top1' `[images]` (`specialist_top1`, ...).
-    rule: of `confidence.RULES`.
+    rule: one of `confidence.RULES`.
     goal: what to reach.
     lightweight_madds, total_madds: see `early_exit.operating_point`.
   """
@@ -236,7 +236,7 @@ def fit(
   }
   if lightweight_madds is None:
     return Fit(temperatures)
-  # On a device and in float32, as where it will be compared with the threshold.
+  # On a device and in float32, as when it will be compared with the threshold.
   sure = np.asarray(confidence.of(results['lightweight_logits'], rule, temperatures['lightweight']))
   heldout = Heldout(sure, results['lightweight_top1'], results['specialist_top1'])
   heldout = Heldout(*(values[for_choice] for values in heldout))
