@@ -1,7 +1,7 @@
-"""A sweep: a grid of runs, rows of a table times seeds.
+"""A sweep: a grid of runs, the rows of a table times seeds.
 
-A sweep's file is a recipe whose variants are the rows, so that each row is a recipe that can be
-trained by itself (`--config=configs/sweeps/NAME.py:ROW`); beside `get_config(row=None)` it has
+A sweep's file is a recipe whose variants are the rows, so each row can also be trained on its own
+(`--config=configs/sweeps/NAME.py:ROW`). Besides `get_config(row=None)`, it defines
 `SWEEP = Sweep(rows={...}, ...)`.
 """
 
@@ -15,18 +15,17 @@ from basisnet_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-  """What is to be run.
+  """The runs of a sweep.
 
   Attributes:
-    rows: {name: what `config.apply_variants` takes: dotted keys and values, or a function}.
+    rows: {name: a variant for `config.apply_variants`: dotted keys and values, or a function}.
     seeds: values of `config.seed`.
-    headline: the rows that are run with all seeds; the others have the first one alone. None is
-      all rows.
-    compare: the row that the others are compared with; None compares none.
+    headline: rows to run with all seeds; the others run only with the first. None is all rows.
+    compare: row to compare the others with; None compares none.
 
   Raises:
     UserError: a row's name cannot name a folder or a variant, `compare` or a headline is no row,
-      there are no rows or seeds, or a seed is no seed or is given twice.
+      there are no rows or seeds, or a seed is invalid or given twice.
   """
 
   rows: Mapping[str, Any]
@@ -52,7 +51,7 @@ class Sweep:
       )
 
   def with_seeds(self, texts: Sequence[str]) -> 'Sweep':
-    """The same sweep with the seeds that were written, as those of a flag: ['3', '4']."""
+    """Returns the sweep with other seeds, given as texts (of a flag): ['3', '4']."""
     try:
       return dataclasses.replace(self, seeds=tuple(int(text) for text in texts))
     except ValueError:
@@ -61,7 +60,7 @@ class Sweep:
       ) from None
 
   def runs(self) -> list[tuple[str, int]]:
-    """(row, seed) in the order of running: all rows with one seed first, then with the next."""
+    """(row, seed) in the order of running: all rows with the first seed, then with the next."""
     repeated = self.rows if self.headline is None else self.headline
     first, *others = self.seeds
     return [(row, first) for row in self.rows] + [

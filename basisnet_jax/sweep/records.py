@@ -1,4 +1,4 @@
-"""What a sweep's run has left in its folder, and what the sweep notes there."""
+"""Reads what a sweep's runs wrote to their folders, and keeps the sweep's own records there."""
 
 from collections.abc import Sequence
 import json
@@ -9,10 +9,10 @@ from basisnet_jax.evaluation import report
 
 
 class Run(NamedTuple):
-  """One training of a sweep.
+  """One run of a sweep.
 
   Attributes:
-    row: of the sweep.
+    row: the name of its row.
     seed: the value of `config.seed`.
     folder: its workdir.
   """
@@ -23,18 +23,18 @@ class Run(NamedTuple):
 
   @property
   def name(self) -> str:
-    """For people."""
+    """The run's name for people."""
     return f'{self.row}, seed {self.seed}'
 
 
 def of(sweep, workdir: str) -> list[Run]:
-  """The runs of a sweep (`Sweep`) in the order of running; in folders <row>/seed_<n>."""
+  """The runs of a sweep (`Sweep`) in the order of running, in folders <row>/seed_<n>."""
   root = pathlib.Path(workdir)
   return [Run(row, seed, root / row / f'seed_{seed}') for row, seed in sweep.runs()]
 
 
 def read(run: Run, name: str) -> dict[str, Any] | None:
-  """A JSON file of the run; None where there is none, or only a part of one."""
+  """Reads a JSON file of the run; None if it is missing or incomplete."""
   try:
     found = json.loads((run.folder / name).read_text())
   except (OSError, ValueError):
@@ -43,27 +43,28 @@ def read(run: Run, name: str) -> dict[str, Any] | None:
 
 
 def write(run: Run, seconds: float, *, finished: bool) -> None:
-  """Notes the time that the run took so far and, once its last step is evaluated, that step."""
+  """Records the time that the run has taken so far and, once it has finished, its last step."""
   evaluation = read(run, 'evaluation.json') if finished else None
   step = evaluation and evaluation['step']
   report.write_json(str(run.folder / 'sweep.json'), {'seconds': seconds, 'step': step})
 
 
 def is_finished(run: Run) -> bool:
-  """Whether the training was complete and its evaluation is that of the last step."""
+  """Whether training is complete and the evaluation is that of the last step."""
   record, evaluation = read(run, 'sweep.json'), read(run, 'evaluation.json')
   return bool(record and evaluation) and record['step'] == evaluation['step']
 
 
 def seconds(run: Run) -> float:
-  """Wall-clock time that the run took so far, with starting, compiling and evaluating."""
+  """Wall-clock time that the run has taken so far, including start, compilation and evaluation."""
   return (read(run, 'sweep.json') or {'seconds': 0.0})['seconds']
 
 
 def seconds_left(runs: Sequence[Run], current: Run, elapsed: float) -> float | None:
-  """What the sweep will still take; None before the first run is finished.
+  """Estimates the sweep's remaining time; None before the first run is finished.
 
-  A run is expected to take what the row's finished ones took on average, or else all rows'.
+  A run is expected to take as long as its row's finished runs on average, or else those of all
+  rows.
   """
   taken: dict[str, list[float]] = {}
   for run in filter(is_finished, runs):
@@ -81,7 +82,7 @@ def seconds_left(runs: Sequence[Run], current: Run, elapsed: float) -> float | N
 
 
 def last_line(run: Run) -> str:
-  """Of the run's log, '' if there is none."""
+  """The last line of the run's log, '' if there is none."""
   try:
     with (run.folder / 'log.txt').open('rb') as file:
       file.seek(0, 2)

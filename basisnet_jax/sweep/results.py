@@ -1,4 +1,4 @@
-"""The table of a sweep: mean and standard deviation over seeds, and differences between rows."""
+"""A sweep's table: mean and standard deviation over seeds, and differences between rows."""
 
 from collections.abc import Sequence
 import pathlib
@@ -11,7 +11,7 @@ from basisnet_jax.evaluation import plots, plots_rows, report
 from basisnet_jax.sweep import records
 from basisnet_jax.sweep.records import Run
 
-# Of a run, in the order of the table; what a network does not have is left out.
+# Metrics of a run, in the table's order; those that a network lacks are left out.
 METRICS = (
   'top1',
   'lightweight_top1',
@@ -23,30 +23,30 @@ METRICS = (
   'early_saving',
   'seconds',
 )
-_MOST_OVER_COST = 16  # Rows whose names find room beside their points.
+_MOST_OVER_COST = 16  # Rows whose names fit beside their points.
 
 
 def collect(runs: Sequence[Run], compare: str | None) -> dict[str, Any]:
-  """Reads what the finished runs have left.
+  """Collects the results of the finished runs.
 
   Args:
-    runs: all of the sweep.
-    compare: the row that the others are compared with, or None.
+    runs: all runs of the sweep.
+    compare: the row to compare the others with, or None.
 
   Returns:
     'runs' and 'finished' (their numbers), 'unfinished' (their names), 'compare' and 'rows': for
-    each row with a finished run {'row', 'seeds', metric: {'mean', 'std', 'values'}} and, besides
-    the row to compare with, 'difference' of the same form. `METRICS` of a run:
-    top1 (fraction): of the final answer, which is the specialist's, or the single network's;
+    each row with a finished run {'row', 'seeds', metric: {'mean', 'std', 'values'}} and, except in
+    the row to compare with, 'difference' of a similar form. `METRICS` of a run:
+    top1 (fraction): of the final answer, the specialist's or the single network's;
     lightweight_top1 (fraction);
-    total_madds, total_params: of one image, both stages;
+    total_madds (per image), total_params: of both stages;
     early_top1 (fraction), early_average_madds, early_saving (share of total_madds): with early
-      termination at the threshold that was chosen on held-out images; early_change (fraction)
-      is what it changes of top1;
-    seconds: wall-clock, with starting, compiling and evaluating.
-    `std` is the sample's standard deviation (n - 1), None for one seed. A difference is the mean
-    over the seeds that both rows have of the difference in top1; it has 'standard_error', of
-    these pairs, in place of `std`.
+      termination at the threshold chosen on held-out images; early_change (fraction): its change
+      of top1;
+    seconds: wall-clock, including start, compilation and evaluation.
+    'std' is the sample standard deviation (n - 1), None for one seed. A difference is that in top1,
+    averaged over the seeds that both rows have; instead of 'std' it has 'standard_error', of the
+    mean over these pairs.
   """
   finished = [run for run in runs if records.is_finished(run)]
   rows = []
@@ -72,10 +72,10 @@ def collect(runs: Sequence[Run], compare: str | None) -> dict[str, Any]:
 
 
 def write(workdir: str, title: str, runs: Sequence[Run], compare: str | None) -> str:
-  """Collects, and writes results.json, .csv, .md and .png into the sweep's folder.
+  """Collects the results and writes results.json, .csv, .md and .png into the sweep's folder.
 
   Returns:
-    The table and the names of the files, to be printed; with no run finished, that alone.
+    Text to print: the table and the names of the files, or that no run has finished.
   """
   results = collect(runs, compare)
   if not results['finished']:
@@ -95,7 +95,7 @@ def write(workdir: str, title: str, runs: Sequence[Run], compare: str | None) ->
 
 
 def markdown(results: dict[str, Any]) -> str:
-  """`collect`'s results as a table in Markdown, which is legible on a terminal too."""
+  """Formats `collect`'s results as a table in Markdown that is also legible on a terminal."""
   compare = results['compare']
   columns = {
     'seeds': lambda entry: str(len(entry['seeds'])),
@@ -162,7 +162,7 @@ def _spread(values):
 
 
 def _difference(entry, base):
-  """Of top1, by pairs of runs with the same seed; None where there is no pair."""
+  """The difference in top1 over pairs of runs with the same seed; None if there is no pair."""
   theirs = dict(zip(base['seeds'], base['top1']['values'], strict=True))
   ours = zip(entry['seeds'], entry['top1']['values'], strict=True)
   pairs = [top1 - theirs[seed] for seed, top1 in ours if seed in theirs]
@@ -174,7 +174,7 @@ def _difference(entry, base):
 
 
 def _cell(spread, factor, digits, sign=''):
-  """'81.20 ± 0.31', of one seed '81.20'; '' where nothing is known."""
+  """'81.20 ± 0.31', or '81.20' for one seed; '' if unknown."""
   if spread is None:
     return ''
   width = spread.get('std', spread.get('standard_error'))
@@ -187,7 +187,7 @@ def _mean(spread, factor, digits, sign=''):
 
 
 def _flat(rows):
-  """The header and the lines of a table with a column for each mean and each spread."""
+  """Header and lines of a table with a column for each mean and each spread."""
   columns = [(metric, 'std') for metric in METRICS] + [('difference', 'standard_error')]
   names = [name for metric, width in columns for name in (metric, f'{metric}_{width}')]
   lines = []
@@ -199,7 +199,7 @@ def _flat(rows):
 
 
 def _points(rows):
-  """What the picture shows: {row: {'final': and 'early': (MAdds, top-1, its deviation)}}."""
+  """The picture's points: {row: {'final' and 'early': (MAdds, top-1, its deviation)}}."""
   points = {}
   for entry in rows:
     points[entry['row']] = {

@@ -1,8 +1,8 @@
-"""Running a sweep: one child process after another, so that each has the machine to itself.
+"""Runs a sweep: one child process after another, so that each has the machine to itself.
 
-Several sweeps of one workdir share the work, each taking the next run that no other is at: one for
-each GPU, or for each share of the cores. Knows nothing of JAX: a parent that touched an accelerator
-would keep it from its children.
+Several sweeps of one workdir, such as one per GPU or per share of the cores, divide the work: each
+takes the next run that no other has taken. This module does not import JAX: a parent that touched
+an accelerator would keep it from its children.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ from basisnet_jax.training.progress import duration
 
 _REDRAW_SECONDS = 1.0  # On a terminal.
 _PLAIN_SECONDS = 60.0  # Elsewhere.
-_RECORD_SECONDS = 10.0  # What a killed sweep may forget of a run's time.
+_RECORD_SECONDS = 10.0  # How much of a run's time a killed sweep may lose.
 _CLAIM = '.sweep_lock'  # In a run's folder, beside the lock that the run itself holds.
 
 
@@ -30,16 +30,16 @@ def run(
   command: Callable[[Run], Sequence[str]],
   on_end: Callable[[], None] = lambda: None,
 ) -> int:
-  """Runs what is not finished yet, in order, and waits for what other sweeps are at.
+  """Runs all unfinished runs in order, and waits for those that other sweeps are running.
 
-  A run that fails is reported, and the others go on. SIGTERM and SIGINT (Ctrl-C) end the child
-  with SIGTERM, which saves its state first; a second one kills it.
+  A run that fails is reported, and the others go on. SIGTERM or SIGINT (Ctrl-C) sends SIGTERM to
+  the child, which saves its state before it ends; a second signal kills it.
 
   Args:
     runs: all runs of the sweep.
-    command: what to start for a run; its output goes to `log.txt` in the run's folder. Exit
-      code 0 means that the training is complete.
-    on_end: called after each run that was finished.
+    command: from a run to its command; the output goes to `log.txt` in the run's folder. Exit
+      code 0 means that training is complete.
+    on_end: called after each run that finishes.
 
   Returns:
     0 if all runs are finished, 1 if some failed, 128 + n after signal n.
@@ -62,11 +62,11 @@ def run(
       if stopped:
         break
       with (one.folder / 'log.txt').open('ab') as log:
-        # Of its own group, so that a Ctrl-C comes once, from here.
+        # In a session of its own, so that it gets a Ctrl-C only once, from here.
         child = subprocess.Popen(
           command(one), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
-      if stopped:  # Between the look above and the start.
+      if stopped:  # Between the check above and the start.
         child.terminate()
       code = _wait(child, one, line, began - spent)
       child = None
@@ -92,7 +92,7 @@ def run(
 
 
 def _claimed(runs, line, stopped):
-  """Yields the runs that are not finished, each while no other sweep may take it."""
+  """Yields the unfinished runs, each locked against other sweeps meanwhile."""
   left, said = list(runs), False
   while left and not stopped:
     of_others = []
@@ -101,7 +101,7 @@ def _claimed(runs, line, stopped):
         continue
       try:
         with workdir_lock.exclusive(str(one.folder), _CLAIM):
-          if not records.is_finished(one):  # Since the look above.
+          if not records.is_finished(one):  # It may have finished since the check above.
             yield one
       except UserError:
         of_others.append(one)
@@ -117,7 +117,7 @@ def _claimed(runs, line, stopped):
 
 
 def _wait(child, one, line, began):
-  """Waits for the child, shows how far it is, and notes its time; returns its exit code."""
+  """Waits for the child, shows its progress and records its time; returns its exit code."""
   recorded = time.monotonic()
   while True:
     now = time.monotonic()
@@ -130,7 +130,7 @@ def _wait(child, one, line, began):
 
 
 def _wait_until_free(one, line, stopped):
-  """Waits for a child that outlived its sweep: killed alone, that leaves it at work."""
+  """Waits for a child that outlived its sweep, as when only the sweep was killed."""
   said = False
   while not stopped:
     try:
@@ -144,7 +144,7 @@ def _wait_until_free(one, line, stopped):
 
 
 class _Line:
-  """The line on stderr: how many runs, how long still, and where the one at work is."""
+  """The line on stderr: number of runs, time left, and progress of the current run."""
 
   def __init__(self, runs):
     self._runs = runs
@@ -153,7 +153,7 @@ class _Line:
     self._drawn = False
 
   def show(self, one: Run, elapsed: float) -> None:
-    """Draws the line if it is due; `elapsed` seconds of this run's time are over."""
+    """Draws the line if it is due; the run has taken `elapsed` seconds so far."""
     now = time.monotonic()
     if now - self._shown_at < (_REDRAW_SECONDS if self._terminal else _PLAIN_SECONDS):
       return
@@ -171,7 +171,7 @@ class _Line:
     self._drawn = True
 
   def write(self, text: str) -> None:
-    """Prints a line that stays, above the live one; the next is drawn at once."""
+    """Prints a permanent line above the live one, which is redrawn at the next `show`."""
     self.end()
     print(text, file=sys.stderr, flush=True)
     self._shown_at = -float('inf')
