@@ -1,1 +1,1 @@
-"""Checks of all hosts before a job: `launch/preflight.py` prints what they find."""
+"""Checks of all hosts before a job; `launch/preflight.py` prints the findings."""

@@ -1,7 +1,7 @@
-"""Questions to all processes of a job, whose answers come within a time or count as missing.
+"""Questions to all processes of a job; answers that do not come in time count as missing.
 
-They go through the key-value store of JAX's coordination service and not through the devices, so
-that hosts that differ or are stuck can be named instead of waited for.
+They go through the key-value store of JAX's coordination service, not through the devices, so that
+hosts that differ or are stuck can be named instead of waited for.
 """
 
 from collections.abc import Callable
@@ -12,23 +12,23 @@ import time
 from typing import Any
 
 import jax
-from jax._src import distributed  # JAX shows the store nowhere else.
+from jax._src import distributed  # JAX exposes the store nowhere else.
 
 from basisnet_jax.errors import UserError
 
-_AGAIN = 0.05  # Seconds between two looks at the answers.
-# Seconds for the others when one has failed, and for a sign of life of those that are late.
+_AGAIN = 0.05  # Seconds between looks at the answers.
+# Seconds that the others get after one has failed, and late processes for a sign of life.
 _GRACE = 3.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-  """What one process found, anything that JSON has, or what is wrong there.
+  """What one process found, or what is wrong there.
 
   Attributes:
-    found: what it found.
+    found: its finding, any JSON value.
     problem: '' if nothing is wrong.
-    late: the problem is that it is not done, or that nothing is heard of it.
+    late: whether the problem is that the process is not done, or gives no sign of life.
   """
 
   found: Any
@@ -40,8 +40,8 @@ class Exchange:
   """The processes of a job.
 
   Attributes:
-    process: which one this is, from 0.
-    count: how many there are.
+    process: the index of this process, from 0.
+    count: the number of processes.
   """
 
   def __init__(self):
@@ -53,18 +53,18 @@ class Exchange:
   def ask(
     self, question: str, look: Callable[[], Any], seconds: float, together: bool = False
   ) -> dict[int, Answer]:
-    """Lets every process look, and returns the answers of all to each of them.
+    """Calls `look` in every process, and returns everybody's answers to each process.
 
     Args:
       question: its name; all processes ask the same questions in the same order, each once.
-      look: finds this process's answer. A UserError's sentence is an answer, too.
-      seconds: for the looking and the answers. What still runs then is left behind.
-      together: the processes wait for each other while they look, so that when one has failed
-        the others need not be waited for.
+      look: finds this process's answer. The sentence of a UserError is an answer, too.
+      seconds: time limit for looking and answering. A `look` that still runs is left behind.
+      together: whether the processes wait for each other in `look`, so that after one has failed
+        there is no need to wait for the others.
 
     Returns:
-      {process: answer}. One that is not done in time, or gives no sign of life, has that as its
-      problem; it is left out where another one's problem explains it.
+      {process: answer}. A process that is not done in time, or gives no sign of life, has that as
+      its problem; with `together` it is left out if another process's problem explains it.
     """
     box: list[Answer] = []
     worker = threading.Thread(target=lambda: box.append(_answer(look)), daemon=True)
@@ -94,13 +94,13 @@ class Exchange:
     return answers if explains else answers | silent
 
   def leave(self) -> None:
-    """Ends the exchange; process 0, which keeps the store, waits for the others."""
+    """Ends the exchange; process 0, which hosts the store, waits for the others."""
     self._tell('leave', Answer(None))
     deadline = time.monotonic() + _GRACE
     if self.process == 0:
       while len(self._answers('leave')) < self.count and time.monotonic() < deadline:
         time.sleep(_AGAIN)
-      time.sleep(0.5 if self.count > 1 else 0)  # For their way from the answer to the exit.
+      time.sleep(0.5 if self.count > 1 else 0)  # Lets them exit after their answer.
 
   def _tell(self, question, answer):
     text = json.dumps(dataclasses.asdict(answer))
@@ -129,7 +129,7 @@ def _answer(look):
     return Answer(look())
   except UserError as error:
     return Answer(None, str(error))
-  except Exception as error:  # Whatever a host meets, the others are to hear it.
+  except Exception as error:  # Whatever happens on a host, the others should hear of it.
     lines = str(error).strip().splitlines() or ['']
     return Answer(None, f'{type(error).__name__}: {lines[0][:300]}')
 

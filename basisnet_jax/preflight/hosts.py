@@ -1,4 +1,4 @@
-"""Checks of the hosts that need no devices: all are there, alike, and share a workdir."""
+"""Checks of the hosts without devices: all are present, agree, and share a workdir."""
 
 import hashlib
 import json
@@ -53,7 +53,7 @@ def _judge_recipe(job, found):
 
 
 def _look_at_clock(job):
-  return time.time()  # All have just heard the same answers, so it is the same moment.
+  return time.time()  # All have just received the same answers, so this is the same moment.
 
 
 def _judge_clocks(job, found):
@@ -76,7 +76,7 @@ def _write_to_workdir(job):
     try:
       _probe(job).parent.mkdir(parents=True, exist_ok=True)
       _probe(job).write_text(job.token)
-    except Exception as error:  # Of the system, or of a bucket's client.
+    except Exception as error:  # From the system, or from a bucket's client.
       raise UserError(
         f'the workdir {job.workdir} cannot be written ({_first_line(error)}); choose another '
         '--workdir'
@@ -89,7 +89,7 @@ def _judge_workdir(job, found):
 
 def _read_from_workdir(job):
   try:
-    _probe(job).read_text()  # Its name is this preflight's alone.
+    _probe(job).read_text()  # Its name is unique to this preflight.
   except Exception as error:
     raise UserError(
       f'what process 0 has written to the workdir {job.workdir} is not there '
@@ -102,11 +102,11 @@ def _judge_shared_workdir(job, found):
 
 
 def clean(job: Job) -> None:
-  """Removes what the checks wrote."""
+  """Removes the file that the checks wrote."""
   if job.process == 0 and job.token:
     try:
       _probe(job).unlink(missing_ok=True)
-    except Exception:  # It could not be written either.
+    except Exception:  # Then it could not be written either.
       pass
 
 

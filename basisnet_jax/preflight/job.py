@@ -1,4 +1,4 @@
-"""The job that is checked, and what a check of it is."""
+"""The job to check, and the form of its checks."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -11,16 +11,16 @@ import ml_collections
 
 @dataclasses.dataclass
 class Job:
-  """What is to be run, and what the checks find out for each other.
+  """The job to run, and what the checks find out for each other.
 
   Attributes:
     config: the resolved recipe.
-    workdir: of the run.
-    process: which process this is.
-    hosts: the processes' hosts, when known.
-    token: the same in all processes, and in no other preflight.
-    mesh: of all devices.
-    dataset: of the recipe.
+    workdir: the run's workdir.
+    process: the index of this process.
+    hosts: {process: its host}, when known.
+    token: the same in all processes, and unique to this preflight.
+    mesh: the mesh of all devices.
+    dataset: the recipe's dataset.
   """
 
   config: ml_collections.ConfigDict
@@ -32,15 +32,15 @@ class Job:
   dataset: Any = None
 
   def name(self, process: int) -> str:
-    """How a sentence calls a process."""
+    """What sentences call a process."""
     return f'process {process} ({self.hosts[process]})' if self.hosts else f'process {process}'
 
   def differences(self, found: dict[int, dict[str, Any]]) -> str:
-    """Says which processes have another value than most, and of what; '' if none."""
+    """Says which processes have values that differ from the majority's; '' if none."""
     sentences = []
     for key in dict.fromkeys(key for values in found.values() for key in values):
       values = {process: values.get(key) for process, values in found.items()}
-      # Of equally many the first, so process 0's.
+      # In a tie the first value counts, which is process 0's.
       usual, _ = Counter(map(str, values.values())).most_common(1)[0]
       others = 'the others have' if len(found) > 2 else f'{self.name(0)} has'
       sentences += [
@@ -52,7 +52,7 @@ class Job:
     return '; '.join(sentences[:3]) + more
 
 
-# (what is found in words, what is wrong or ''), from {process: what `look` returned}.
+# (the finding in words, the problem or ''), made from {process: what `look` returned}.
 Judgement = tuple[str, str]
 
 
@@ -61,11 +61,11 @@ class Check:
   """One row of the table.
 
   Attributes:
-    name: of the row.
-    look: what each process does; it may raise a UserError.
-    judge: sees what all have found.
-    together: the processes wait for each other while they look.
-    quick: it needs seconds.
+    name: the row's name.
+    look: what each process does; may raise a UserError.
+    judge: judges the findings of all processes.
+    together: whether the processes wait for each other in `look`.
+    quick: whether it takes only seconds.
   """
 
   name: str

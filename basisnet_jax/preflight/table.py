@@ -1,4 +1,4 @@
-"""The checks of a job one after another, as a table that grows."""
+"""Makes the checks of a job one after another, and prints them as a growing table."""
 
 import functools
 import sys
@@ -9,10 +9,10 @@ from basisnet_jax.preflight import hosts, work
 from basisnet_jax.preflight.exchange import Exchange
 from basisnet_jax.preflight.job import Job
 
-_QUICK = 60.0  # Seconds for a check that needs a few.
+_QUICK = 60.0  # Time limit in seconds for a check that takes a few.
 _NAME, _FOUND = 16, 82  # Widths of the columns.
 
-# All checks of a stage are made; the next stage is for hosts without a problem.
+# All checks of a stage are made; the next stage follows only if none has failed.
 STAGES = (
   (hosts.PROCESSES,),
   (hosts.VERSIONS, hosts.RECIPE, hosts.CLOCKS, hosts.WORKDIR),
@@ -24,18 +24,18 @@ STAGES = (
 
 
 def run(config: ml_collections.ConfigDict, workdir: str, time_limit: float) -> list[str]:
-  """Makes the checks with all processes, which all call this, and prints what they find.
+  """Makes the checks and prints the findings; all processes must call this.
 
   Args:
     config: a resolved recipe.
-    workdir: of the run.
+    workdir: the run's workdir.
     time_limit: seconds for each check.
 
   Returns:
     A sentence for each check that failed, the same in all processes; none if all is well.
 
   Raises:
-    UserError: process 0, through which the others hear from each other, is gone.
+    UserError: process 0, through which the others communicate, is gone.
   """
   exchange = Exchange()
   job = Job(config, workdir, exchange.process)
@@ -63,7 +63,7 @@ def _run(exchange, job, time_limit, say):
       if problem:
         failed.append(f'{check.name}: {problem}')
       if any(answer.late for answer in answers.values()):
-        return failed  # It would be late for every other check, too.
+        return failed  # That process would be late for every other check, too.
     if failed:
       break
   return failed
@@ -74,11 +74,11 @@ def _say_nothing(*_, **__):
 
 
 def _judge(check, job, answers, count):
-  """(what was found, what is wrong or '') of a check."""
+  """(the finding, the problem or '') of a check."""
   problems = {process: answer.problem for process, answer in answers.items() if answer.problem}
   if not problems:
     return check.judge(job, {process: answer.found for process, answer in answers.items()})
-  # The same one of all is of the recipe or of something that they share.
+  # A problem of all processes is that of the recipe or of something shared: it names none.
   said = {}
   for process, problem in problems.items():
     said.setdefault(problem.rstrip('.'), []).append(process)

@@ -1,4 +1,4 @@
-"""Checks that do the job's work for a moment: devices, input, a training step, their all-reduce."""
+"""Checks that briefly do the job's work: devices, input, a training step, an all-reduce."""
 
 import math
 import statistics
@@ -14,8 +14,8 @@ from basisnet_jax.errors import UserError
 from basisnet_jax.preflight.job import Check
 from basisnet_jax.training import experiment, learning
 
-_INPUT_SECONDS = 3.0  # So long the input is measured.
-_STEPS = 5  # So many steps are measured.
+_INPUT_SECONDS = 3.0  # How long the input is measured.
+_STEPS = 5  # How many steps are measured.
 _REDUCED_MEGABYTES = 64  # On each device.
 _REDUCTIONS = 10
 
@@ -35,7 +35,7 @@ def _look_for_devices(job):
 def _judge_devices(job, found):
   own = {process: about['own'] for process, about in found.items()}
   text = f'{sum(o["number of devices"] for o in own.values())} x {own[0]["kind of devices"]}'
-  # Where devices lack they may not fit the recipe, but that is not what is to be mended.
+  # If devices are missing, the rest may not fit the recipe, but that is not the cause.
   problem = job.differences(own) or found[0]['misfit']
   if not problem:
     text += f', mesh {" x ".join(f"{name} {size}" for name, size in job.mesh.shape.items())}'
@@ -75,7 +75,7 @@ def _judge_data(job, found):
 
 
 def _take_steps(job):
-  """The training's own step on random images, from its own first state."""
+  """Takes the training's own steps on random images, from its own initial state."""
   c, mesh = job.config, job.mesh
   training = learning.Training(c, mesh, experiment.num_images(job.dataset, c.data.train_split))
   state, step = training.fresh_state(), training.step()
@@ -143,7 +143,7 @@ def _judge_all_reduce(job, found):
   size, seconds = job.mesh.size, max(found.values())
   if size == 1:
     return 'one device: nothing to add up', ''
-  # What each link carries in the best order of the additions, as is usual to state it.
+  # The bus bandwidth, as is usual: what each link carries in the best order of the additions.
   gigabytes = 2 * (size - 1) / size * _REDUCED_MEGABYTES / 1e3
   text = f'{_REDUCED_MEGABYTES} MB of {size} devices in {1e3 * seconds:.3g} ms'
   return f'{text}, {gigabytes / seconds:.3g} GB/s', ''
