@@ -2,19 +2,19 @@
 
   python -m basisnet_jax.main --config=configs/cifar10.py --config.data.data_dir=DATA_DIR
 
-Without data_dir TFDS fetches the data (170 MB) to ~/tensorflow_datasets.
+Without data_dir, TFDS downloads the data (170 MB) to ~/tensorflow_datasets.
 
 Hardware: 2 CPU cores; 46 minutes on one of them.
-Cost: 10.00M MAdds, of them 2.12M for stage 1.
-Seen: lightweight 76.60%, specialist 85.33% top-1; at threshold 0.85 85.10% for 6.28M on average.
-Without bases in depthwise layers (:pointwise): 77.64% and 85.14%; at 0.85 84.86% for 5.93M.
-The backbone alone (:static), which takes as many steps: 85.01% for 6.17M.
+Cost: 10.00M MAdds, of which 2.12M are stage 1.
+Seen: lightweight 76.60%, specialist 85.33% top-1; at threshold 0.85, 85.10% for 6.28M on average.
+Without bases in depthwise layers (:pointwise): 77.64% and 85.14%; at 0.85, 84.86% for 5.93M.
+The backbone alone (:static), with the same number of steps: 85.01% for 6.17M.
 All choices are ours. The specialist's feature maps end at 4x4 and the preview's at 3x3: ending at
-2x2 cost a static network ten points after three epochs at about equal MAdds. Bases where the
+2x2 cost a static network ten points after three epochs, at about equal MAdds. Bases are where the
 weights are, from block 4 on. No gradient flows from the coefficients to the lightweight model: with
-it that model's own accuracy fell. A stronger preview exits more often, but makes the specialist
-lean on it: with maps of 4x4 at 32 px, 76.5% and 78.9% (by AdamW). By AdamW at 1e-2 both were worse,
-and the specialist more so: 83.1% and 82.1%.
+it, that model's own accuracy fell. A stronger preview exits more often, but makes the specialist
+depend on it: with maps of 4x4 at 32 px, 76.5% and 78.9% (with AdamW). With AdamW at 1e-2 backbone
+and specialist were worse, the specialist more so: 83.1% and 82.1%.
 """
 
 from basisnet_jax import base_config, config
@@ -69,12 +69,12 @@ def get_config(variant=None):
     {
       'k2': {'model.num_bases': 2},
       'k8': {'model.num_bases': 8},
-      # As run times of phones like it (configs/mnv3.py).
+      # What suits runtimes on phones (configs/mnv3.py).
       'pointwise': {'model.based_layers': r'(block_([4-9]|1[01])/(expand|project)|last|head)'},
-      'static': _static,  # After 'narrow' if at all.
-      # For configs/sweeps: narrow networks and 20 epochs, because more parameters do not help
-      # what has not learnt yet (these still learn then), with a tenth of the training images held
-      # out, for the choice of a threshold.
+      'static': _static,  # If combined with 'narrow', after it.
+      # For configs/sweeps: narrow networks and 20 epochs, because more parameters do not help a
+      # network that is still learning (these still are, even then). A tenth of the training images
+      # is held out for the choice of a threshold.
       'narrow': {
         'model.dropout': 0.0,
         'model.num_bases': 8,

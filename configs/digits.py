@@ -3,10 +3,10 @@
   make demo
   python -m basisnet_jax.main --config=configs/digits.py
 
-Data: scikit-learn's 1,797 digits, 8x8 gray, enlarged to 16x16: 1,150 to train, 287 held out to
-choose a threshold on, 360 to test.
+Data: scikit-learn's 1,797 digits, 8x8 gray, enlarged to 16x16: 1,150 for training, 287 held out for
+the choice of a threshold, 360 for testing.
 Hardware: 2 CPU cores, about two minutes.
-Seen: lightweight 98.33%, specialist 99.17% top-1 of the test images; at the chosen threshold
+Seen: lightweight 98.33%, specialist 99.17% top-1 on the test images; at the chosen threshold,
 99.17% for 1.196M of 7.943M MAdds.
 """
 
@@ -43,7 +43,7 @@ def get_config(variant=None):
 
   c.training.batch_size = 96
   c.training.epochs = 34.0
-  c.training.remat_preview = False  # There is memory enough.
+  c.training.remat_preview = False  # There is enough memory.
   c.optimizer.name = 'adamw'
   c.optimizer.schedule = 'cosine'
   c.optimizer.learning_rate = 1e-2

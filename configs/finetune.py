@@ -7,16 +7,16 @@
       --config.data.name=PHOTOS --config.init.weights=$WEIGHTS \
       --config.init.lightweight_weights=$WEIGHTS
 
-PHOTOS is a folder with train/<class>/*.jpg and validation/<class>/*.jpg; with the variant
-`split` a tenth of train/ is held out instead. The variant `static` is EfficientNet-Lite0 alone.
+PHOTOS is a folder with train/<class>/*.jpg and validation/<class>/*.jpg; the variant `split` holds
+out a tenth of train/ instead of validation/. The variant `static` is EfficientNet-Lite0 alone.
 
 Hardware: 2 CPU cores, about 11 images/s.
 Seen: 400 photos of ten classes (Imagenette's), 200 held out: lightweight 84.0%, specialist 94.5%
-top-1; at threshold 0.5 95.0% for 136.7M on average.
-Cost: 280.0M MAdds with ten classes, of them 70.8M for stage 1.
-All choices are ours: stem and early blocks frozen (but for the statistics of their normalisations,
-which follow the photos), the rest at a fifth of the rate of the new
-classifiers and of the coefficient head; coefficients start uniform, the bases 10% apart.
+top-1; at threshold 0.5, 95.0% for 136.7M on average.
+Cost: 280.0M MAdds with ten classes, of which 70.8M are stage 1.
+All choices are ours. Stem and early blocks are frozen, except for their normalisation statistics,
+which follow the photos; the rest learns at a fifth of the rate of the new classifiers and the
+coefficient head. Coefficients start uniform, with bases 10% apart.
 """
 
 from basisnet_jax import base_config, config
@@ -33,7 +33,7 @@ def get_config(variant=None):
   c.model.norm_momentum = 0.9  # A short run.
   c.model.lightweight.name = 'efficientnet_lite0'
   c.model.lightweight.resolution = 96
-  for stage in (c.model, c.model.lightweight):  # As these weights want the images.
+  for stage in (c.model, c.model.lightweight):  # The pixel scale that these weights expect.
     stage.pixel_mean, stage.pixel_std = (127.0,) * 3, (128.0,) * 3
   c.model.coefficients.feature_gradient = 0.0
   c.init.classifier = False

@@ -3,15 +3,15 @@
   python -m basisnet_jax.main --config=configs/imagenette.py --config.data.data_dir=DATA_DIR
 
 Data: DATA_DIR/imagenette160 in TFDS's format with the splits train and validation, 6,000 and 1,500
-images; another name by --config.data.name. Their shapes are squashed, so published numbers do not
-compare.
+images; --config.data.name gives another name. Their shapes are squashed, so they do not compare
+with published numbers.
 Hardware: 2 CPU cores; 9 minutes on one of them.
-Cost: 7.72M MAdds, of them 2.19M for stage 1.
+Cost: 7.72M MAdds, of which 2.19M are stage 1.
 Seen (docs/results.md), three seeds: lightweight 67.9%, specialist 72.6%; with early termination
-72.4% for 4.96M on average. The backbone alone (:static) 71.2% for 4.92M.
-All choices are ours, those of configs/cifar10.py:narrow where nothing is said. The preview is four
-to five points behind for less than a third of the cost, so that early termination pays. Without
-refining: that helps where the preview is far behind. A tenth of the training images is held out,
+72.4% for 4.96M on average. The backbone alone (:static): 71.2% for 4.92M.
+All choices are ours, and those of configs/cifar10.py:narrow unless stated otherwise. The preview is
+four to five points behind for less than a third of the cost, so early termination pays. There is no
+refining, which helps where the preview is far behind. A tenth of the training images is held out
 for the choice of a threshold.
 """
 
@@ -64,6 +64,6 @@ def get_config(variant=None):
     variant,
     {
       'static': {'model.name': 'resnet_10'},
-      'wide': {'model.width': 1 / 4},  # After 'static': a teacher for the others.
+      'wide': {'model.width': 1 / 4},  # After 'static', a teacher for the others.
     },
   )

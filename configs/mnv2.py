@@ -1,11 +1,10 @@
-"""BasisNet-MobileNetV2 on ImageNet: as configs/mnv3.py, with MobileNetV2 as both stages.
+"""BasisNet-MobileNetV2 on ImageNet: like configs/mnv3.py, with MobileNetV2 as both stages.
 
   python -m basisnet_jax.main --config=configs/mnv2.py --workdir=gs://BUCKET/mnv2 \
       --config.data.data_dir=gs://BUCKET/tensorflow_datasets
 
 Cost: 369.0M MAdds, 21.3M parameters (the paper's BasisNet-MobileNetV2 is not public).
-Data, hardware, hours, teacher, sources: those of configs/mnv3.py. Nobody has trained this recipe
-yet.
+Data, hardware, hours, teacher, sources: see configs/mnv3.py. Nobody has trained this recipe yet.
 """
 
 from basisnet_jax import base_config, config
@@ -46,7 +45,7 @@ def get_config(variant=None):
         'model.name': 'dynamic_convolution_mobilenet_v2',
         'model.num_bases': 4,
         'model.coefficients.uniform_mix': 0.0,
-        'model.coefficients.temperature_epochs': 10.0,  # From 30, as its authors do.
+        'model.coefficients.temperature_epochs': 10.0,  # From 30, like its authors.
       },
     },
   )

@@ -1,17 +1,18 @@
-"""200 classes: 40,000 images of Tiny ImageNet, 64 pixels, seen at 32, by a narrow ResNet-10.
+"""200 classes: 40,000 images of Tiny ImageNet, 64 pixels, seen at 32 by a narrow ResNet-10.
 
   python -m basisnet_jax.main --config=configs/tiny_imagenet.py --config.data.data_dir=DATA_DIR
 
-Data: DATA_DIR/tiny_imagenet40k in TFDS's format with the splits train and validation; another name
-by --config.data.name. A part of Tiny ImageNet, so published numbers do not compare.
+Data: DATA_DIR/tiny_imagenet40k in TFDS's format with the splits train and validation;
+--config.data.name gives another name. It is a part of Tiny ImageNet, so it does not compare with
+published numbers.
 Hardware: 2 CPU cores; 14 minutes on one of them.
-Cost: 4.11M MAdds, of them 0.80M for stage 1.
+Cost: 4.11M MAdds, of which 0.80M are stage 1.
 Seen (docs/results.md), three seeds: lightweight 12.2%, specialist 19.6%; the backbone alone
-(:static) 16.6% for 3.16M.
-All choices are ours, those of configs/cifar10.py:narrow where nothing is said. The backbone has a
-sixteenth of ResNet-10's width, too little for so many classes: there bases help. Feature maps end
-at 4x4 in the specialist and 2x2 in the preview. Dropout is off, since ten epochs do not overfit. A
-tenth of the training images is held out, for the choice of a threshold.
+(:static): 16.6% for 3.16M.
+All choices are ours, and those of configs/cifar10.py:narrow unless stated otherwise. The backbone
+has a sixteenth of ResNet-10's width, too little for so many classes: there bases help. Feature maps
+end at 4x4 in the specialist and 2x2 in the preview. Dropout is off, since ten epochs do not
+overfit. A tenth of the training images is held out for the choice of a threshold.
 """
 
 from basisnet_jax import base_config, config

@@ -4,13 +4,14 @@
       --config.data.data_dir=DATA_DIR
 
 Rows: `static` is the specialist's backbone alone. `condconv` and `dynamic_convolution` are the same
-backbone with so many bases in the same layers that they cost what BasisNet costs with both stages,
-`static_larger` sees larger images for it. MAdds: static 1.35M, static_larger 2.11M, basisnet_k2
-1.86M, basisnet_k4 1.90M, basisnet_k8 1.97M, basisnet_k16 2.13M, condconv and dynamic_convolution
-1.96M, cascade 1.82M. All have the recipe configs/cifar10.py:narrow and its number of images; the
-peers' bases start as alike. `static_slow` shows whether its learning rate is fair to the backbone.
+backbone, with enough bases in the same layers to cost as much as both stages of BasisNet;
+`static_larger` spends that cost on larger images. MAdds: static 1.35M, static_larger 2.11M,
+basisnet_k2 1.86M, basisnet_k4 1.90M, basisnet_k8 1.97M, basisnet_k16 2.13M, condconv and
+dynamic_convolution 1.96M, cascade 1.82M. All use the recipe configs/cifar10.py:narrow and its
+number of images; the peers' bases start equally correlated. `static_slow` shows whether the
+recipe's learning rate is fair to the backbone.
 
-Hardware: 2 CPU cores; 9 to 17 minutes a run on one of them, two hours in all with a sweep on each.
+Hardware: 2 CPU cores; 9 to 17 minutes per run on one, two hours in all with a sweep on each.
 """
 
 import pathlib
@@ -39,7 +40,7 @@ SWEEP = Sweep(
       'model.name': 'dynamic_convolution_resnet_10',
       'model.num_bases': 32,
       'model.coefficients.uniform_mix': 0.0,
-      'model.coefficients.temperature_epochs': 2.0,  # From 30, as its authors do.
+      'model.coefficients.temperature_epochs': 2.0,  # From 30, like its authors.
     },
     'static_larger': {**_STATIC, 'model.resolution': 20},
     'static_slow': {**_STATIC, 'optimizer.learning_rate': 0.15},
@@ -51,7 +52,7 @@ SWEEP = Sweep(
 
 
 def get_config(row=None):
-  """Returns the recipe of a row."""
+  """Returns a row's recipe."""
   c = command_line.load_recipe(str(_RECIPE), 'narrow')
   c.name = 'cifar10_headline'
   return config.apply_variants(c, row, SWEEP.rows)

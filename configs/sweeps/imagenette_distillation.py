@@ -1,17 +1,17 @@
-"""Imagenette: what a teacher is worth, to the backbone and to BasisNet.
+"""Imagenette: what a teacher is worth to the backbone and to BasisNet.
 
-First the teacher, the backbone at twice the width:
+First train the teacher, the backbone at twice the width:
 
   python -m basisnet_jax.main --config=configs/imagenette.py:static,wide \
       --workdir=runs/teacher --config.data.data_dir=DATA_DIR
   python -m basisnet_jax.main --mode=sweep --config=configs/sweeps/imagenette_distillation.py \
       --config.data.data_dir=DATA_DIR --config.distillation.teacher.workdir=runs/teacher
 
-The recipe is configs/imagenette.py. `distilled` and `static_distilled` learn half from the
-labels and half from the teacher, `soft` from the teacher alone, softened; in
-`second_stage_distilled` it teaches the specialist only.
+The recipe is configs/imagenette.py. `distilled` and `static_distilled` learn half from the labels
+and half from the teacher, `soft` only from the softened teacher; in `second_stage_distilled` the
+teacher teaches only the specialist.
 
-Hardware: 2 CPU cores; 6 to 10 minutes a run on one of them and for the teacher, an hour and a
+Hardware: 2 CPU cores; 6 to 10 minutes on one per run and for the teacher, an hour and a
 quarter in all with a sweep on each.
 """
 
@@ -41,7 +41,7 @@ SWEEP = Sweep(
 
 
 def get_config(row=None):
-  """Returns the recipe of a row."""
+  """Returns a row's recipe."""
   c = command_line.load_recipe(str(_RECIPE))
   c.name = 'imagenette_distillation'
   return config.apply_variants(c, row, SWEEP.rows)

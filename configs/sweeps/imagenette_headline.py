@@ -1,18 +1,18 @@
-"""Imagenette: what early termination saves, and does synthesis pay where it does?
+"""Imagenette: what does early termination save, and does synthesis pay where it does?
 
   python -m basisnet_jax.main --mode=sweep --config=configs/sweeps/imagenette_headline.py \
       --config.data.data_dir=DATA_DIR
 
 Rows: `static` is the specialist's backbone alone, `cascade` has both stages without synthesis.
-`condconv` is the backbone with so many bases in the same layers that it costs what BasisNet costs
-with both stages, and `static_larger` sees larger images for it. `late_uniform_mix` keeps the
-coefficients alike for longer, `from_specialist` teaches the preview by the specialist, too, and
+`condconv` is the backbone, with enough bases in the same layers to cost as much as both stages of
+BasisNet, and `static_larger` spends that cost on larger images. `late_uniform_mix` keeps the
+coefficients uniform for longer, in `from_specialist` the specialist also teaches the preview, and
 `static_slow` shows whether the learning rate is fair to the backbone. MAdds: static 4.92M,
-basisnet_k8 7.72M, basisnet_k16 8.32M, cascade 7.11M, condconv 7.63M, static_larger 7.91M. All have
-the recipe configs/imagenette.py. Early termination comes with the rows of two stages: its threshold
-may lose 0.3 points on the images held out, the paper's loss.
+basisnet_k8 7.72M, basisnet_k16 8.32M, cascade 7.11M, condconv 7.63M, static_larger 7.91M. All use
+the recipe configs/imagenette.py. Rows with two stages include early termination: its threshold may
+lose 0.3 points on the held-out images, the paper's loss.
 
-Hardware: 2 CPU cores; 4 to 9 minutes a run on one of them, an hour in all with a sweep on each.
+Hardware: 2 CPU cores; 4 to 9 minutes per run on one, an hour in all with a sweep on each.
 """
 
 import pathlib
@@ -50,7 +50,7 @@ SWEEP = Sweep(
 
 
 def get_config(row=None):
-  """Returns the recipe of a row."""
+  """Returns a row's recipe."""
   c = command_line.load_recipe(str(_RECIPE))
   c.name = 'imagenette_headline'
   return config.apply_variants(c, row, SWEEP.rows)

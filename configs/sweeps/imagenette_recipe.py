@@ -3,11 +3,11 @@
   python -m basisnet_jax.main --mode=sweep --config=configs/sweeps/imagenette_recipe.py \
       --config.data.data_dir=DATA_DIR
 
-`recipe` is configs/imagenette.py, on three seeds; every other row, on one, changes what its name
-says. It is the set where seeds of one row differ least: by about a point, so that much is not told
-from chance; and early termination pays.
+`recipe` is configs/imagenette.py, with three seeds; every other row, with one, changes what its
+name says. On this dataset early termination pays, and seeds of one row differ least: by about a
+point, so differences of that size may be chance.
 
-Hardware: 2 CPU cores; 5 to 9 minutes a run on one of them, two hours in all with a sweep on each.
+Hardware: 2 CPU cores; 5 to 9 minutes per run on one, two hours in all with a sweep on each.
 """
 
 import pathlib
@@ -62,7 +62,7 @@ SWEEP = Sweep(rows=_ROWS, seeds=(0, 1, 2), headline=('recipe',), compare='recipe
 
 
 def get_config(row=None):
-  """Returns the recipe of a row."""
+  """Returns a row's recipe."""
   c = command_line.load_recipe(str(_RECIPE))
   c.name = 'imagenette_recipe'
   return config.apply_variants(c, row, SWEEP.rows)

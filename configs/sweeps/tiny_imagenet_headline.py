@@ -4,16 +4,16 @@
       --config.data.data_dir=DATA_DIR
 
 Rows: `static` is the specialist's backbone alone. `condconv` and `dynamic_convolution` are the same
-backbone with so many bases in the same layers that they cost what BasisNet costs with both stages;
-`static_larger` sees larger images for it, and `static_wide` has the next width that these networks
-have. MAdds: static 3.16M, static_larger 4.07M, static_wide 4.27M, basisnet_k2 3.99M, basisnet_k4
-4.03M, basisnet_k8 4.11M, basisnet_k16 4.27M, condconv and dynamic_convolution 4.08M, condconv_k8
-3.31M, cascade 3.96M. All have the recipe configs/tiny_imagenet.py and its number of images; the
-peers' bases start as alike and learn as fast. `static_slow` and `static_fast` show whether the
-learning rate is fair to the backbone. Early termination comes with the rows of two stages, where a
-threshold was chosen on held-out images.
+backbone, with enough bases in the same layers to cost as much as both stages of BasisNet.
+`static_larger` spends that cost on larger images, `static_wide` on the next possible width of these
+networks. MAdds: static 3.16M, static_larger 4.07M, static_wide 4.27M, basisnet_k2 3.99M,
+basisnet_k4 4.03M, basisnet_k8 4.11M, basisnet_k16 4.27M, condconv and dynamic_convolution 4.08M,
+condconv_k8 3.31M, cascade 3.96M. All use the recipe configs/tiny_imagenet.py and its number of
+images; the peers' bases start equally correlated and learn equally fast. `static_slow` and
+`static_fast` show whether the learning rate is fair to the backbone. Rows with two stages include
+early termination, with a threshold chosen on held-out images.
 
-Hardware: 2 CPU cores; 8 to 16 minutes a run on one of them, two hours in all with a sweep on each.
+Hardware: 2 CPU cores; 8 to 16 minutes per run on one, two hours in all with a sweep on each.
 """
 
 import pathlib
@@ -41,7 +41,7 @@ SWEEP = Sweep(
       'model.name': 'dynamic_convolution_resnet_10',
       'model.num_bases': 48,
       'model.coefficients.uniform_mix': 0.0,
-      'model.coefficients.temperature_epochs': 1.0,  # From 30, as its authors do.
+      'model.coefficients.temperature_epochs': 1.0,  # From 30, like its authors.
     },
     'static_larger': {**_STATIC, 'model.resolution': 36},
     'static_slow': {**_STATIC, 'optimizer.learning_rate': 0.15},
@@ -54,7 +54,7 @@ SWEEP = Sweep(
 
 
 def get_config(row=None):
-  """Returns the recipe of a row."""
+  """Returns a row's recipe."""
   c = command_line.load_recipe(str(_RECIPE))
   c.name = 'tiny_imagenet_headline'
   return config.apply_variants(c, row, SWEEP.rows)
