@@ -1,1 +1,1 @@
-"""Speed, measured beside peers and floors: `make bench`."""
+"""Benchmarks of speed beside peers and floors: `make bench`."""

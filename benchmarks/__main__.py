@@ -17,7 +17,7 @@ _NEED_DATA = ('input', 'loop', 'startup')
 
 
 def main() -> int:
-  """Returns how many benchmarks failed."""
+  """Runs the benchmarks; returns how many failed."""
   parser = argparse.ArgumentParser(prog='python -m benchmarks', description=__doc__.split('\n')[0])
   parser.add_argument('--only', default=','.join(NAMES), help='names, with commas between')
   parser.add_argument('--data_dir', help='where TFDS has prepared imagenet2012')
@@ -38,7 +38,7 @@ def main() -> int:
     print(f'{number} of {len(names)}: {name}', flush=True)
     try:
       done = subprocess.run([sys.executable, '-m', f'benchmarks.{name}', *flags])
-    except KeyboardInterrupt:  # The benchmark has got it, too.
+    except KeyboardInterrupt:  # The benchmark has received it, too.
       return 1
     if done.returncode:
       failed.append(name)
@@ -54,7 +54,7 @@ def main() -> int:
 
 
 def _tell(path):
-  """One line for each ratio that something is asked of."""
+  """Prints a line for each ratio that has a bar to meet."""
   with open(path) as file:
     rows = json.load(file)['rows']
   for row in rows:

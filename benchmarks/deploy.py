@@ -1,11 +1,11 @@
-"""Exported networks in the run times of phones and servers, for one image, on one thread and two.
+"""Exported networks in the runtimes of phones and servers, for one image, on one and two threads.
 
   python -m benchmarks.deploy [--seconds=10] [--output=DIR]
 
 Ratios are of times. BasisNet is configs/mnv3.py: both stages, K = 16; '1x1 alone' is its variant
-`pointwise`. A specialist costs more than the network that it is because of kernels that come at run
-time: 'made once' has them as constants, 'given' has some of them as inputs, and 'synthesis' makes
-all. The average is what an image costs when 37% exit after the preview (Zhang et al. 2021).
+`pointwise`. A specialist takes longer than the same static network because its kernels are computed
+at run time: 'made once' has them as constants, 'given' has some of them as inputs, and 'synthesis'
+computes all. The average is an image's cost if 37% exit after the preview (Zhang et al. 2021).
 """
 
 from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ _EXIT_RATE = 0.37
 STATIC, SMALLER = 'static MobileNetV3-Large', 'static EfficientNet-B0'
 PREVIEW, SPECIALIST, SYNTHESIS = 'preview', 'specialist', 'synthesis'
 BOTH, AVERAGE = 'both stages', 'average'
-_BASISNETS = {'': '', ', 1x1 alone': 'pointwise'}  # What is told of them: the variant.
+_BASISNETS = {'': '', ', 1x1 alone': 'pointwise'}  # {suffix of the name: variant}.
 LITERT, ONNX, XLA = 'LiteRT', 'ONNX Runtime', 'XLA'
 _STORED = (
   (LITERT, 'float32'),
@@ -42,7 +42,7 @@ _STORED = (
 
 
 def cases(seconds: float) -> Iterator[table.Row]:
-  """Sizes of the files, then times by threads, for each run time and how weights are stored."""
+  """Sizes of the files, then times by threads, for each runtime and storage of weights."""
   for run_time, weights in _STORED:
     written = {
       name: (_files(run_time, programs, weights), {part.name: _inputs(part) for part in programs})
@@ -52,7 +52,7 @@ def cases(seconds: float) -> Iterator[table.Row]:
       size = sum(map(len, files)) / 1e6
       yield table.Row(f'{run_time}, {weights}, file', name, measure.spread([size]), 'MB')
     for threads in (1, 2):
-      # XLA has the threads that its process began with.
+      # XLA keeps the number of threads that its process starts with.
       process = concurrent.futures.ProcessPoolExecutor(
         1, multiprocessing.get_context('spawn'), os.putenv, ('NPROC', str(threads))
       )
@@ -63,7 +63,7 @@ def cases(seconds: float) -> Iterator[table.Row]:
 
 
 def _samples(run_time, written, threads, seconds) -> dict[str, np.ndarray]:
-  """Seconds of a call, `[rounds]`, by stages and networks of one program."""
+  """Seconds per call, `[rounds]`, by stage, or by network if it is one program."""
   environment.dispatch_in_calling_thread()
   calls = {}
   for name, (files, inputs) in written.items():
@@ -74,7 +74,7 @@ def _samples(run_time, written, threads, seconds) -> dict[str, np.ndarray]:
 
 
 def _with_both_stages(samples) -> dict[tuple[str, str], str]:
-  """Adds what both stages take, and an image on average; returns what is asked of them."""
+  """Adds the times of both stages and of an average image; returns their bars."""
   asked = {}
   for kind, variant in _BASISNETS.items():
     ratio = ours.madds(ours.recipe(variant)) / ours.madds(ours.recipe('large'))
@@ -89,7 +89,7 @@ def _with_both_stages(samples) -> dict[tuple[str, str], str]:
 
 
 def _files(run_time, programs, weights) -> list[bytes]:
-  """One for each program; LiteRT's has all."""
+  """A file for each program; for LiteRT, one file with all."""
   if run_time == LITERT:
     return [litert.flatbuffer(programs, weights)]
   write = onnx_file.model if run_time == ONNX else exporting.stablehlo
@@ -97,7 +97,7 @@ def _files(run_time, programs, weights) -> list[bytes]:
 
 
 def _calls(run_time, files, inputs, threads) -> dict[str, Callable[[], Any]]:
-  """By program; `inputs` are {program: {name: array}}."""
+  """{program: call}; `inputs` are {program: {name: array}}."""
   if run_time == LITERT:
     read = litert.Reader(*files, threads)
     return {name: functools.partial(read, name, arrays) for name, arrays in inputs.items()}
@@ -120,11 +120,11 @@ def _inputs(program) -> dict[str, np.ndarray]:
 
 
 def _networks(run_time, weights) -> Iterator[tuple[str, list[exporting.Program]]]:
-  """Names and programs: networks of one stage, then of two, then the parts of a specialist."""
+  """Names and programs: networks with one stage, then with two, then parts of a specialist."""
 
   def converted(model, held):
     variables = exporting.stored(model, held, _SIDE, weights)
-    if run_time != XLA:  # The others' converters store the same numbers by themselves.
+    if run_time != XLA:  # The other converters store the same numbers on their own.
       variables = jax.tree.map(np.float32, variables)
     return variables, exporting.programs(model, variables, _SIDE, {}, 'max_softmax')
 
@@ -169,7 +169,7 @@ def _parts(model, variables, specialist) -> Iterator[tuple[str, list[exporting.P
 
 
 def _as_trained(variables):
-  """Biases, scales and statistics that are not zeros and ones, which converters would drop."""
+  """Makes biases, scales and statistics other than 0 and 1, which converters would drop."""
 
   def shake(leaf):
     noise = 0.05 * jax.random.normal(jax.random.key(leaf.size), leaf.shape)

@@ -2,8 +2,8 @@
 
   python -m benchmarks.early_exit [--seconds=10] [--output=DIR]
 
-The ideal is the first stage for all images and the second, at the speed that it has for a whole
-batch, for those that are kept. Masking runs both stages for all, as evaluation does.
+The ideal is the first stage for all images, and the second for those that are kept, at its speed
+for a whole batch. Masking runs both stages for all images, as evaluation does.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from basisnet_jax.inference import early_exit, fixed
 from benchmarks import measure, ours, table
 
 _RATES = {0.0: 'at least 0.9', 0.4: 'at least 0.95', 0.6: 'at least 0.95', 0.9: 'at least 0.9'}
-_CASES = {1: {0.0: '', 1.0: ''}, 32: _RATES, 128: _RATES}  # By batch: {exit rate: what is asked}.
+_CASES = {1: {0.0: '', 1.0: ''}, 32: _RATES, 128: _RATES}  # {batch: {exit rate: bar}}.
 
 
 def cases(seconds: float) -> Iterator[table.Row]:
@@ -26,7 +26,7 @@ def cases(seconds: float) -> Iterator[table.Row]:
     x = ours.images(batch)
     _, coefficients = jax.block_until_ready(stages.preview(x))
     confidence = np.sort(predict(x, 0.0).confidence)[::-1]
-    # The threshold that so many images reach, between two confidences.
+    # The threshold that this share of images reaches, halfway between two confidences.
     thresholds = {}
     for rate in asked_at:
       exits = round(rate * batch)

@@ -1,9 +1,9 @@
-"""What grows and what does not: cost against K, batch, resolution and the number of devices.
+"""How cost grows with K, batch, resolution and the number of devices.
 
   python -m benchmarks.growth [--seconds=10] [--output=DIR]
 
-Devices are simulated, at a fixed batch on each: the operations of each and the bytes that it puts
-into all-reduces are read from the compiled program. Nothing of these is timed.
+Devices are simulated, with a fixed batch on each: the operations of each and the bytes that it puts
+into all-reduces are read from the compiled program. These are not timed.
 """
 
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ def cases(seconds: float) -> Iterator[table.Row]:
     seconds,
   )
   if jax.default_backend() == 'cpu':
-    # Not before: each has its threads, and one image takes longer on more of them than cores.
+    # Not earlier: devices have their own threads, and more devices than cores slow an image down.
     backend.clear_backends()
     jax.config.update('jax_num_cpu_devices', max(_DEVICES))
   yield from _devices()
@@ -73,7 +73,7 @@ def _devices():
   for what in found[counts[0]]:
     for count in counts:
       value, unit = found[count][what]
-      # One device has nobody to exchange with.
+      # A single device has none to exchange with.
       base = counts[0] if what == 'operations' else counts[min(1, len(counts) - 1)]
       ratio = {}
       if count > base:

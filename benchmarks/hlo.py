@@ -1,4 +1,4 @@
-"""What is read from the text of a compiled program (HLO)."""
+"""Reads the text of a compiled program (HLO)."""
 
 import math
 import re
@@ -8,9 +8,9 @@ _BYTES = {
   'f64': 8, 'f32': 4, 'bf16': 2, 'f16': 2, 's64': 8, 's32': 4, 's8': 1, 'u64': 8, 'u32': 4, 'u8': 1,
   'pred': 1,
 }  # fmt: skip
-# Operations that need all of their operands, however little they give.
+# Operations that need all of their operands, however small the result.
 _NEED_ALL = ('reduce', 'reduce-window', 'dot', 'convolution', 'fusion', 'call', 'scatter')
-# Operations that move nothing, or only what other lines count.
+# Operations that move nothing, or only what is counted in other lines.
 _MOVE_NOTHING = ('parameter', 'get-tuple-element', 'tuple', 'bitcast', 'constant', 'while')
 
 
@@ -24,10 +24,10 @@ def reduced_bytes(program: str) -> int:
 
 
 def moved_bytes(program: str) -> int:
-  """Bytes that the operations read and write, each its operands and results once.
+  """Bytes that all operations read and write, with each operand and result counted once.
 
-  Operations that the compiler has fused are one, which reads of an operand what its slices need;
-  bodies of loops do not count.
+  Fused operations count as one, which reads only what its slices need of an operand; bodies of
+  loops do not count.
   """
   bodies, total = _computations(program), 0
   entry = bodies.pop('')
@@ -45,11 +45,11 @@ class _Instruction(NamedTuple):
   shape: str
   operation: str
   operands: list[str]
-  called: str  # The computation; of a parameter its number.
+  called: str  # The computation called; for a parameter, its number.
 
 
 def _computations(program):
-  """{name: instructions}, that of the whole program ''."""
+  """{name: instructions}; the name of the entry computation is ''."""
   found, body = {}, []
   for line in program.splitlines():
     if head := re.match(r'(ENTRY )?%(\S+) \(.*\{$', line):
@@ -63,21 +63,21 @@ def _computations(program):
 
 
 def _needed(body):
-  """{number of a parameter: the share that is needed of it} of a fused computation."""
+  """{number of a parameter: the share of it that is needed} for a fused computation."""
   numbers, found = {body[-1].name: math.inf}, {}
   for own in reversed(body):
     all_of_it = max(_size(own.shape, 1), 1)
     some = min(all_of_it, numbers.get(own.name, 0))
     if own.operation == 'parameter':
       found[int(own.called)] = some / all_of_it
-    for operand in own.operands:  # Most operations need as many numbers as they give.
+    for operand in own.operands:  # Most operations need as many numbers as they return.
       more = math.inf if own.operation in _NEED_ALL else some
       numbers[operand] = numbers.get(operand, 0) + more
   return found
 
 
 def _size(shape, each=None):
-  """Bytes of a shape such as `(f32[2,3]{1,0}, s32[])`, or with `each` 1 its numbers."""
+  """Bytes of a shape such as `(f32[2,3]{1,0}, s32[])`; with `each` 1, its number of elements."""
   return sum(
     (each or _BYTES[dtype]) * math.prod(int(size) for size in sizes.split(',') if size)
     for dtype, sizes in re.findall(r'\b([a-z]+\d*)\[([\d,]*)\]', shape)

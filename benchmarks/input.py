@@ -2,7 +2,7 @@
 
   python -m benchmarks.input --data_dir=DIR [--seconds=10] [--output=DIR]
 
-DIR holds imagenet2012 as TFDS prepares it, of which the validation images are read.
+DIR holds imagenet2012 as TFDS prepares it; the validation images are read.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ _MEASURED = 8
 
 
 def cases(seconds: float, data_dir: str) -> Iterator[table.Row]:
-  """What each step of the pipeline leaves of the speed of decoding alone."""
+  """How much of the speed of bare decoding remains with each step of the pipeline."""
   dataset = experiment.open_dataset(ours.recipe(data__data_dir=data_dir))
   makes = {'bare decoding': lambda: _bare(dataset)}
   for name, augment in {
@@ -53,7 +53,7 @@ def _pipeline(dataset, augment):
 
 
 def _bare(dataset):
-  """Whole images, decoded and dropped."""
+  """Whole images, decoded and discarded."""
   files = dataset.builder.info.splits['validation'].filepaths
   features = {'image': tf.io.FixedLenFeature([], tf.string)}
 

@@ -1,9 +1,9 @@
-"""Layers with a kernel per image: every formulation, against one kernel for all and PyTorch.
+"""Layers with a kernel per image: all formulations, against a shared kernel and PyTorch.
 
   python -m benchmarks.layer [--seconds=10] [--output=DIR]
 
-The floor is the same layer with a shared kernel, in its own fastest form. PyTorch runs the usual
-trick: the batch becomes groups of one large grouped convolution.
+The floor is the same layer with a shared kernel, in its fastest form. PyTorch uses the usual trick:
+the batch becomes groups of one large grouped convolution.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ _BATCHES = (1, 16)
 
 
 class Layer(NamedTuple):
-  """Sizes of a convolution: square images and kernel, pixels; channels."""
+  """Sizes of a convolution: of square images and kernels in pixels, and of channels."""
 
   size: int
   inputs: int
@@ -42,7 +42,7 @@ class Layer(NamedTuple):
     )
 
 
-# Of MobileNetV3-Large at 224 pixels, and of ResNet-18.
+# From MobileNetV3-Large at 224 pixels, and from ResNet-18.
 _POINTWISE = [Layer(56, 24, 72, 1), Layer(14, 80, 480, 1), Layer(7, 160, 960, 1)]
 _DEPTHWISE = [Layer(28, 120, 120, kernel, stride, 120) for kernel in (3, 5, 7) for stride in (1, 2)]
 _DENSE = [Layer(28, 128, 128, 3), Layer(14, 256, 256, 3)]
@@ -82,7 +82,7 @@ def _shared(layer):
 
 
 def _formulations(layer, backward) -> dict[str, Callable]:
-  """{name: from images and one kernel each to what the layer makes of them}."""
+  """{name: function from images and a kernel for each to the layer's output}."""
 
   def of_one(x, kernel):
     return lax.conv_general_dilated(
@@ -91,7 +91,7 @@ def _formulations(layer, backward) -> dict[str, Callable]:
     )[0]  # fmt: skip
 
   found = {'ours': _shared(layer), 'lax.map': lambda x, k: lax.map(lambda a: of_one(*a), (x, k))}
-  # Its gradient makes a dense filter of (batch x channels)^2: gigabytes.
+  # For depthwise layers, its gradient makes a dense filter of (batch x channels)^2: gigabytes.
   if not (backward and layer.groups > 1):
     found['vmap'] = jax.vmap(of_one)
   return found
@@ -112,7 +112,7 @@ def _compiled(run, backward, x, kernel):
 
 
 def _synthesis(layer, batch, seconds):
-  """Blending K bases, against reading them once."""
+  """Times blending K bases, against reading them once."""
   random = np.random.default_rng(0)
   bases = jnp.asarray(
     random.normal(size=(_NUM_BASES, 1, 1, layer.inputs, layer.outputs)), 'float32'

@@ -1,10 +1,10 @@
-"""The training loop, against the slower of input pipeline and step: it may cost nothing itself.
+"""The training loop, against the slower of input pipeline and step: the loop should cost nothing.
 
   python -m benchmarks.loop --data_dir=DIR [--seconds=10] [--output=DIR]
 
-MobileNetV3-Small in the main recipe, whose steps are short; imagenet2012's validation images stand
-in for its training images. On accelerators the pipeline works beside the step, and the floor is the
-slower of the two. On CPU both want the same cores: there the floor is one after the other.
+MobileNetV3-Small in the main recipe has short steps; imagenet2012's validation images stand in for
+its training images. On accelerators the pipeline runs beside the step, and the floor is the slower
+of the two. On CPU both need the same cores, and the floor is one after the other.
 """
 
 from collections.abc import Iterator
@@ -23,12 +23,12 @@ from benchmarks import measure, ours, table
 
 _STEPS_A_LOG = 10
 _LOGS = 10
-_FIRST = 2  # Logs of steps that compile and fill buffers.
+_FIRST = 2  # Logs to skip, in which steps compile and buffers fill.
 _ROUNDS = 3
 
 
 def cases(seconds: float, data_dir: str) -> Iterator[table.Row]:
-  """Pipeline and step before and after each loop, which a process of its own runs."""
+  """Pipeline and step, before and after each run of the loop in a process of its own."""
   config = ours.recipe('small', data__data_dir=data_dir, data__train_split=ours.TRAIN_SPLIT)
   step = ours.TrainStep(config, ours.BATCH)
   mesh = sharding.create_mesh(config.sharding.mesh)
@@ -36,7 +36,7 @@ def cases(seconds: float, data_dir: str) -> Iterator[table.Row]:
   alone = {'pipeline alone': lambda: next(batches), 'step alone': step}
   found = {name: [_rates(call, seconds)] for name, call in alone.items()} | {'loop': []}
   ratios = []
-  for _ in range(_ROUNDS):  # Shared machines change: a loop's floor is measured before and after.
+  for _ in range(_ROUNDS):  # Shared machines vary, so a loop's floor is measured before and after.
     found['loop'].append(_loop(data_dir)[_FIRST:])
     for name, call in alone.items():
       found[name].append(_rates(call, seconds))
@@ -51,7 +51,7 @@ def cases(seconds: float, data_dir: str) -> Iterator[table.Row]:
 
 
 def _rates(call, seconds):
-  """Images/s of calls for about so long, in windows as long as the loop's."""
+  """Images/s of calls for about `seconds`, in windows as long as the loop's."""
   for _ in range(_STEPS_A_LOG):
     call()
   rates, end = [], time.perf_counter() + seconds
@@ -64,7 +64,7 @@ def _rates(call, seconds):
 
 
 def _loop(data_dir):
-  """Images/s that the program itself logs."""
+  """The images/s that the program itself logs."""
   with tempfile.TemporaryDirectory() as workdir:
     command = ours.command(
       'small',

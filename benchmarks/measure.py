@@ -1,4 +1,4 @@
-"""Interleaved timing: all candidates take turns in one run, so that a noisy machine is fair."""
+"""Interleaved timing: candidates take turns in one run, so that noise affects all alike."""
 
 from collections.abc import Callable, Mapping
 import random
@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-_LEAST_SAMPLE = 0.05  # Seconds; shorter calls are repeated, or the clock would be in the result.
+_LEAST_SAMPLE = 0.05  # Seconds; shorter calls are repeated, so that the clock does not matter.
 _LEAST_ROUNDS = 7
-_HOPELESS = 20  # Times as long as the fastest.
+_HOPELESS = 20  # As a multiple of the fastest candidate's time.
 
 
 class Spread(NamedTuple):
-  """The median of some samples and their quartiles."""
+  """The median and the quartiles of some samples."""
 
   median: float
   low: float
@@ -21,7 +21,7 @@ class Spread(NamedTuple):
 
 
 def spread(samples) -> Spread:
-  """Of any samples."""
+  """The spread of any samples."""
   low, median, high = np.percentile(samples, (25, 50, 75))
   return Spread(float(median), float(low), float(high))
 
@@ -32,13 +32,13 @@ def interleaved(
   """Times candidates in rounds, each in a new order, for about so many seconds.
 
   Args:
-    candidates: {name: function that returns when its work is done}. Each is called twice first, to
+    candidates: {name: function that returns when its work is done}. Each is first called twice, to
       compile and to warm up.
-    seconds: to spend on all of them; there are at least seven rounds, whatever it takes. Only who
-      takes longer than that alone, and twenty times as long as the fastest, is timed once.
+    seconds: to spend on all of them, though there are at least seven rounds. A candidate is timed
+      only once if it alone takes longer than that, and over twenty times as long as the fastest.
 
   Returns:
-    {name: seconds of a call, `[rounds]`}; samples with the same index are of the same round.
+    {name: seconds per call, `[rounds]`}; samples with the same index are from the same round.
   """
   took = {}
   for name, call in candidates.items():
@@ -52,7 +52,7 @@ def interleaved(
   while len(samples[order[0]]) < _LEAST_ROUNDS or time.perf_counter() < end:
     shuffle(order)
     for name in order:
-      candidates[name]()  # Caches and memory are as it leaves them, as when nobody else runs.
+      candidates[name]()  # Sets caches and memory as if no other candidate ran.
       samples[name].append(_timed(candidates[name], repeats[name]))
   rounds = len(samples[order[0]])
   return {name: np.array(samples.get(name, [took[name]] * rounds)) for name in candidates}

@@ -1,9 +1,9 @@
-"""Memory of a training step, by batch size, against the static network's.
+"""Memory of a training step by batch size, against the static network's.
 
   python -m benchmarks.memory [--output=DIR]
 
-What the compiled program asks for: state, batch and the most that is alive at once of everything
-between. Nothing is run.
+This is what the compiled program asks for: state, batch, and the peak of everything in between.
+Nothing is run.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ _BATCHES = (8, 32, 128)
 
 
 def cases(seconds: float) -> Iterator[table.Row]:
-  """BasisNet and its peers; `seconds` is not used."""
+  """BasisNet and its peers; `seconds` is unused."""
   del seconds
   recipes = {
     'static': ours.recipe('large'),

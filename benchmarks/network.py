@@ -3,7 +3,7 @@
   python -m benchmarks.network [--seconds=10] [--output=DIR]
 
 Ratios are of times. BasisNet is configs/mnv3.py: both stages, K = 16. PyTorch's networks are
-torchvision's, channels last; its BasisNet has the same based layers as grouped convolutions.
+torchvision's, channels last; its BasisNet runs the same based layers as grouped convolutions.
 """
 
 from collections.abc import Iterator
@@ -17,10 +17,10 @@ from benchmarks import measure, ours, peers, table
 _BATCHES = (1, 32)
 _TRAINING_BATCH, _TRAINING_BATCH_OF_ACCELERATORS = 32, 128
 STATIC, SPECIALIST, BOTH = 'static', 'BasisNet, specialist', 'BasisNet, both stages'
-# For one image at a time.
+# Measured only with one image at a time.
 _SMALLEST = ', bases stored in int8'
 _STORED = {', bases stored in float16': storage.in_float16, _SMALLEST: storage.in_int8}
-_FEW = ', few images at once'  # As predictors and evaluation run networks on CPU.
+_FEW = ', few images at once'  # The way that predictors and evaluation run networks on CPU.
 _PEERS = {'CondConv, K = 8': 'condconv', 'Dynamic Convolution, K = 4': 'dynamic_convolution'}
 
 

@@ -1,4 +1,4 @@
-"""The main recipe's networks and training step on random images, as calls to be measured."""
+"""The main recipe's networks and training step on random images, as calls to measure."""
 
 from collections.abc import Callable
 import functools
@@ -17,27 +17,27 @@ from basisnet_jax.models import cost, in_parts
 from basisnet_jax.training import experiment, learning
 
 _RECIPE = str(pathlib.Path(__file__).parents[1] / 'configs' / 'mnv3.py')
-BATCH = 32  # Of `command`, and its training images.
+BATCH = 32  # Batch size of `command`; its training images are TRAIN_SPLIT.
 TRAIN_SPLIT = 'validation[:90%]'
-_NUM_IMAGES = 1_281_167  # Of ImageNet's training split.
+_NUM_IMAGES = 1_281_167  # In ImageNet's training split.
 
 
 def recipe(variant: str = '', **changes: Any) -> ml_collections.ConfigDict:
-  """configs/mnv3.py, float32 on CPU, with keys changed (`model__num_bases=8`)."""
+  """Loads configs/mnv3.py, in float32 on CPU, with keys changed (`model__num_bases=8`)."""
   config = command_line.load_recipe(_RECIPE, _variants(variant))
   config.update_from_flattened_dict({k.replace('__', '.'): v for k, v in changes.items()})
   return config
 
 
 def basisnets(name: str) -> dict[str, ml_collections.ConfigDict]:
-  """The recipe, and beside it what else `training.remat_preview` may be."""
+  """The recipe, and beside it the same with the other value of `training.remat_preview`."""
   again = jax.default_backend() != 'cpu'
   other = ', preview run again' if again else ', preview kept'
   return {name: recipe(), name + other: recipe(training__remat_preview=again)}
 
 
 def command(variant: str, workdir: str, data_dir: str, *flags: str) -> list[str]:
-  """The main recipe's own command, float32 on CPU; validation images stand in for training's."""
+  """The main recipe's own command, in float32 on CPU; it trains on validation images."""
   return [
     *(sys.executable, '-m', 'basisnet_jax.main', f'--config={_RECIPE}:{_variants(variant)}'),
     *(f'--workdir={workdir}', f'--config.data.data_dir={data_dir}'),
@@ -59,7 +59,7 @@ def images(batch: int, resolution: int = 224) -> jax.Array:
 
 
 def variables(model) -> dict[str, Any]:
-  """Fresh ones; the draw is compiled without optimization, which takes longer than it runs."""
+  """Fresh variables; their init is compiled without optimization, which would not pay off."""
   options = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
   init = jax.jit(lambda key: model.init(key, images(1)), compiler_options=options)
   return init(jax.random.key(0))
@@ -77,11 +77,11 @@ class Stages:
     preview: images -> logits, coefficients.
     specialize: images, coefficients -> logits.
     both: images -> logits.
-    few_at_once: the same as evaluation has it, by `in_parts`.
+    few_at_once: the same in the way of evaluation, by `in_parts`.
   """
 
   def __init__(self, model: models.BasisNet, held: dict, device: jax.Device | None = None):
-    """`held` are its variables, which go to `device`."""
+    """Puts the model's variables, `held`, on `device`."""
     light, special = models.basisnet.of_stages(held)
     self.preview = fixed.fix(functools.partial(model.apply, method='preview'), light, device)
     specialize = functools.partial(model.apply, method='specialize')
@@ -98,9 +98,9 @@ def basisnet(config: ml_collections.ConfigDict) -> tuple[models.BasisNet, dict]:
 
 
 def network(config: ml_collections.ConfigDict) -> tuple[Callable[[jax.Array], jax.Array], ...]:
-  """Inference with a network of one stage, its weights fixed: images -> logits.
+  """Inference with a one-stage network, its weights fixed: images -> logits.
 
-  And the same as evaluation has it, few images at once, by `in_parts`.
+  The second function does the same in the way of evaluation, few images at once, by `in_parts`.
   """
   model = experiment.build_model(config)
   assert not isinstance(model, models.BasisNet)
@@ -113,7 +113,7 @@ def _few_at_once(apply):
 
 
 class TrainStep:
-  """The recipe's own training step, on one batch of random images that stays on the devices.
+  """The recipe's own training step on one batch of random images, which stays on the devices.
 
   Attributes:
     compiled: the step (`jax.stages.Compiled`).
@@ -143,7 +143,7 @@ class TrainStep:
 
   @property
   def megabytes(self) -> float:
-    """The most memory that the program has in use, with state and batch."""
+    """The program's peak memory, including state and batch."""
     used = self.compiled.memory_analysis()
     return (
       used.argument_size_in_bytes

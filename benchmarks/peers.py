@@ -1,8 +1,8 @@
 """The same layers and networks in PyTorch, which is an extra: `pip install '.[bench]'`.
 
-PyTorch is imported when it is needed. Its networks are torchvision's, with random weights, and run
-channels last where JAX does: on CPU in float32, on a GPU in mixed bfloat16. 'grouped' is
-the usual trick for kernels per image: the batch becomes groups of one large grouped convolution.
+PyTorch is imported when needed. Its networks are torchvision's, with random weights and channels
+last, and run on the device that JAX uses: on CPU in float32, on a GPU in mixed bfloat16. 'grouped'
+is the usual trick for kernels per image: the batch becomes groups of one large grouped convolution.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def grouped_convolution(
   dtype: str,
   backward: bool,
 ) -> Call:
-  """A convolution with a kernel per image as one with batch x groups groups.
+  """A convolution with a kernel per image, as one convolution with batch x groups groups.
 
   Args:
     images: `[b, h, w, i]`.
@@ -43,7 +43,7 @@ def grouped_convolution(
     stride: of rows and columns.
     groups: of channels.
     dtype: 'float32' or 'bfloat16'.
-    backward: whether a call also makes the gradients of images and kernels.
+    backward: whether a call also computes the gradients of images and kernels.
   """
   import torch
 
@@ -85,20 +85,20 @@ def inference(batch: int) -> dict[str, Call]:
 
 
 def training(batch: int) -> dict[str, Call]:
-  """A step of RMSProp with an average of the parameters, as the recipe has."""
+  """A step of RMSProp with an average of the parameters, as in the recipe."""
   import torch
 
   static, two_stages = _static(), _two_stages().to(_device())
   calls = {STATIC: _training_step(static, static, batch)}
   calls[BOTH] = _training_step(two_stages, two_stages, batch)
-  if _device() == 'cpu':  # There it compiles for minutes.
+  if _device() == 'cpu':  # Compilation would take minutes.
     return calls
   static = _static()
   return calls | _if_it_compiles(_training_step(static, torch.compile(static), batch))
 
 
 def _training_step(network, run, batch):
-  """`run` is `network`, or that compiled."""
+  """A training step; `run` is `network` itself, or compiled."""
   import torch
 
   network.train()
@@ -147,7 +147,7 @@ def _mixed_precision():
 
 
 def _waiting(run):
-  """A call that returns when its work is done, as on CPU every call does."""
+  """A call that returns when its work is done, as every call does on CPU."""
   import torch
 
   def call():

@@ -1,10 +1,10 @@
-"""The server under load: images/s and latency, over the predictor called directly.
+"""The server under load: images/s and latency, relative to calling the predictor directly.
 
   python -m benchmarks.serve [--seconds=10] [--output=DIR]
 
-The server is a process of its own; its clients, who ask again as soon as they are answered, share
-the machine with it. The floor is `Predictor.predict` for the same files: in batches for images/s,
-one file alone for the latency. Half of the images end early.
+The server is a separate process; its clients share the machine with it, and each sends the next
+request as soon as it has its answer. The floor is `Predictor.predict` for the same files: in
+batches for images/s, one file alone for the latency. Half of the images end early.
 """
 
 from collections.abc import Iterator
@@ -32,12 +32,12 @@ _CLIENTS = (1, 8, 64)
 _FILES = 128
 _BATCH = 32
 _FLOOR, _ALONE = f'predictor, batches of {_BATCH}', 'predictor, one image alone'
-_BARS = {64: 'at least 0.8'}  # Of images/s: enough clients fill the batches.
+_BARS = {64: 'at least 0.8'}  # For images/s, with enough clients to fill the batches.
 _LIMITS = service.Limits()
 
 
 def cases(seconds: float) -> Iterator[table.Row]:
-  """The main recipe, by clients."""
+  """The main recipe, by number of clients."""
   config = ours.recipe()
   predictor, files = _predictor(config), _files(config.model.resolution)
   threshold = statistics.median(
@@ -83,7 +83,7 @@ def _predictor(config):
 
 
 def _files(side):
-  """JPEGs that are a bit larger than what the network sees."""
+  """JPEGs a bit larger than the network's input."""
   random, found = np.random.default_rng(0), []
   for _ in range(_FILES):
     blocks = Image.fromarray(random.integers(0, 256, (12, 16, 3), np.uint8))
@@ -95,7 +95,7 @@ def _files(side):
 
 @contextlib.contextmanager
 def _server(config, threshold) -> Iterator[int]:
-  """The port of a server that is ready."""
+  """Starts a server and yields its port when it is ready."""
   with socket.create_server(('127.0.0.1', 0)) as listener:
     port = listener.getsockname()[1]
     process = multiprocessing.get_context('spawn').Process(
@@ -130,7 +130,7 @@ def _ask(port, method, path, body=None):
 
 
 def _load(port, files, clients):
-  """Asks for all files; seconds of each."""
+  """Requests all files; returns the seconds that each took."""
   left = itertools.chain(files)
 
   def client(_):

@@ -1,9 +1,9 @@
-"""From the command to the end of the first training step, with a cold and a warm cache.
+"""Time from the command to the end of the first training step, with a cold and a warm cache.
 
   python -m benchmarks.startup --data_dir=DIR [--output=DIR]
 
-The main recipe's own command, in fresh processes; imagenet2012's validation images stand in for its
-training images. Without accelerators its batch is 32: what is measured is the start.
+This is the main recipe's own command, in fresh processes; imagenet2012's validation images stand in
+for its training images. The batch is only 32, since it is the start that is measured.
 """
 
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ _TIMEOUT = 900.0
 
 
 def cases(seconds: float, data_dir: str) -> Iterator[table.Row]:
-  """A cold start, then warm ones; `seconds` is not used."""
+  """A cold start, then warm ones; `seconds` is unused."""
   del seconds
   with tempfile.TemporaryDirectory() as folder:
     cold, *warm = [_first_step(folder, data_dir, run) for run in range(1 + _WARM)]
@@ -39,9 +39,9 @@ def cases(seconds: float, data_dir: str) -> Iterator[table.Row]:
 
 def _first_step(folder, data_dir, run):
   """Seconds until the progress bar says that a step is done."""
-  terminal, end = pty.openpty()  # A bar redraws itself on terminals alone.
+  terminal, end = pty.openpty()  # The bar redraws itself only on terminals.
   termios.tcsetwinsize(end, (24, 120))
-  # An accelerator's host is one step ahead: with the second begun, the first is done.
+  # With an accelerator, the host is one step ahead: once the second has begun, the first is done.
   first = 1 if jax.default_backend() == 'cpu' else 2
   start = time.perf_counter()
   process = subprocess.Popen(
@@ -54,7 +54,7 @@ def _first_step(folder, data_dir, run):
   text = ''
   try:
     while (left := start + _TIMEOUT - time.perf_counter()) > 0:
-      if not select.select([terminal], [], [], left)[0]:  # It may say nothing for ever.
+      if not select.select([terminal], [], [], left)[0]:  # It may stay silent forever.
         break
       text += os.read(terminal, 65536).decode(errors='replace')
       if re.search(rf'\| ([{first}-9]|[1-9][\d,]+)/', text):

@@ -1,4 +1,4 @@
-"""What the benchmarks share: rows of ratios, and their table as text, JSON, Markdown and PNG."""
+"""Shared by the benchmarks: rows of ratios, and their table as text, JSON, Markdown and PNG."""
 
 import argparse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,12 +24,12 @@ class Row(NamedTuple):
 
   Attributes:
     case: what is done, with sizes.
-    name: who does it.
-    value: what was measured, in `unit`.
+    name: the candidate.
+    value: the measurement, in `unit`.
     unit: 'ms', 'MB', 'images/s', ...
-    against: whom it is compared with; '' if nobody.
-    ratio: to that one.
-    bar: what the ratio is to be, such as 'at most 1.2'; '' if nothing is asked.
+    against: the candidate to compare with; '' if none.
+    ratio: to that candidate.
+    bar: what the ratio should be, such as 'at most 1.2'; '' if nothing is asked.
   """
 
   case: str
@@ -42,7 +42,7 @@ class Row(NamedTuple):
 
   @property
   def met(self) -> bool | None:
-    """Whether the median ratio is what `bar` asks; None if it asks nothing."""
+    """Whether the median ratio meets `bar`; None if there is no bar."""
     if not self.bar:
       return None
     kind, limit = self.bar.rsplit(' ', 1)
@@ -57,9 +57,9 @@ def times(
   against: str,
   asked: Mapping[tuple[str, str], str] | None = None,
 ) -> Iterator[Row]:
-  """Rows of `measure.interleaved`'s samples, as times of a call over those of `against`.
+  """Makes rows from `measure.interleaved`'s samples: times per call, relative to `against`.
 
-  `asked` are bars of {(name, name it is compared with): bar}; what is not there is left out.
+  `asked` is {(name, name to compare with): bar}; names without samples are ignored.
   """
   asked = dict(asked or {})
   for name, seconds in samples.items():
@@ -81,14 +81,14 @@ def main(
   data_dir: bool = False,
   asynchronous: bool = False,
 ) -> None:
-  """Runs a benchmark from the command line: prints rows as they come, writes the files.
+  """Runs a benchmark from the command line: prints rows as they come, and writes the files.
 
   Args:
     name: of the files, in the folder `--output`.
     about: the title.
-    cases: makes the rows; it is given the seconds that each case may take.
-    data_dir: whether it needs ImageNet: `cases` is given the folder, too.
-    asynchronous: whether CPU devices work in threads of their own, not as in training.
+    cases: makes the rows; its argument is the number of seconds that each case may take.
+    data_dir: whether it needs ImageNet; `cases` then also gets the folder.
+    asynchronous: whether CPU devices work in threads of their own, unlike in training.
   """
   parser = argparse.ArgumentParser(prog=f'python -m benchmarks.{name}', description=about)
   parser.add_argument('--output', default='benchmarks/results', help='folder of the files')
@@ -122,7 +122,7 @@ def main(
 
 
 def hardware() -> str:
-  """The machine and the libraries, in a line."""
+  """The machine and the libraries, in one line."""
   cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
   devices = jax.devices()
   accelerator = '' if devices[0].platform == 'cpu' else f'{len(devices)} {devices[0].device_kind}; '
@@ -131,7 +131,7 @@ def hardware() -> str:
 
 
 def as_dicts(rows: Sequence[Row]) -> list[dict]:
-  """For JSON."""
+  """The rows for JSON."""
   return [
     row._asdict()
     | {'value': row.value._asdict(), 'ratio': row.ratio and row.ratio._asdict(), 'met': row.met}
@@ -140,7 +140,7 @@ def as_dicts(rows: Sequence[Row]) -> list[dict]:
 
 
 def markdown(about: str, rows: Sequence[Row]) -> str:
-  """A table for a page: medians, with quartiles of the ratios."""
+  """A table in Markdown: medians, with the quartiles of the ratios."""
   lines = [
     f'{about}. {hardware()}. Medians; in brackets the quartiles.',
     '',
@@ -159,7 +159,7 @@ def markdown(about: str, rows: Sequence[Row]) -> str:
 
 
 def picture(about: str, rows: Sequence[Row]) -> Figure:
-  """Bars of all ratios, on a logarithmic axis; those that miss what is asked are marked."""
+  """Bars of all ratios on a logarithmic axis; those that miss their `bar` are marked."""
   rows = [row for row in rows if row.ratio]
   figure = Figure(figsize=(9, 1.2 + 0.24 * len(rows)), dpi=110, layout='constrained')
   axes = figure.add_subplot()

@@ -2,8 +2,8 @@
 
   python -m benchmarks.two_devices [--seconds=10] [--output=DIR]
 
-Without two accelerators it runs on two simulated CPU devices. A stage alone then has half of the
-cores and the stream has all, so that its devices do not share any (Linux).
+Without two accelerators, it runs on two simulated CPU devices. A single stage then gets half of the
+cores and the stream gets all, so that its devices need not share any (Linux).
 """
 
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ _BATCHES = (1, 4)
 
 
 def cases(seconds: float) -> Iterator[table.Row]:
-  """The main recipe, by frames that come at once."""
+  """The main recipe, by number of frames that arrive at once."""
   model, held = ours.basisnet(ours.recipe())
   first, second = jax.devices()[0], jax.devices()[min(1, jax.device_count() - 1)]
   light, special = (ours.Stages(model, held, device) for device in (first, second))
@@ -36,7 +36,7 @@ def cases(seconds: float) -> Iterator[table.Row]:
   )
   cores = sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else []
   if first.platform != 'cpu':
-    cores = []  # A device's own threads matter little there.
+    cores = []  # With accelerators, the host's threads matter little.
   for batch in _BATCHES:
     frame = np.asarray(ours.images(batch))
     on_first, on_second = (jax.device_put(frame, device) for device in (first, second))
@@ -69,7 +69,7 @@ def cases(seconds: float) -> Iterator[table.Row]:
 
 
 def _on_cores(cores, call):
-  """Calls with all threads of this process on these cores."""
+  """Calls a function with all threads of this process on these cores."""
   for thread in os.listdir('/proc/self/task'):
     with contextlib.suppress(ProcessLookupError):  # It has ended meanwhile.
       os.sched_setaffinity(int(thread), cores)
