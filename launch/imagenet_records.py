@@ -1,4 +1,4 @@
-"""The files of records of a split: their names, writing those that are missing, reading them."""
+"""A split's record files: names them, writes those that are missing, and reads them back."""
 
 from collections.abc import Iterator
 from concurrent import futures
@@ -13,18 +13,18 @@ from basisnet_jax.data.quiet_tensorflow import tf, tfds
 from basisnet_jax.errors import UserError
 from basisnet_jax.training.progress import Progress
 
-_DECODED_FILES = 8  # Of each split, when it is checked.
-_SIGNATURES = (b'\xff\xd8', b'\x89PNG')  # How JPEG and PNG begin.
+_DECODED_FILES = 8  # In each split, files whose first record the check decodes.
+_SIGNATURES = (b'\xff\xd8', b'\x89PNG')  # The first bytes of JPEG and PNG.
 
 
 def lengths(num_images: int, num_files: int) -> list[int]:
-  """How many records each file has, as TFDS spreads them."""
+  """The number of records in each file, as TFDS distributes them."""
   bounds = tfds.core.utils.shard_utils.get_shard_boundaries(num_images, num_files)
   return np.diff([0, *bounds]).tolist()
 
 
 def paths(builder: tfds.core.DatasetBuilder, split: str, num_files: int) -> list[str]:
-  """The split's files, named as by TFDS."""
+  """The split's files, named as TFDS does."""
   template = tfds.core.ShardedFileTemplate(
     data_dir=builder.data_path, dataset_name=builder.name, split=split, filetype_suffix='tfrecord'
   )
@@ -38,9 +38,9 @@ def write(builder: tfds.core.DatasetBuilder, split: str, shards: list, tar_path:
   """Writes the files that are not there yet.
 
   Args:
-    builder: TFDS's, of imagenet2012.
+    builder: TFDS's builder of imagenet2012.
     split: 'train' or 'validation'.
-    shards: (path, places of its images in the tar) of each file.
+    shards: (path, places of its images in the tar) for each file.
     tar_path: the tar.
 
   Raises:
@@ -70,7 +70,7 @@ def write(builder: tfds.core.DatasetBuilder, split: str, shards: list, tar_path:
 
 
 def write_file(path: str, records: Iterator[bytes]) -> None:
-  """Writes a file of records, whole or not at all."""
+  """Writes a record file, completely or not at all."""
   with tf.io.TFRecordWriter(f'{path}.tmp') as writer:
     for record in records:
       writer.write(record)
@@ -78,7 +78,7 @@ def write_file(path: str, records: Iterator[bytes]) -> None:
 
 
 def _read(pool, tar_path, tar, places):
-  """(place, the bytes that are there) of each, in order; several are read at a time."""
+  """Yields (place, its bytes) in order; several are read in parallel."""
 
   def read(place):
     found = os.pread(tar, place['size'], place['offset'])
@@ -93,7 +93,7 @@ def _read(pool, tar_path, tar, places):
 
 
 def _encoder(builder):
-  """A function from an image's place and bytes to its record, as TFDS's builder has it."""
+  """Returns a function from an image's place and bytes to its record, like TFDS's builder."""
   features = builder.info.features
   serializer = tfds.core.example_serializer.ExampleSerializer(features.get_serialized_info())
 
@@ -105,17 +105,17 @@ def _encoder(builder):
       image = tfds.core.utils.png_to_jpeg(image)
     example = {'file_name': name, 'image': io.BytesIO(image), 'label': int(place['label'])}
     record = serializer.get_tf_example(features.encode_example(example))
-    # Protobuf's own order of the features is another one in every process.
+    # By default, protobuf's order of the features differs between processes.
     return record.SerializeToString(deterministic=True)
 
   return encode
 
 
 def check(builder: tfds.core.DatasetBuilder, split: str, shards: list) -> None:
-  """Reads all files of a split: checksums, counts, and of some the first image.
+  """Reads all files of a split: checks checksums and counts, and in some files the first image.
 
   Raises:
-    UserError: a file is not what it should be; it is removed.
+    UserError: a file is not what it should be; it has been removed.
   """
   decoded = {path for path, _ in shards[:: -(-len(shards) // _DECODED_FILES)]}
 
@@ -141,7 +141,7 @@ def check(builder: tfds.core.DatasetBuilder, split: str, shards: list) -> None:
 
 
 def _problem(path, places, features):
-  """What is wrong with a file of records, or ''; with `features` the first is decoded, too."""
+  """What is wrong with a record file, or ''; with `features`, also decodes the first record."""
   records = tf.data.TFRecordDataset(path)
   try:
     count = int(records.reduce(np.int64(0), lambda count, _: count + 1))
@@ -158,7 +158,7 @@ def _problem(path, places, features):
 
 
 def progress(total: int, name: str, done: int = 0) -> Progress:
-  """A line that counts images."""
+  """A progress line that counts images."""
   return Progress(total, done, name=name, first='starting...')
 
 

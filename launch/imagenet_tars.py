@@ -1,4 +1,4 @@
-"""Where each image is in the two tar files of ImageNet, and whether all of them are there."""
+"""Finds each image in the two tar files of ImageNet, and checks that none is missing."""
 
 from collections.abc import Callable
 from concurrent import futures
@@ -15,21 +15,21 @@ from basisnet_jax.errors import UserError
 
 NAMES = {'train': 'ILSVRC2012_img_train.tar', 'validation': 'ILSVRC2012_img_val.tar'}
 _OFFICIAL_BYTES = {'train': 147_897_477_120, 'validation': 6_744_924_160}
-# Reads wait for the disk more than for the processor.
+# Parallel reads, which wait for the disk more than for the processor.
 READERS = 16
-_BLOCK = 512  # Of a tar file.
-# An image's name, where its bytes are in the tar, and its class.
+_BLOCK = 512  # Bytes in a block of a tar file.
+# An image's name, the position of its bytes in the tar, and its class.
 PLACE = np.dtype([('name', 'S64'), ('offset', 'i8'), ('size', 'i8'), ('label', 'i4')])
 
 
 @dataclasses.dataclass(frozen=True)
 class Expected:
-  """What the tars must hold, and in how many files it is written.
+  """What the tars must hold, and the number of files to write.
 
   Attributes:
-    classes: archives in the training tar.
+    classes: number of archives in the training tar.
     images: {split: number of images}.
-    files: {split: number of files of records}.
+    files: {split: number of record files}.
   """
 
   classes: int
@@ -38,7 +38,7 @@ class Expected:
 
 
 def check_sizes(paths: dict[str, str]) -> None:
-  """Raises a UserError if a tar is missing or empty; `paths` is by split."""
+  """Raises a UserError if a tar is missing or empty; `paths` is {split: tar}."""
   for split, path in paths.items():
     if not os.path.isfile(path):
       raise UserError(
@@ -56,20 +56,20 @@ def places(
   expected: Expected,
   progress: Callable[[int], None],
 ) -> np.ndarray:
-  """Finds every image of a tar by the headers, without reading the images.
+  """Finds every image in a tar by the headers, without reading the images.
 
   Args:
     split: 'train' or 'validation'.
     path: the tar.
     label: the classes.
-    expected: how many classes and images there must be.
-    progress: is called with the number of images found so far.
+    expected: the numbers of classes and images that there must be.
+    progress: called with the number of images found so far.
 
   Returns:
     Array of `PLACE`, in the order in which TFDS's builder writes the images.
 
   Raises:
-    UserError: the tar is damaged or cut off, is another one, or lacks something.
+    UserError: the tar is damaged or truncated, is the wrong one, or is incomplete.
   """
   find = _training_places if split == 'train' else _validation_places
   found = find(path, label, expected, progress)
@@ -80,7 +80,7 @@ def places(
 
 
 def _training_places(path, label, expected, progress):
-  """Of the training tar, which is one of the tars of its classes."""
+  """The places in the training tar, which contains a tar for each class."""
   classes = _members('train', path)
   known = set(label.names)
   for name, *_ in classes:
@@ -109,7 +109,7 @@ def _training_places(path, label, expected, progress):
 
 
 def _validation_places(path, label, expected, progress):
-  """Of the validation tar; the labels are in TFDS, in the order of the images' names."""
+  """The places in the validation tar; TFDS has the labels, in the order of the images' names."""
   images = sorted(_members('validation', path))
   for name, *_ in images:
     if not re.fullmatch(r'ILSVRC2012_val_\d{8}\.JPEG', name):
@@ -130,9 +130,9 @@ def _validation_places(path, label, expected, progress):
 
 
 def _members(split, path, start=0, size=None):
-  """(name, offset, size) of each file of a tar, which may be a part of another one.
+  """(name, offset, size) of each file in a tar, which may be part of another tar.
 
-  Reads the headers and the end, and raises a UserError unless all of it is there.
+  Reads the headers and the end, and raises a UserError unless the tar is complete.
   """
   whole = os.path.getsize(path) if size is None else start + size
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Several processes on this machine, the same code path as on a pod:
+# Runs several processes on this machine, with the same code path as on a pod:
 #
 #   launch/local.sh N --config=configs/digits.py [--workdir=DIR] [main's other flags]
 #
-# Variables: DEVICES=4 gives each process so many CPU devices (1), PYTHON names the interpreter,
-# JAX_PLATFORMS the accelerator (cpu), JAX_COMPILATION_CACHE_DIR a folder for compiled programs
-# (none). Each line of output starts with the process's number. Ends
-# when all processes have, with the first failing one's exit code.
+# Variables (and defaults): DEVICES, CPU devices per process (1); PYTHON, the interpreter;
+# JAX_PLATFORMS, the accelerator (cpu); JAX_COMPILATION_CACHE_DIR, a folder for compiled programs
+# (none). Each line of output starts with the process's number. The script ends when all processes
+# have ended, with the exit code of the first one in order that failed.
 set -euo pipefail
 
 if [[ ! ${1:-} =~ ^[1-9][0-9]*$ ]]; then
@@ -26,13 +26,13 @@ for ((i = 0; i < count; i++)); do
     --num_processes="$count" --process_id="$i" "$@" > >(sed -u "s/^/[$i] /") 2> >(sed -u "s/^/[$i] /" >&2) &
   pids+=($!)
 done
-# The processes save and end by themselves; so do those that lose another one.
+# After SIGTERM the processes save and end on their own, as do those that lose another process.
 trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' INT TERM
 
 code=0
 for pid in "${pids[@]}"; do
   result=0
-  # A signal interrupts the waiting; the process may then still be saving.
+  # A signal interrupts `wait`; the process may still be saving.
   while wait "$pid" || result=$?; [[ $result -gt 128 ]] && kill -0 "$pid" 2>/dev/null; do result=0; done
   if [[ $code == 0 ]]; then code=$result; fi
 done

@@ -26,27 +26,27 @@ import pathlib
 import sys
 import traceback
 
-# Started as a file: the package beside it is the one to check.
+# This file is run as a script: check the package beside it.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from absl import app, flags, logging  # noqa: E402
 
 from basisnet_jax import command_line, supervisor  # noqa: E402
-from basisnet_jax import main as program  # noqa: E402, F401  Its flags are ours.
+from basisnet_jax import main as program  # noqa: E402, F401  Defines our flags.
 from basisnet_jax.errors import UserError  # noqa: E402
 
 _TIME_LIMIT = flags.DEFINE_float('time_limit', 600.0, 'Seconds that a check may take.')
 
 
 def main(config) -> None:
-  """Checks the job of a resolved recipe, and ends the process."""
+  """Checks the job of a resolved recipe and ends the process."""
   import jax
 
   from basisnet_jax import distributed
   from basisnet_jax.preflight import table
 
   logging.set_verbosity(logging.WARNING)
-  # A process that dies is to be named by the others and not to end them.
+  # If a process dies, the others should name it, not end with it.
   jax.config.update('jax_enable_recoverability', True)
   jax.config.update('jax_enable_preemption_service', False)  # SIGTERM ends.
   f = flags.FLAGS
@@ -69,10 +69,10 @@ def main(config) -> None:
 
 
 def run() -> None:
-  """The console's entry."""
-  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # JAX's C++ speaks of errors only.
+  """The command-line entry point."""
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # JAX's C++ code prints only errors.
   if supervisor.is_needed(1):
-    # Without process 0 JAX aborts the others from C++, with pages of its own.
+    # Without process 0, JAX aborts the others from C++ and prints pages.
     code = supervisor.supervise(0)
     if code > 2:
       print(

@@ -32,7 +32,7 @@ import sys
 
 import numpy as np
 
-# Started as a file: the package beside it is the one to use.
+# This file is run as a script: use the package beside it.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import imagenet_records  # noqa: E402
@@ -46,21 +46,21 @@ from basisnet_jax.training import workdir_lock  # noqa: E402
 IMAGENET = imagenet_tars.Expected(
   classes=1000,
   images={'train': 1_281_167, 'validation': 50_000},
-  files={'train': 1024, 'validation': 64},  # What TFDS's rule gives for these sizes.
+  files={'train': 1024, 'validation': 64},  # By TFDS's rule for these sizes.
 )
 
 
 def prepare(tars: str, data_dir: str, expected: imagenet_tars.Expected) -> None:
-  """Writes the dataset, or what is missing of it, and checks it.
+  """Writes the dataset, or what is missing from it, and checks it.
 
   Args:
     tars: the local folder of the two tar files.
-    data_dir: where datasets are, local or gs://.
+    data_dir: the folder of datasets, local or gs://.
     expected: what the tars must hold.
 
   Raises:
-    UserError: a tar is missing, damaged or another one, there is no space, another process is at
-      work, or what was written cannot be read.
+    UserError: a tar is missing, damaged or the wrong one, there is not enough space, another
+      process is at work, or what was written cannot be read.
   """
   paths = {split: os.path.join(tars, name) for split, name in imagenet_tars.NAMES.items()}
   builder = tfds.builder('imagenet2012', data_dir=data_dir)
@@ -106,8 +106,8 @@ def _make_folders(*folders):
 
 def _check_space(paths, folder):
   if '://' in folder:
-    return  # A bucket has no end.
-  # A record adds less to an image than the tar does, which fills blocks up.
+    return  # A bucket cannot be full.
+  # A record adds less to an image than the tar does, which pads images to blocks.
   wanted = sum(map(os.path.getsize, paths.values()))
   written = sum(file.stat().st_size for file in os.scandir(folder) if '.tfrecord-' in file.name)
   needed, free = max(0, wanted - written), shutil.disk_usage(folder).free
@@ -124,7 +124,7 @@ def _gigabytes(count):
 
 
 def _known_places(split, path, builder, expected, work):
-  """The places of a split's images (`imagenet_tars.places`), looked up once and kept in `work`."""
+  """The places of a split's images (`imagenet_tars.places`), found once and kept in `work`."""
   about = os.stat(path)
   tar = json.dumps([os.path.abspath(path), about.st_size, about.st_mtime_ns])
   kept, before = os.path.join(work, f'{split}.npz'), None
@@ -155,20 +155,20 @@ def _write_metadata(builder, shards, work):
   for split, files in shards.items():
     lengths = [len(places) for _, places in files]
     size = sum(tf.io.gfile.stat(path).length for path, _ in files)
-    size -= sum(lengths) * 16  # TFRecord's own.
+    size -= sum(lengths) * 16  # TFRecord's overhead.
     infos.append(tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=size))
   builder.info.set_splits(tfds.core.splits.SplitDict(infos))
   metadata = os.path.join(work, 'metadata')
   tf.io.gfile.makedirs(metadata)
   builder.info.write_to_directory(metadata)
-  # The one that makes it a dataset comes last.
+  # The file that makes the folder a dataset comes last.
   for name in sorted(tf.io.gfile.listdir(metadata), key=lambda name: name == 'dataset_info.json'):
     target = os.path.join(os.fspath(builder.data_path), name)
     tf.io.gfile.rename(os.path.join(metadata, name), target, overwrite=True)
 
 
 def _check_opens(data_dir, expected):
-  """Opens the dataset as the training does."""
+  """Opens the dataset as training does."""
   dataset = data.open_dataset('imagenet2012', data_dir)
   found = {split: dataset.splits.get(split, 0) for split in expected.images}
   for split in expected.images:
@@ -177,7 +177,7 @@ def _check_opens(data_dir, expected):
         f'{dataset.builder.data_path} holds {found[split]:,} images in {split}, not '
         f'{expected.images[split]:,}; delete it to prepare it again.'
       )
-    data.num_images(dataset, split)  # All files are there.
+    data.num_images(dataset, split)  # Raises an error if the split cannot be opened.
 
 
 def _counts(expected):
@@ -185,7 +185,7 @@ def _counts(expected):
 
 
 def main() -> None:
-  """The console's entry: mistakes of the user end in a sentence and exit code 2."""
+  """The command-line entry point: a user's mistakes end in a sentence and exit code 2."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )

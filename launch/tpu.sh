@@ -1,26 +1,27 @@
 #!/usr/bin/env bash
-# A training on a Cloud TPU slice, by a queued resource:
+# Trains on a Cloud TPU slice, requested as a queued resource:
 #
 #   launch/tpu.sh up     --name=NAME --zone=ZONE --accelerator-type=v6e-16 [--spot] \
 #                        --config=RECIPE --workdir=gs://BUCKET/RUN [-- main's other flags]
 #   launch/tpu.sh watch  the same flags
 #
-# Commands, in the order in which one needs them:
-#   create  requests the slice           wait    until the slice is there
-#   setup   code and libraries onto all workers
+# Commands, in the order in which they are needed:
+#   create  requests the slice
+#   wait    waits until the slice is ready
+#   setup   installs code and libraries on all workers
 #   run     starts the program on all workers, in the background
 #   up      create, wait, setup, run
-#   status  the slice's state, and the workers': running, lost, or an exit code
-#   logs    follows what a worker says (--worker=0, a number or all)
-#   watch   until the program has ended well: resumes after a preemption, runs again after a failure
-#   resume  delete, create, wait, setup (with the same code), run: it continues from its checkpoint
-#   stop    the program saves and ends; the slice stays
+#   status  shows the state of the slice, and of the workers: running, lost, or an exit code
+#   logs    follows a worker's output (--worker=0, a number or all)
+#   watch   resumes after preemptions and restarts after failures, until the program has succeeded
+#   resume  delete, create, wait, setup (with the same code), run: continues from the checkpoint
+#   stop    makes the program save and end; the slice stays
 #   delete  gives the slice back
 #
-# Options: --project=ID (gcloud's own by default), --runtime-version=VERSION (by the accelerator
-# type), --spot, --no-preflight, --compilation-cache=DIR (compiled/ in the workdir; empty: none),
-# --poll=SECONDS (60), --failures=N (5) that `watch` bears, --dry-run prints the commands and runs
-# nothing.
+# Options: --project=ID (default: gcloud's), --runtime-version=VERSION (default: by accelerator
+# type), --spot, --no-preflight, --compilation-cache=DIR (default: compiled/ in the workdir; empty:
+# none), --poll=SECONDS (60), --failures=N, the number that `watch` tolerates (5), --dry-run, which
+# only prints the commands.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -36,7 +37,7 @@ say() {
   printf '%(%H:%M:%S)T %s\n' -1 "$1" >&2
 }
 
-# The words as a shell reads them, quoted where they must be.
+# Prints the words for a shell, quoted where necessary.
 words() {
   local word line=''
   for word; do
@@ -46,7 +47,7 @@ words() {
   echo "${line:1}"
 }
 
-# Prints a command; runs it unless that is all. A failure ends the script with its code.
+# Prints a command and, unless it is a dry run, runs it. A failure ends the script with its code.
 call() {
   local what=$1 code=0
   shift
@@ -68,7 +69,7 @@ queue() {
   call "To $verb $name" gcloud compute tpus queued-resources "$verb" "$name" "${where[@]}" "$@"
 }
 
-# Runs tpu_worker.sh on all workers, or one.
+# Runs tpu_worker.sh on all workers, or on one.
 on() {
   local which=$1
   shift
@@ -101,7 +102,7 @@ create() {
     ${spot:+--spot} --async
 }
 
-# gcloud may fail now and then, as the network does, but not always.
+# gcloud may fail occasionally, like the network, but not every time.
 count_unknown() {
   if [[ -n $now ]]; then
     unknown=0
@@ -111,7 +112,7 @@ count_unknown() {
   fi
 }
 
-# 0 when the slice is there, 1 when it will never be.
+# Returns 0 when the slice is ready, 1 if it never will be.
 wait_active() {
   if [[ -n $dry ]]; then
     queue describe '--format=value(state.state)'
@@ -138,10 +139,10 @@ wait_or_end() {
   fi
 }
 
-# The code is packed once and kept, so that a resumed run is of the same.
+# Packs the code once and keeps it, so that a resumed run uses the same code.
 pack() {
   local tree=HEAD
-  # Tracked files as they are now.
+  # Tracked files, with uncommitted changes.
   git diff --quiet HEAD || tree=$(git stash create) || refuse 'git cannot pack the changed files; commit them.'
   [[ -n $dry ]] || mkdir -p runs/tpu
   call 'Packing the code' git archive --format=tar.gz --output="$archive" "$tree"
@@ -171,7 +172,7 @@ resume() {
   run
 }
 
-# One line for each worker: running, lost or its exit code.
+# Prints a line for each worker: running, lost or its exit code.
 worker_states() {
   gcloud compute tpus tpu-vm ssh "$name" "${where[@]}" --worker=all \
     --command='bash basisnet_jax/launch/tpu_worker.sh state' | grep -xE 'running|lost|[0-9]+'
@@ -197,7 +198,7 @@ watch() {
       ACTIVE)
         states=$(worker_states | sort -u | xargs) || states=''
         case $states in
-          '') # Perhaps it is just being taken away; the next looks will show.
+          '') # Perhaps it is being preempted; later checks will show.
             if ((++silent >= 10)); then
               silent=0
               again 'gave no answer'
@@ -217,8 +218,7 @@ watch() {
   done
 }
 
-# Starts the program again where it did not end well, some times; what was asked to end is not
-# counted.
+# Restarts a program that did not succeed, a limited number of times; ends on request do not count.
 again() {
   if [[ $1 != 'ended with 143' ]] && ((++failures > failures_allowed)); then
     echo "The program failed $failures times, and last $1; 'launch/tpu.sh logs' tells why." >&2

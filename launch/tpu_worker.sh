@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# On each VM of a TPU slice; launch/tpu.sh calls it there:
+# Runs on each VM of a TPU slice, where launch/tpu.sh calls it:
 #
-#   setup           Python and the libraries
-#   start FLAGS...  launch/worker.sh in the background; ends at once
-#   state           one word: running, lost (it left no exit code), or the exit code
-#   stop            SIGTERM: the program saves and ends
-#   logs            what the program says, and goes on saying
+#   setup           installs Python and the libraries
+#   start FLAGS...  starts launch/worker.sh in the background and returns at once
+#   state           prints one word: running, lost (it left no exit code), or the exit code
+#   stop            sends SIGTERM: the program saves and ends
+#   logs            follows the program's output
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 log=$HOME/basisnet_jax.log ended=$HOME/basisnet_jax.code group=$HOME/basisnet_jax.pid
 export PYTHON=${PYTHON:-$HOME/venv/bin/python}
 
-# What Compute Engine knows of this VM.
+# Prints one of Compute Engine's metadata attributes of this VM.
 metadata() {
   curl --fail --silent --show-error --retry 5 --header 'Metadata-Flavor: Google' \
     "http://metadata.google.internal/computeMetadata/v1/instance/attributes/$1"
@@ -46,10 +46,10 @@ case ${1:-} in
     ;;
   work)
     shift
-    trap : TERM # The program's to heed; its exit code is still to be written.
+    trap : TERM # Only the program reacts; its exit code is still to be written here.
     code=0
-    # JAX finds the workers by the same metadata, but does not name those that never come. It is
-    # name:id:address,... or address,...
+    # JAX finds the workers by the same metadata, but does not name those that never appear. Its
+    # format is name:id:address,... or address,...
     if endpoints=$(metadata worker-network-endpoints) && number=$(metadata agent-worker-number); then
       IFS=, read -ra workers <<<"$endpoints"
       "$here/worker.sh" "$@" --coordinator_address="${workers[0]##*:}:8476" \

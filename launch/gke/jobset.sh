@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# A training on a Kubernetes cluster of Google's that has JobSet, on a TPU slice or GPU nodes:
+# Trains on a GKE cluster with JobSet, on TPU slices or GPU nodes:
 #
 #   launch/gke/jobset.sh start --name=NAME --image=IMAGE --config=RECIPE --workdir=gs://BUCKET/RUN \
 #       --tpu=tpu-v6e-slice --topology=4x4 --chips-per-node=4 [--slices=1] [-- main's other flags]
 #       --gpu=nvidia-h100-80gb --gpus-per-node=8 --nodes=2                 (instead, for GPUs)
 #   launch/gke/jobset.sh status|logs|delete --name=NAME
 #
-# Options: --namespace=NAME, --service-account=NAME (it may read and write the bucket), --spot,
-# --restarts=N (20), --no-preflight, --compilation-cache=DIR (compiled/ in the workdir; empty: none),
-# --dry-run: start prints the manifest, the others their command.
+# Options: --namespace=NAME, --service-account=NAME (which may read and write the bucket), --spot,
+# --restarts=N (20), --no-preflight, --compilation-cache=DIR (default: compiled/ in the workdir;
+# empty: none), --dry-run (start only prints the manifest, the others their commands).
 set -euo pipefail
 
 name='' namespace='' account='' image='' config='' workdir='' restarts=20 spot='' dry=''
@@ -19,7 +19,7 @@ refuse() {
   exit 2
 }
 
-# Prints a command; runs it unless that is all. A failure ends the script with its code.
+# Prints a command and, unless it is a dry run, runs it. A failure ends the script with its code.
 call() {
   local code=0
   if [[ -n $dry ]]; then
@@ -34,7 +34,7 @@ call() {
   fi
 }
 
-# A string of YAML and JSON in which Kubernetes replaces no $(VARIABLE).
+# Quotes text for YAML and JSON, such that Kubernetes replaces no $(VARIABLE).
 quote() {
   local text=${1//\\/\\\\}
   text=${text//\"/\\\"}
@@ -130,11 +130,11 @@ END
   for argument in "${for_worker[@]}" --config="$config" --workdir="$workdir" "${flags[@]}"; do
     echo "              - $(quote "$argument")"
   done
-  # Nodes may come one after another, for as long as an hour.
+  # Nodes may appear one after another, over as long as an hour.
   echo '              - "--processes_timeout=3600"'
 }
 
-# GKE tells the pods of a slice of each other.
+# GKE tells the pods of a slice about each other.
 tpu_pod() {
   cat <<END
               cloud.google.com/gke-tpu-accelerator: $tpu
@@ -208,7 +208,7 @@ while (($#)); do
   esac
   shift
 done
-# With the endings that it gets, it is to remain a host's name.
+# With its suffixes, the name must still be a valid host name.
 [[ $name =~ ^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$ ]] || refuse "--name=$name is not a name of small letters, digits and hyphens, 40 at most."
 [[ -z $namespace || $namespace =~ ^[a-z0-9]([-a-z0-9]*[a-z0-9])?$ ]] || refuse "--namespace=$namespace is not a name of small letters, digits and hyphens."
 [[ $account =~ ^[-a-z0-9.]*$ ]] || refuse "--service-account=$account is not a Kubernetes service account's name."
@@ -232,7 +232,7 @@ case $command in
     call "${kubectl[@]}" get jobset "$name"
     call "${kubectl[@]}" get pods "$mine"
     ;;
-  # Process 0 speaks for all.
+  # Process 0 reports for all.
   logs)
     call "${kubectl[@]}" logs --follow --tail=200 \
       "$mine,jobset.sigs.k8s.io/job-index=0,batch.kubernetes.io/job-completion-index=0"
