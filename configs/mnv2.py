@@ -45,7 +45,7 @@ def get_config(variant=None):
         'model.name': 'dynamic_convolution_mobilenet_v2',
         'model.num_bases': 4,
         'model.coefficients.uniform_mix': 0.0,
-        'model.coefficients.temperature_epochs': 10.0,  # From 30, like its authors.
+        'model.coefficients.temperature_epochs': 10.0,  # From 30, as its authors do.
       },
     },
   )

@@ -76,7 +76,7 @@ def get_config(variant=None):
         'model.based_layers': '',
         'model.num_bases': 4,
         'model.coefficients.uniform_mix': 0.0,
-        'model.coefficients.temperature_epochs': 10.0,  # From 30, like its authors.
+        'model.coefficients.temperature_epochs': 10.0,  # From 30, as its authors do.
       },
       'large': {'model.name': 'mobilenet_v3_large'},
       'small': {'model.name': 'mobilenet_v3_small', 'model.resolution': 208},

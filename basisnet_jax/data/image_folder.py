@@ -19,7 +19,7 @@ from basisnet_jax.errors import UserError
 
 # A photo's shorter side, pixels; larger photos are shrunk, as a phone's take 100 ms to decode.
 LARGEST = 640
-_QUALITY = 95  # Of re-encoded JPEGs.
+_QUALITY = 95  # JPEG quality of re-encoded photos.
 
 
 class ImageFolder(tfds.core.GeneratorBasedBuilder):

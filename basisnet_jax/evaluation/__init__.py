@@ -1,1 +1,1 @@
-"""What a trained network gets right, what it costs, and where to stop early."""
+"""Evaluates a trained network: its accuracy, its cost, and where to stop early."""

@@ -48,7 +48,7 @@ def accuracy(found: Findings) -> list[str]:
 
 
 def _curve(found):
-  """The picture as SVG, and what it shows in words."""
+  """The picture as SVG, and a description of it."""
   summary, subject = found.summary, found.subject
   images = len(found.curve['top1'])
   keep = np.unique(np.linspace(0, images - 1, _MOST_POINTS).round().astype(int))

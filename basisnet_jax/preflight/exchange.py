@@ -47,7 +47,7 @@ class Exchange:
   def __init__(self):
     state = distributed.global_state
     self.process, self.count = state.process_id, state.num_processes
-    self._client = state.client  # None where a process is alone.
+    self._client = state.client  # None if there is only one process.
     self._own: dict[str, str] = {}
 
   def ask(

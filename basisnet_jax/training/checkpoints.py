@@ -244,8 +244,8 @@ class Checkpoints:
         raise NotADirectoryError('it is a file')
       return ocp.CheckpointManager(
         self._folder,
-        # Lightweight: does not read the times of the saves, of which a single unreadable one would
-        # make the whole folder unusable; nor need any clock decide which checkpoint is the newest.
+        # Lightweight initialization does not read the saves' times: one unreadable time would make
+        # the whole folder unusable, and no clock should decide which checkpoint is the newest.
         options=ocp.CheckpointManagerOptions(
           max_to_keep=self._keep, create=True, lightweight_initialize=True
         ),

@@ -80,7 +80,7 @@ def _processor():
   """The number of cores, over which work is split, and the instruction sets: others would crash."""
   try:
     text = pathlib.Path('/proc/cpuinfo').read_text()
-  except OSError:  # Not Linux; machines then hardly share a cache folder.
+  except OSError:  # Not Linux; there, machines rarely share a cache folder.
     text = ''
   return os.cpu_count(), re.findall('^(?:flags|Features).*', text, re.MULTILINE)[:1]
 

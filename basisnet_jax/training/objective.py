@@ -55,7 +55,7 @@ def make_objective(
 
   `batch` has 'image', pixel values `[b, h, w, 3]`, 'label', int32 `[b]`, and 'target' if images
   belong to several classes (`mixing.make_mixer`). Its 'mask' is used only for the penalties; the
-  step applies it to all else. `key` is the step's randomness, and `step` its number, for the
+  step applies it to everything else. `key` is the step's randomness, and `step` its number, for the
   schedules. The values are loss (without smoothing), top-1 and top-5 of each stage, by the labels,
   and the entropy of the coefficients if it has a weight.
 

@@ -40,7 +40,7 @@ SWEEP = Sweep(
       'model.name': 'dynamic_convolution_resnet_10',
       'model.num_bases': 32,
       'model.coefficients.uniform_mix': 0.0,
-      'model.coefficients.temperature_epochs': 2.0,  # From 30, like its authors.
+      'model.coefficients.temperature_epochs': 2.0,  # From 30, as its authors do.
     },
     'static_larger': {**_STATIC, 'model.resolution': 20},
     'static_slow': {**_STATIC, 'optimizer.learning_rate': 0.15},
