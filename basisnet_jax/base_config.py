@@ -1,4 +1,4 @@
-"""The base recipe: every key there is, what it means, and its default.
+"""The base recipe: every key, what it means, and its default.
 
 Recipes (`configs/*.py`) call `get_config` and override a few keys. The result is
 locked: a key that is not listed here is an error, so a typo cannot pass silently.
@@ -29,7 +29,7 @@ def get_config() -> ml_collections.ConfigDict:
   m.output_stride = 32  # Input size divided by the last feature map's: 32, 16, 8, ...
   # Momentum of batch normalisation's running statistics, in all stages; lower it for short runs.
   m.norm_momentum = 0.99
-  # Set these two as trained weights need (table in `models.pretrained`); None: the network's own.
+  # Trained weights may need other values here (table in `models.pretrained`); None: the network's.
   m.norm_epsilon = config_dict.placeholder(float)
   m.padding = config_dict.placeholder(str)  # 'same' (TensorFlow's) or 'symmetric' (PyTorch's).
   m.pixel_mean = (127.5, 127.5, 127.5)  # For each channel, in pixel values from 0 to 255.
@@ -48,7 +48,7 @@ def get_config() -> ml_collections.ConfigDict:
   # This second group is only for 'basisnet' and its ablation, the plain 'cascade'.
   m.specialist = 'mobilenet_v3_large'  # The second stage; 'basisnet' lifts it into bases.
   # The final logits are the specialist's plus `refine` times the first prediction's. No gradient
-  # flows through the latter: the specialist learns what it lacks. Not in the paper. 0 is off.
+  # flows through the latter: the specialist learns what they lack. Not in the paper. 0 is off.
   m.refine = 0.0
   m.lightweight = light = ml_collections.ConfigDict()
   light.name = 'mobilenet_v3_small'
@@ -198,7 +198,7 @@ def get_config() -> ml_collections.ConfigDict:
   o.warmup_epochs = 5.0  # Linear, from 0.
   o.schedule = 'exponential'  # Or 'cosine' (to 0).
   o.decay_rate = 0.97  # For 'exponential': this factor ...
-  o.decay_epochs = 2.4  # ... after every so many epochs, in steps.
+  o.decay_epochs = 2.4  # ... after every so many epochs (a staircase).
   o.momentum = 0.9  # For 'rmsprop' and 'sgd' (Nesterov).
   o.rmsprop_decay = 0.9
   o.epsilon = 1e-3  # 'rmsprop': inside the square root; 'adamw': outside (use 1e-8).

@@ -93,7 +93,7 @@ def contrast(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
 
 @_operation
 def sharpness(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-  """Scales the sharpness: 0 is smoothed, 1 the image itself, above 1 sharper; not at the border."""
+  """Scales the sharpness: 0 is smoothed, 1 the image itself, above 1 sharper; keeps the border."""
   pixels = tf.cast(image, tf.int32)
   column = pixels[:-2] + pixels[1:-1] + pixels[2:]
   total = column[:, :-2] + column[:, 1:-1] + column[:, 2:] + 4 * pixels[1:-1, 1:-1]

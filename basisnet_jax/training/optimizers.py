@@ -23,7 +23,7 @@ def create_schedule(
   decay_rate: float,
   decay_steps: int,
 ) -> optax.Schedule:
-  """Linear warm-up from 0, then 'cosine' decay (to 0) or 'exponential' decay (in steps).
+  """Linear warm-up from 0, then 'cosine' decay (to 0) or 'exponential' decay (a staircase).
 
   Both count from step 0, as in TensorFlow's recipes: the warm-up overlaps the start of the decay.
   Raises a UserError for another name.
