@@ -21,14 +21,14 @@ class Chosen:
   """Everything needed for early termination with a checkpoint, and how it was chosen.
 
   Attributes:
-    rule: of `confidence.RULES`.
-    temperatures: {stage: T}; its logits are divided by it.
-    threshold: images whose confidence, by the rule from the lightweight model's logits, is at
-      least this exit; 2 where nobody does, or nobody can: a network of one stage.
-    goal: what was to be reached: 'by' and the numbers that belong to it.
-    reason: the same in words.
-    heldout: 'data' (the dataset) and 'split' of the held-out images; of those of them that the
-      threshold was chosen on, how many 'images', and what is expected from them: 'exit_rate',
+    rule: one of `confidence.RULES`.
+    temperatures: {stage: T}; T divides the stage's logits.
+    threshold: images exit if their confidence, by the rule from the lightweight model's calibrated
+      logits, is at least this; 2 if none exits, as with a single network.
+    goal: what the threshold had to reach: 'by' and its numbers.
+    reason: how it was chosen, in words; '' for a single network.
+    heldout: 'data' (the dataset) and 'split' of the held-out images; for two stages the number of
+      'images' on which the threshold was chosen, and the results expected from them: 'exit_rate',
       'average_madds', 'top1', 'specialist_top1'.
     checkpoint: the folder in the workdir that holds the checkpoint.
     step: the checkpoint's step.

@@ -23,8 +23,8 @@ _HOW_TO_CHOOSE = (
 def write(workdir: str, found: Findings) -> list[str]:
   """Prints the table and writes it as evaluation.json; returns the files' names.
 
-  Also early_exit.json, if there are held-out images, and for two stages cost_accuracy.png and
-  coefficients.png, if there are any.
+  Held-out images add early_exit.json; two stages add cost_accuracy.png and, if there are
+  coefficients, coefficients.png.
   """
   summary, subject = found.summary, found.subject
   print(report.table(summary), flush=True)  # First, in case the disk is full.

@@ -90,8 +90,8 @@ def choose(
     # Compares counts, since a difference of two fractions may be off by a bit.
     lost = np.round((top1[0] - top1) * len(heldout.confidence))
     too_many = lost > goal.accuracy_loss / 100 * len(heldout.confidence) + 1e-9
-    # Lower ones may lose less again, by luck: choosing among them all would lose, on other images,
-    # about twice the goal (docs/results.md).
+    # Lower thresholds may lose less again, by luck: choosing among all of them would lose about
+    # twice the goal on other images (docs/results.md).
     index = max(np.append(too_many, True).argmax() - 1, 0)
     limit = f'{goal.accuracy_loss:g} points on held-out images'
     reason = f'the lowest down to which none loses more than {limit}'
