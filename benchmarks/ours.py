@@ -13,7 +13,7 @@ import numpy as np
 
 from basisnet_jax import command_line, models, sharding
 from basisnet_jax.inference import fixed
-from basisnet_jax.models import cost, in_parts
+from basisnet_jax.models import cost, microbatches
 from basisnet_jax.training import experiment, learning
 
 _RECIPE = str(pathlib.Path(__file__).parents[1] / 'configs' / 'mnv3.py')
@@ -77,7 +77,7 @@ class Stages:
     preview: images -> logits, coefficients.
     specialize: images, coefficients -> logits.
     both: images -> logits.
-    few_at_once: the same in the way of evaluation, by `in_parts`.
+    few_at_once: the same in the way of evaluation, by `microbatches`.
   """
 
   def __init__(self, model: models.BasisNet, held: dict, device: jax.Device | None = None):
@@ -100,7 +100,7 @@ def basisnet(config: ml_collections.ConfigDict) -> tuple[models.BasisNet, dict]:
 def network(config: ml_collections.ConfigDict) -> tuple[Callable[[jax.Array], jax.Array], ...]:
   """Inference with a one-stage network, its weights fixed: images -> logits.
 
-  The second function does the same in the way of evaluation, few images at once, by `in_parts`.
+  The second function does the same in the way of evaluation, few images at once, by `microbatches`.
   """
   model = experiment.build_model(config)
   assert not isinstance(model, models.BasisNet)
@@ -109,7 +109,7 @@ def network(config: ml_collections.ConfigDict) -> tuple[Callable[[jax.Array], ja
 
 
 def _few_at_once(apply):
-  return lambda v, x: in_parts.call(functools.partial(apply, v), x)
+  return lambda v, x: microbatches.call(functools.partial(apply, v), x)
 
 
 class TrainStep:

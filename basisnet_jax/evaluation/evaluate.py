@@ -13,7 +13,7 @@ import numpy as np
 from basisnet_jax import sharding
 from basisnet_jax.evaluation import coefficients as coefficients_lib
 from basisnet_jax.evaluation import confidence, early_exit, metrics
-from basisnet_jax.models import basisnet, in_parts, preprocessing, target
+from basisnet_jax.models import basisnet, microbatches, preprocessing, target
 from basisnet_jax.models import cost as cost_lib
 
 # Images that a single device sees at once; in BasisNet-MobileNetV3, 2,048 would take 23 GB.
@@ -51,7 +51,7 @@ def make_eval_step(
     def some(function, *arrays):
       if mesh.size > 1:  # The devices share a batch.
         return function(*arrays)
-      return in_parts.call(function, *arrays, most=_AT_ONCE)
+      return microbatches.call(function, *arrays, most=_AT_ONCE)
 
     outputs = some(functools.partial(ask, train=False), batch['image'])
     values, sums = {'mask': batch['mask'], 'label': batch['label']}, None

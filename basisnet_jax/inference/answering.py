@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from basisnet_jax.evaluation.chosen import Chosen
 from basisnet_jax.inference import early_exit
-from basisnet_jax.models import BasisNet, in_parts, preprocessing
+from basisnet_jax.models import BasisNet, microbatches, preprocessing
 
 
 def make_answer(model: nn.Module, chosen: Chosen) -> Callable[..., tuple[jax.Array, ...]]:
@@ -32,7 +32,7 @@ def make_answer(model: nn.Module, chosen: Chosen) -> Callable[..., tuple[jax.Arr
   def answer(variables, pixels, real, threshold):
     del threshold
     ask = lambda pixels: model.apply(variables, preprocessing.normalize(pixels))  # noqa: E731
-    logits = in_parts.call(ask, pixels, wanted=real).astype(jnp.float32)
+    logits = microbatches.call(ask, pixels, wanted=real).astype(jnp.float32)
     probabilities = jax.nn.softmax(logits / chosen.temperatures.get('network', 1.0))
     return probabilities, probabilities.max(-1), jnp.zeros_like(real)
 

@@ -17,7 +17,7 @@ from basisnet_jax.counting import is_count
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import confidence as confidence_lib
 from basisnet_jax.evaluation import thresholds
-from basisnet_jax.models import BasisNet, in_parts, target
+from basisnet_jax.models import BasisNet, microbatches, target
 
 # How many images the specialist runs for at once, then how many of those that remain. On CPU an
 # image takes 5.5 ms alone, 4.3 in a batch of two, 4.0 of three, 3.2 of four, 3.0 of eight, and no
@@ -96,7 +96,7 @@ def make_predict(
     preview = functools.partial(model.apply, variables, method='preview')
     batch = images.shape[0]
     real = jnp.broadcast_to(jnp.asarray(real, bool), batch)  # On integers `~` is not `not`.
-    first, coefficients = in_parts.call(preview, images, wanted=real)
+    first, coefficients = microbatches.call(preview, images, wanted=real)
     confidence = confidence_lib.of(first, rule, temperature['lightweight'])
     exited = (confidence >= threshold) | ~real
     at_once = chunks or _CHUNKS.get(target.platform(), _USUAL_CHUNKS)

@@ -8,7 +8,7 @@ import tiny
 
 from basisnet_jax import sharding
 from basisnet_jax.evaluation import early_exit, evaluate, metrics
-from basisnet_jax.models import basisnet, cost, in_parts
+from basisnet_jax.models import basisnet, cost, microbatches
 
 IMAGES = 23
 TEMPERATURES = {'lightweight': 0.5, 'specialist': 3.0}
@@ -117,7 +117,7 @@ def test_every_image_counts_once_whatever_the_batches(
 
 
 def test_a_large_batch_takes_little_more_memory_than_a_part_of_it(monkeypatch):
-  monkeypatch.setattr(in_parts, '_ON_CPU', 4096)  # As elsewhere.
+  monkeypatch.setattr(microbatches, '_ON_CPU', 4096)  # As elsewhere.
   model, mesh = tiny.basisnet(resolution=32), sharding.create_mesh(devices=jax.devices()[:1])
   variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
   temperatures = {stage: np.float32(1) for stage in metrics.STAGES}
