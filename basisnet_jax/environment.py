@@ -20,13 +20,19 @@ def start_again() -> None:
   """Restarts the process, once, with settings that only the environment at the start can change.
 
   These are how memory is allocated (tunables that are already set stay as they are), and UTF-8 for
-  file names and output, whatever the locale: TensorFlow accepts no other names. Linux only.
+  file names and output, whatever the locale: TensorFlow accepts no other names. Standard streams
+  that are closed become the null device. Linux only.
   """
   tunables = os.environ.get('GLIBC_TUNABLES', '')
   missing = [f'{name}={value}' for name, value in _TUNABLES.items() if name not in tunables]
   if sys.platform == 'linux' and missing:
     os.environ['PYTHONUTF8'] = '1'
     os.environ['GLIBC_TUNABLES'] = ':'.join(filter(None, [tunables, *missing]))
+    for stream in range(3):
+      try:
+        os.fstat(stream)
+      except OSError:  # The next file would be opened in its place, and be printed into.
+        os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     os.execv(sys.executable, sys.orig_argv)
 
 

@@ -61,3 +61,22 @@ def test_tunables_that_are_set_stay():
   (tunables,) = printed(script, GLIBC_TUNABLES='glibc.malloc.hugetlb=0')
   found = dict(pair.split('=') for pair in tunables.split(':'))
   assert found['glibc.malloc.hugetlb'] == '0' and found['glibc.malloc.mmap_max'] == '0'
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='of /dev')
+@pytest.mark.parametrize('closed', ['>&-', '2>&-', '<&- >&- 2>&-'])
+def test_what_is_printed_to_a_closed_stream_is_in_no_file(closed, tmp_path):
+  script = (
+    START
+    + f"""
+import os
+with open({str(tmp_path / 'file')!r}, 'w') as file:
+  for stream in (1, 2):
+    os.write(stream, b'stray')  # As libraries in C++ do.
+  file.write('whole')
+"""
+  )
+  clean = {name: value for name, value in os.environ.items() if name != 'GLIBC_TUNABLES'}
+  command = ['sh', '-c', f'exec "$0" -c "$1" {closed}', sys.executable, script]
+  subprocess.run(command, env=clean, check=True, capture_output=True)
+  assert (tmp_path / 'file').read_text() == 'whole'
