@@ -1,4 +1,4 @@
-"""All benchmarks, one after another, each in a process of its own, then what was asked of them.
+"""Runs all benchmarks, each in its own process, and then compares them with their bars.
 
 python -m benchmarks [--only=network,layer] [--data_dir=DIR] [--seconds=10] [--output=DIR]
 """

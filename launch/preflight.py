@@ -1,24 +1,24 @@
-"""Checks all hosts before a job: run it on each of them with the flags of the training.
+"""Checks all hosts before a job: run it on each of them with the training's flags.
 
   python launch/preflight.py --config=configs/mnv3.py --workdir=gs://BUCKET/mnv3 \
       --config.data.data_dir=gs://BUCKET/tensorflow_datasets [--coordinator_address=...]
 
-Process 0 prints a table (check, found, verdict). All end with code 0 if all is well, with 2 and a
-sentence for each check that failed, or with 1 if JAX itself fell. In order:
+Process 0 prints a table (check, found, verdict). All processes end with code 0 if all is well, with
+2 and a sentence for each failed check, or with 1 if JAX itself crashed. In order:
 
   processes       all meet
   versions        Python, the libraries and the sources of basisnet_jax are the same everywhere
-  recipe          so is each value of the resolved recipe, and the workdir
-  clocks          go equal within five seconds
-  workdir         process 0 can write to it, and the others see what it wrote (and it removes it)
-  devices         as many of one kind on each host; they fill the recipe's mesh
+  recipe          each value of the resolved recipe is the same everywhere, and so is the workdir
+  clocks          agree within five seconds
+  workdir         process 0 can write to it, and the others see what it wrote (and then removes)
+  devices         each host has the same number, all of one kind; they fill the recipe's mesh
   data            each host opens the dataset and reads its batches; images/s of the input alone
-  training step   the recipe's own, at its batch size, on random images: compiles, finite, how fast
+  training step   the recipe's own, at its batch size, on random images: compiles, finite, speed
   all-reduce      64 MB over all devices, ten times: the sum is right; median time, GB/s
 
-Each check has a time limit (--time_limit, 600 s; a minute where seconds are enough), after which
-the host that did not answer is named. Nothing is trained or kept. It takes the devices, so no
-training may run on them.
+Each check has a time limit (--time_limit, 600 s; a minute for checks that need seconds), after
+which the host that did not answer is named. Nothing is trained or kept. It uses the devices, so no
+training may run on them meanwhile.
 """
 
 import os

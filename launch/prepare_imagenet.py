@@ -3,22 +3,23 @@
   python launch/prepare_imagenet.py --tars=DIR --data_dir=DIR_OR_BUCKET
 
 --tars holds ILSVRC2012_img_train.tar (147,897,477,120 bytes) and ILSVRC2012_img_val.tar
-(6,744,924,160 bytes) as image-net.org gives them, on a local disk. --data_dir is what recipes call
-data.data_dir; the records go to imagenet2012/5.1.0 in it, and nothing else is needed: about 155 GB,
-no temporary copy. Both may lie on one disk.
+(6,744,924,160 bytes) as downloaded from image-net.org, on a local disk. --data_dir is the recipes'
+data.data_dir; the records go into imagenet2012/5.1.0 in it. That takes about 155 GB, without a
+temporary copy. Both may be on one disk.
 
-The records are those of TFDS's own builder: the same in the same order in the same files, with its
-repairs (one PNG, 22 images in CMYK). TFDS's way needs the space twice and starts anew when it is
-interrupted; here each file is written whole or not at all, and the same command goes on after
-`kill -9` with the first file that is missing. The metadata come last, so that nobody opens half a
-dataset.
+The records are those of TFDS's own builder: the same, in the same order, in the same files, with
+its repairs (one PNG, 22 images in CMYK). TFDS's builder needs the space twice and starts over when
+it is interrupted. Here each file is written whole or not at all, and after `kill -9` the same
+command continues with the first missing file. The metadata is written last, so that nobody opens
+half a dataset.
 
-In order: is there space; are the tars whole and is all in them (headers only: minutes); writing;
-reading everything once more (checksums, counts, the first record of some files decoded).
+In order, the script checks the space, then that the tars are complete (headers only: minutes),
+writes the records, and reads everything back (checksums, counts, the first record of some files
+decoded).
 
-Memory: 1.4 GB. Time: that of reading each image at its place in the tar, so an SSD's; on a
-turning disk the seeks alone take some hours. A bucket for --data_dir goes by tf.io.gfile; nobody
-has tried one yet.
+Memory: 1.4 GB. Time: reading each image at its place in the tar, so use an SSD: on a spinning disk
+the seeks alone take some hours. A bucket as --data_dir is written with tf.io.gfile; nobody has
+tried one yet.
 """
 
 import argparse
