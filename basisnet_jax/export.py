@@ -197,8 +197,9 @@ def _beside(files, network, about, table):
     found |= {f'triton/{name}': content for name, content in told.items()}
   if 'tflite' in about['formats']:
     taken = litert.Reader(files[_FILES['tflite']]).inputs()
-    phones = (phone.readme(network, taken, about) for phone in (android, ios))
-    found['README.md'] += ''.join(phones)
+    handed_on = exporting.handed_on(network, taken)
+    for phone in (android, ios):
+      found['README.md'] += phone.readme(network, handed_on, about)
   return found
 
 

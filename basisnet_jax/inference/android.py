@@ -1,6 +1,6 @@
 """How an Android app runs an export's model.tflite: a section of its README, with Java."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import textwrap
 from typing import Any
 
@@ -48,19 +48,17 @@ final class Network {{
 
 
 def readme(
-  programs: Sequence[exporting.Program],
-  taken: Mapping[str, Collection[str]],
-  about: Mapping[str, Any],
+  programs: Sequence[exporting.Program], handed_on: Sequence[str], about: Mapping[str, Any]
 ) -> str:
   """Returns the section.
 
   Args:
     programs: of the network, one for each stage.
-    taken: {program: those of its inputs that the file has}: a converter drops unused ones.
+    handed_on: from `exporting.handed_on`.
     about: the contents of model.json.
   """
   text = _CLASS.format(
-    side=about['resolution'], crop=about['crop'], calls=_calls(programs, taken, about)
+    side=about['resolution'], crop=about['crop'], calls=_calls(programs, handed_on, about)
   )
   return f"""
 ## Android
@@ -76,10 +74,9 @@ its pixels.
 """
 
 
-def _calls(programs, taken, about):
+def _calls(programs, handed_on, about):
   """Lines of Java for one stage or two."""
   first, *later = programs
-  handed_on = [name for part in later for name in part.inputs if name in taken[part.name]]
   asked = [name for name in first.outputs if name in ('probabilities', 'confidence', *handed_on)]
   lines, shapes = [], first.gives()
   for name in asked:

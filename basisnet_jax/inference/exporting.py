@@ -8,7 +8,7 @@ A network of one stage is one program: images -> probabilities, confidence.
 Images are float32 `[b, r, r, 3]` in [-1, 1].
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from flax import linen as nn
@@ -97,6 +97,16 @@ def programs(
     Program('preview', preview, {'images': image}, outputs),
     Program('specialist', specialist, {'images': image, **bases, 'logits': classes}, outputs[:1]),
   ]
+
+
+def handed_on(programs: Sequence[Program], taken: Mapping[str, Collection[str]]) -> list[str]:
+  """Names of what the programs after the first take, the images included.
+
+  Args:
+    programs: one for each stage.
+    taken: {program: those of its inputs that its file has}: a converter drops unused ones.
+  """
+  return [name for part in programs[1:] for name in part.inputs if name in taken[part.name]]
 
 
 def stored(model: nn.Module, variables: Any, resolution: int, weights: str) -> Any:

@@ -1,6 +1,6 @@
 """How an iOS app runs an export's model.tflite: a section of its README, with C."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import math
 from typing import Any
 
@@ -100,17 +100,9 @@ bool network_answer(const uint8_t *rgba, int width, int height, float *probabili
 
 
 def readme(
-  programs: Sequence[exporting.Program],
-  taken: Mapping[str, Collection[str]],
-  about: Mapping[str, Any],
+  programs: Sequence[exporting.Program], handed_on: Sequence[str], about: Mapping[str, Any]
 ) -> str:
-  """Returns the section.
-
-  Args:
-    programs: of the network, one for each stage.
-    taken: {program: those of its inputs that the file has}: a converter drops unused ones.
-    about: the contents of model.json.
-  """
+  """Returns the section; the arguments are those of `android.readme`."""
   reach, weights = _FILTERS[about['resize']]
   names = [part.name for part in programs]
   text = _SOURCE.format(
@@ -121,7 +113,7 @@ def readme(
     crop=about['crop'],
     runners=', '.join(f'*{name}' for name in names),
     opened=''.join(f' && ({name} = runner(model, "{name}"))' for name in names),
-    body=_answer(programs, taken, about),
+    body=_answer(programs, handed_on, about),
   )
   return f"""
 ## iOS
@@ -136,10 +128,9 @@ photo, as `UIImage.draw(in:)` draws it on white into a `CGContext` with a buffer
 """
 
 
-def _answer(programs, taken, about):
+def _answer(programs, handed_on, about):
   """Statements in C for one stage or two."""
   first, *later = programs
-  handed_on = [name for part in later for name in part.inputs if name in taken[part.name]]
   kept = [name for name in first.outputs if later and name in ('confidence', *handed_on)]
   shapes = first.gives()
   lines = ['static float images[SIDE * SIDE * 3];']

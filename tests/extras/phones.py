@@ -14,10 +14,18 @@ KINDS = ('refined', 'basisnet', 'cascade', 'one stage')
 
 
 def exported(kind, folder):
-  """The programs of a network, whose model.tflite is in the folder."""
+  """(folder, programs) of a network, whose model.tflite is in the folder."""
   parts = _programs(kind)
   (folder / 'model.tflite').write_bytes(litert.flatbuffer(parts))
-  return parts
+  return folder, parts
+
+
+def readme(phone, exported, **about):
+  """The section of a README: `phone` is android or ios."""
+  folder, parts = exported
+  taken = litert.Reader((folder / 'model.tflite').read_bytes()).inputs()
+  about = {'resolution': SIDE, 'crop': 1.0, 'resize': 'bilinear', 'threshold': 0.5} | about
+  return phone.readme(parts, exporting.handed_on(parts, taken), about)
 
 
 def _programs(name):

@@ -16,7 +16,7 @@ import running
 import tiny
 
 from basisnet_jax import photos
-from basisnet_jax.inference import android, litert
+from basisnet_jax.inference import android
 
 SIDE = phones.SIDE
 STAND_INS = pathlib.Path(__file__).parent / 'android'
@@ -28,15 +28,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope='module', params=phones.KINDS)
 def exported(request, tmp_path_factory):
-  """(folder, programs): its model.tflite."""
-  folder = tmp_path_factory.mktemp('exported')
-  return folder, phones.exported(request.param, folder)
-
-
-def readme(exported, **about):
-  folder, parts = exported
-  taken = litert.Reader((folder / 'model.tflite').read_bytes()).inputs()
-  return android.readme(parts, taken, {'resolution': SIDE, 'crop': 1.0} | about)
+  return phones.exported(request.param, tmp_path_factory.mktemp('exported'))
 
 
 def ask(folder, text, path):
@@ -58,7 +50,7 @@ def ask(folder, text, path):
 def test_it_answers_as_the_programs_do(exported, threshold):
   folder, parts = exported
   path = phones.photo(folder, SIDE, SIDE)
-  seen, answer = ask(folder, readme(exported, threshold=threshold), path)
+  seen, answer = ask(folder, phones.readme(android, exported, threshold=threshold), path)
   pixels = np.asarray(Image.open(path))
   np.testing.assert_array_equal(seen, pixels)
   wanted = phones.probabilities(parts, pixels, threshold)
@@ -70,7 +62,7 @@ def test_it_answers_as_the_programs_do(exported, threshold):
 @pytest.mark.parametrize('size', [(40, 30), (333, 500), (1024, 768), (20, 60)])
 def test_it_sees_nearly_what_evaluation_sees(exported, size):
   path = phones.photo(exported[0], *size)
-  seen, _ = ask(exported[0], readme(exported, threshold=0.5, crop=0.875), path)
+  seen, _ = ask(exported[0], phones.readme(android, exported, threshold=0.5, crop=0.875), path)
   wanted = np.float32(photos.central_square(photos.read(path), SIDE, 0.875))
   assert np.abs(seen - wanted).mean() < 4
 

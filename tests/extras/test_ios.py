@@ -17,7 +17,7 @@ import running
 import tiny
 
 from basisnet_jax.data import decoding
-from basisnet_jax.inference import ios, litert
+from basisnet_jax.inference import ios
 
 SIDE = phones.SIDE
 STAND_IN = pathlib.Path(__file__).parent / 'ios'
@@ -133,16 +133,11 @@ class App:
 
 @pytest.fixture(scope='module', params=phones.KINDS)
 def exported(request, tmp_path_factory):
-  """(folder, programs): its model.tflite."""
-  folder = tmp_path_factory.mktemp('exported')
-  return folder, phones.exported(request.param, folder)
+  return phones.exported(request.param, tmp_path_factory.mktemp('exported'))
 
 
 def app(exported, **about):
-  folder, parts = exported
-  taken = litert.Reader((folder / 'model.tflite').read_bytes()).inputs()
-  about = {'resolution': SIDE, 'crop': 1.0, 'resize': 'bilinear', 'threshold': 0.5} | about
-  return App(folder, ios.readme(parts, taken, about))
+  return App(exported[0], phones.readme(ios, exported, **about))
 
 
 @pytest.mark.parametrize('threshold', [-1.0, 2.0])
