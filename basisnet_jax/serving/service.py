@@ -79,11 +79,10 @@ class Service:
       wait=limits.batch_wait,
       on_batch=self._counts.batch,
     )
+    shown = {'/': self._tell, '/health': self._health, '/metrics': self._metrics}
     self._routes = {
       '/predict': {'POST': self._predict},
-      '/': {'GET': self._tell},
-      '/health': {'GET': self._health},
-      '/metrics': {'GET': self._metrics},
+      **{path: {'GET': answer, 'HEAD': answer} for path, answer in shown.items()},
     }
 
   async def run(self) -> None:
@@ -147,15 +146,14 @@ class Service:
         404, f'There is no {request.path[:80]}; there are {", ".join(sorted(self._routes))}.'
       )
     methods = self._routes[request.path]
-    method = 'GET' if request.method == 'HEAD' else request.method
-    if method not in methods:
-      (wanted,) = methods
+    if request.method not in methods:
+      wanted, *_ = methods
       raise Refusal(
         405,
         f'{request.path} is asked by {wanted}, not by {request.method[:20]}.',
-        {'allow': 'GET, HEAD' if wanted == 'GET' else wanted},
+        {'allow': ', '.join(methods)},
       )
-    return methods[method]
+    return methods[request.method]
 
   async def _predict(self, request, began):
     top_k = self._check(request)
