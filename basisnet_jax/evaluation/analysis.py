@@ -42,7 +42,7 @@ class Findings:
     subject: what was evaluated.
     summary: from `evaluate.summarize`.
     results: from `evaluate.run`.
-    threshold: for early termination, the chosen one or one to show; only for two stages.
+    threshold: for early termination of two stages, the chosen one or one to show.
     chosen: how it was chosen, with the temperatures of `results`; None if it was not.
     examples: from `Examples.best`.
   """
@@ -50,7 +50,7 @@ class Findings:
   subject: Subject
   summary: Mapping[str, Any]
   results: Mapping[str, Any]
-  threshold: float | None
+  threshold: float
   chosen: Chosen | None
   examples: Mapping[str, Sequence[Example]]
 
