@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Mapping
 import concurrent.futures
 import functools
+import math
 import time
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from basisnet_jax.serving.exchange import Answer, Gone, Refusal, Request
 
 _GONE = 499  # nginx's status for a client that has left.
 _HANGS = 3  # Request timeouts after which nobody waits for a batch any more.
+_PATIENCE = 3.0  # Seconds after which an upload makes room for others, if the queue is full.
 
 
 class Limits(NamedTuple):
@@ -68,6 +70,7 @@ class Service:
     self._predictor, self._limits, self._about = predictor, limits, dict(about)
     self._decoders = concurrent.futures.ThreadPoolExecutor(predictor_lib.decoders())
     self.ready, self._ending, self._unanswered = False, False, 0
+    self._uploads: dict[asyncio.Timeout, float] = {}  # When they began, the oldest first.
     side = predictor.preparation.resolution
     self._shape = side, side, 3
     self._counts = counts.Counts(
@@ -159,7 +162,7 @@ class Service:
     top_k = self._check(request)
     if not self.ready:
       raise self._not_ready()
-    if self._unanswered >= self._limits.requests:
+    if self._unanswered >= self._limits.requests and not self._end_slow_upload():
       raise Refusal(
         503,
         f'The queue is full, with {counted(self._unanswered, "request")}, the limit of this server '
@@ -169,9 +172,7 @@ class Service:
     self._unanswered += 1
     try:
       async with asyncio.timeout(self._limits.seconds):
-        data = await request.body(self._limits.body)
-        if not data:
-          raise Refusal(400, 'The body is empty; it is to be the bytes of an image.')
+        data = await self._body(request)
         answer = await _unless_gone(request, self._ask(data, top_k))
     except TimeoutError as error:
       seconds = f'{self._limits.seconds:g} seconds, the limit of this server (--request_timeout)'
@@ -190,6 +191,32 @@ class Service:
     )
     self._counts.answer(answer, time.perf_counter() - began)
     return Answer(200, folder.as_json(answer))
+
+  async def _body(self, request):
+    try:
+      async with asyncio.timeout(None) as upload:
+        self._uploads[upload] = time.monotonic()
+        try:
+          data = await request.body(self._limits.body)
+        finally:
+          self._uploads.pop(upload, None)
+    except TimeoutError as error:
+      raise Refusal(
+        408, f'The queue is full, and the body had not come within {_PATIENCE:g} seconds; send a '
+        'smaller image.', {'connection': 'close'},
+      ) from error  # fmt: skip
+    if not data:
+      raise Refusal(400, 'The body is empty; it is to be the bytes of an image.')
+    return data
+
+  def _end_slow_upload(self) -> bool:
+    """Makes room for a request, if the oldest upload is slow: a few clients must not stop all."""
+    upload, began = next(iter(self._uploads.items()), (None, math.inf))
+    if time.monotonic() - began < _PATIENCE:
+      return False
+    del self._uploads[upload]
+    upload.reschedule(0)
+    return True
 
   async def _ask(self, data, top_k):
     loop = asyncio.get_running_loop()

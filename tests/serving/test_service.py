@@ -6,6 +6,8 @@ import re
 from in_memory import metrics, until_metric, until_status, within
 import pytest
 
+from basisnet_jax.serving import service
+
 
 def test_targets_with_a_host_are_those_without():
   async def scenario(client, predictor):
@@ -151,6 +153,30 @@ def test_a_full_queue_refuses_and_takes_again():
     predictor.go.set()
     assert [(await ask)[2]['labels'][0] for ask in asks] == ['0', '1', '2']
     assert (await client('/predict', [b'9']))[0] == 200
+
+  within(scenario, requests=3)
+
+
+def test_slow_uploads_make_room_in_a_full_queue_the_oldest_first(monkeypatch):
+  async def scenario(client, predictor):
+    predictor.go.clear()
+    whole = asyncio.create_task(client('/predict', [b'1']))
+    slow = []
+    for i in (2, 3):
+      slow.append(asyncio.create_task(client('/predict', [b'1', None])))
+      await until_metric(client, 'basisnet_requests_unanswered', i)
+    assert (await client('/predict', [b'2']))[0] == 503  # They have only begun.
+    monkeypatch.setattr(service, '_PATIENCE', 0.0)
+    third = asyncio.create_task(client('/predict', [b'3']))
+    status, headers, content = await slow[0]
+    assert status == 408 and headers[b'connection'] == b'close'
+    assert content['error'].startswith('The queue is full, and the body had not come within 0 sec')
+    fourth = asyncio.create_task(client('/predict', [b'4']))
+    assert (await slow[1])[0] == 408
+    assert (await client('/predict', [b'5']))[0] == 503  # Nobody else is slow.
+    predictor.go.set()
+    assert [(await ask)[2]['labels'][0] for ask in (whole, third, fourth)] == ['1', '3', '4']
+    assert (await metrics(client))['basisnet_requests_unanswered'] == 0
 
   within(scenario, requests=3)
 
