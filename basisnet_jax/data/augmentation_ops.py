@@ -18,7 +18,7 @@ _VALUES = 256  # The number of values of a uint8.
 
 _IMAGE = tf.TensorSpec([None, None, 3], tf.uint8)
 _NUMBER = tf.TensorSpec([], tf.float32)
-_TABLES = tf.TensorSpec([3, _VALUES], tf.uint8)
+_TABLES = tf.TensorSpec([3, _VALUES], tf.int32)  # XLA gathers 32 bits faster than 8.
 
 
 def _compiled(*signature):
@@ -221,7 +221,7 @@ def _histograms(image):
 @_compiled(_TABLES, _IMAGE)
 def _look_up(tables, image):
   entries = tf.cast(image, tf.int32) + [0, _VALUES, 2 * _VALUES]
-  return tf.gather(tf.reshape(tables, [-1]), entries)
+  return tf.cast(tf.gather(tf.reshape(tables, [-1]), entries), tf.uint8)
 
 
 @_compiled(_IMAGE)
@@ -231,7 +231,7 @@ def _stretching_tables(image):
   lowest = tf.reduce_min(tf.where(counts > 0, values, _VALUES), axis=1, keepdims=True)
   extent = _highest(counts) - lowest
   stretched = (values - lowest) * 255 // tf.maximum(extent, 1)
-  return tf.cast(tf.where(extent > 0, tf.clip_by_value(stretched, 0, 255), values), tf.uint8)
+  return tf.where(extent > 0, tf.clip_by_value(stretched, 0, 255), values)
 
 
 @_compiled(_IMAGE)
@@ -242,7 +242,7 @@ def _equalizing_tables(image):
   step = (tf.reduce_sum(counts, axis=1, keepdims=True) - of_highest) // 255
   below = tf.cumsum(counts, axis=1, exclusive=True)
   equalized = tf.minimum((step // 2 + below) // tf.maximum(step, 1), 255)
-  return tf.cast(tf.where(step > 0, equalized, values), tf.uint8)
+  return tf.where(step > 0, equalized, values)
 
 
 def _highest(counts):
