@@ -18,6 +18,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from basisnet_jax.serving import exchange
 from basisnet_jax.serving.service import Service
 
 _HEAD = 10  # Seconds.
@@ -56,6 +57,7 @@ class _Protocol(H11Protocol):
     """`most`: connections; `refused` is called for answers that do not need the application."""
     super().__init__(*arguments, **options)
     self._most, self._refused = most, refused
+    self._deaf = False
 
   def connection_made(self, transport):
     super().connection_made(transport)
@@ -75,6 +77,8 @@ class _Protocol(H11Protocol):
     )
 
   def data_received(self, data):
+    if self._deaf:
+      return
     self.conn.receive_data(data)
     self.handle_events()
 
@@ -83,7 +87,10 @@ class _Protocol(H11Protocol):
     if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
       self._refused(400)
       self.transport.write(_NO_HTTP)
-    self.transport.close()
+    # Closing while more comes would reset the connection, and take the answer back.
+    self._deaf = True
+    self.transport.write_eof()
+    self.loop.call_later(exchange.LINGER, self.transport.close)
 
 
 class _Server(uvicorn.Server):

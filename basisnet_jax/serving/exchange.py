@@ -9,7 +9,7 @@ import urllib.parse
 
 from basisnet_jax.errors import UserError
 
-_LINGER = 1.0  # Seconds for which an unwanted body is read.
+LINGER = 1.0  # Seconds for which what is not wanted is read.
 
 
 class Refusal(UserError):
@@ -84,7 +84,7 @@ class Request:
     if self.holds_back:
       return
     with contextlib.suppress(TimeoutError, Gone):
-      async with asyncio.timeout(_LINGER):
+      async with asyncio.timeout(LINGER):
         while not self.complete:
           await self._next()
 

@@ -110,8 +110,8 @@ def test_what_is_no_http_is_refused_and_counted(server):
   assert server.metric('basisnet_requests_total{path="other",status="400"}') == 1
   assert found.startswith('HTTP/1.1 400 ')
   assert json.loads(found.split('\r\n\r\n')[1])['error'].startswith('This is no HTTP, or its head')
-  endless = b'GET / HTTP/1.1\r\nA: ' + b'b' * 200_000
-  assert talk(server, endless)[:13] in ('HTTP/1.1 400 ', '')
+  endless = b'GET / HTTP/1.1\r\nA: ' + b'b' * 20_000_000
+  assert talk(server, endless).startswith('HTTP/1.1 400 ')  # No reset, though it sends more.
 
 
 def test_what_is_no_http_after_an_answer_ends_the_connection(server):
