@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 import contextlib
 import errno
+import pathlib
 import re
 
 # Errors of the disk or of permissions, wherever they come up.
@@ -40,7 +41,8 @@ def of_the_disk(workdir: str) -> Iterator[None]:
     yield
   except OSError as error:
     name = str(error.filename or '')
-    if error.errno not in _OF_THE_DISK and not (name and name.startswith(workdir)):
+    within = name and pathlib.PurePath(name).is_relative_to(workdir)
+    if error.errno not in _OF_THE_DISK and not within:
       raise
     raise UserError(
       f'{name or "A file"} cannot be written or read ({error.strerror}; the workdir is '
