@@ -174,6 +174,26 @@ def load(workdir: str) -> ml_collections.ConfigDict:
   return config
 
 
+def check_keys(config: ml_collections.ConfigDict, name: str) -> None:
+  """Raises a UserError unless a recipe has the base recipe's keys, with values of their types.
+
+  `load` would refuse what `save` writes otherwise. `name` is the recipe's, for the error.
+  """
+  base = base_config.get_config()
+  found, defaults = flatten(config), flatten(base)
+  for key in dict.fromkeys([*defaults, *found]):
+    if key not in found:
+      raise UserError(f'{name} has no key {key!r}: begin it with c = base_config.get_config().')
+    if key not in defaults:
+      raise UserError(f'{name} has the key {key!r}, which is not in base_config.py; leave it out.')
+    value, wanted = found[key], config_path.get_type(key, base)
+    if type(value) is not wanted and not (value is None and defaults[key] is None):
+      raise UserError(
+        f'{name} sets {key} to {value!r}, wanted {describe(wanted)} (its default is '
+        f'{defaults[key]!r}).'
+      )
+
+
 def hold_to_ranges(
   config: ml_collections.ConfigDict, defaults: Mapping[str, Any], **options: str
 ) -> None:

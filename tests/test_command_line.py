@@ -297,6 +297,21 @@ def test_recipe_that_fails_is_named_with_its_line(recipes, text, expected):
   assert path in sentence and expected in sentence
 
 
+@pytest.mark.parametrize(
+  ('line', 'expected'),
+  [
+    ('c.data.heldout_split = None', 'sets data.heldout_split to None, wanted a text (its default'),
+    ('c.seed = True', 'sets seed to True, wanted a whole number'),
+    ('c.unlock(); c.mine = 3', "has the key 'mine', which is not in base_config.py"),
+    ('c.unlock(); del c.seed', "has no key 'seed'"),
+    ("c.evaluation.thresholds = ('0.5',)", "has the element '0.5', wanted a number"),
+  ],
+)
+def test_recipe_that_its_own_run_could_not_load_again_is_refused(recipes, line, expected):
+  odd = recipes('odd.py', RECIPE.replace('c.training.epochs = 2', line))
+  assert expected in mistake(f'--config={odd}')
+
+
 def test_unlocked_recipe_is_locked(recipes):
   path = recipes('open.py', RECIPE.replace('c.name =', 'c.unlock().name ='))
   assert command_line.load_recipe(path).is_locked
