@@ -49,12 +49,14 @@ class Evaluator:
     `exchange` also runs the specialist with other images' coefficients (`make_eval_step`).
 
     Raises:
-      UserError: the recipe's keys for early termination or held-out images make no sense.
+      UserError: the recipe's keys for early termination, the images or their batches make no sense.
     """
     self._config, self._model, self._dataset, self._mesh = config, model, dataset, mesh
     self._goal = thresholds.Goal(**config.early_exit.choose)
     confidence.check_rule(config.early_exit.rule)
     experiment.check_heldout(config, dataset, config.data.heldout_split)
+    for split in filter(None, (config.data.eval_split, config.data.heldout_split)):
+      experiment.eval_batches(config, dataset, mesh, split)  # Its errors, before hours of training.
     held = jax.tree.map(lambda leaf: leaf.sharding, state.eval_variables())
     self._step = evaluate.make_eval_step(
       model, mesh, held, rule=config.early_exit.rule, exchange=exchange

@@ -133,6 +133,11 @@ def check_heldout(config: ml_collections.ConfigDict, dataset, heldout: str) -> N
       )
 
 
+def num_seen(config: ml_collections.ConfigDict, dataset) -> int:
+  """The number of evaluation images that training sees, too."""
+  return _data().num_common_images(dataset, config.data.eval_split, config.data.train_split)
+
+
 def train_batches(
   config: ml_collections.ConfigDict, dataset, mesh: jax.sharding.Mesh, start_step: int
 ) -> Iterator[dict[str, np.ndarray]]:

@@ -13,6 +13,7 @@ import ml_collections
 
 from basisnet_jax import config as config_lib
 from basisnet_jax import distributed, sharding
+from basisnet_jax.counting import counted
 from basisnet_jax.errors import Preempted, UserError
 from basisnet_jax.evaluation import files, report
 from basisnet_jax.models import cost as cost_lib
@@ -80,6 +81,12 @@ def train_and_evaluate(
         device_kind=jax.devices()[0].device_kind,
       )
       report.write_json(os.path.join(workdir, 'cost.json'), evaluator.cost.as_dict())
+      if seen := experiment.num_seen(config, dataset):
+        print(
+          f'{counted(seen, "image")} of config.data.eval_split={config.data.eval_split!r} are in '
+          f'config.data.train_split={config.data.train_split!r}, too: the accuracy will be better '
+          'than on new images.'
+        )
       print(cost_lib.table(evaluator.cost))
       print(_layout(mesh, training.state))
     telemetry = stack.enter_context(Telemetry(workdir, enabled=first_host))

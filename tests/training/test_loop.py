@@ -137,6 +137,31 @@ def test_held_out_images_that_are_few_or_seen_elsewhere_are_refused(
 
 
 @pytest.mark.parametrize(
+  'key, value, sentence',
+  [
+    ('data.eval_split', 'validation', "has no split 'validation'"),
+    ('data.eval_resize', 'lanczos', "data.eval_resize is 'lanczos'"),
+    ('evaluation.batch_size', 100, 'batch_size=100 cannot be split over 8 devices'),
+  ],
+)
+def test_what_the_first_evaluation_would_refuse_is_refused_before_training(
+  config, tmp_path, key, value, sentence
+):
+  config.data.heldout_split = ''
+  config.update_from_flattened_dict({key: value})
+  with pytest.raises(UserError, match=sentence):
+    loop.train_and_evaluate(config, str(tmp_path / 'run'))
+  assert not (tmp_path / 'run').exists()
+
+
+def test_evaluation_images_that_training_sees_are_counted(config, tmp_path, capsys):
+  config.data.heldout_split, config.data.eval_split = '', 'train[:10%]'
+  config.training.steps = 1
+  loop.train_and_evaluate(config, str(tmp_path))
+  assert "144 images of config.data.eval_split='train[:10%]' are in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
   'key, value', [('seed', 1), ('optimizer.learning_rate', 0.5), ('model.num_bases', 3)]
 )
 def test_run_is_not_continued_with_another_recipe(finished, config, key, value):
