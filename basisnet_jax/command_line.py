@@ -28,7 +28,8 @@ from basisnet_jax.sweep import Sweep
 _BASE = base_config.__file__
 _SAVED = os.path.join(os.path.dirname(_BASE), 'saved_config.py')
 # Bash leaves --workdir=~/runs as it is, and there would be a folder named ~.
-_AT_HOME = re.compile(r'(--?(?:config|workdir|output|images|video)=)(~(?:/.*)?)', re.DOTALL)
+_PATHS = r'config|workdir|output|images|video|config\.[\w.]*(?:weights|workdir)'
+_AT_HOME = re.compile(rf'(--?(?:{_PATHS})=)(~(?:/.*)?)', re.DOTALL)
 
 
 def parse_flags(argv: Sequence[str]) -> ml_collections.ConfigDict:

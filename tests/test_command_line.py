@@ -65,6 +65,9 @@ def test_a_tilde_that_the_shell_left_is_the_home(recipes, tmp_path, monkeypatch)
   assert parsed.model.num_bases == 8
   assert values.workdir == f'{tmp_path}/runs/~'
   assert parse('--workdir=~')[1].workdir == str(tmp_path)
+  assert parse('--config.init.weights=~/a.npz')[0].init.weights == f'{tmp_path}/a.npz'
+  teacher = parse('--config.distillation.teacher.workdir=~/runs')[0].distillation.teacher
+  assert teacher.workdir == f'{tmp_path}/runs'
   for name in ('~runs', 'runs/~', './~/runs'):
     assert parse(f'--workdir={name}')[1].workdir == name
 
