@@ -50,7 +50,7 @@ def objective(
   """Makes the objective of the recipe's training; `teacher` is the recipe's, or None.
 
   Raises:
-    UserError: an option is for two stages, and the network has one.
+    UserError: an option is for two stages or for bases, and the network has none such.
   """
   loss, s, remat = config.loss, config.distillation, config.training.remat_preview
   for key, value in (
@@ -61,6 +61,12 @@ def objective(
     if value and not isinstance(model, models.BasisNet):
       raise UserError(
         f'config.{key}={value} is for two stages, and {config.model.name!r} has one; set it to 0.'
+      )
+  for key in ('load_balance', 'coefficient_entropy'):
+    if loss[key] and not (isinstance(model, models.BasisNet) and model.layers):
+      raise UserError(
+        f"config.loss.{key}={loss[key]} is for 'basisnet', and this is {config.model.name!r}; "
+        'set it to 0.'
       )
   distill = exit_weight = None
   if teacher is not None or s.from_specialist:

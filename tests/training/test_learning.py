@@ -35,6 +35,15 @@ def test_option_for_two_stages_is_refused_where_there_is_one(config, key, value)
     experiment.optimizer(config, model, optax.constant_schedule(0.1))
 
 
+@pytest.mark.parametrize('name', ['cascade', 'tiny', 'condconv_resnet_10'])
+@pytest.mark.parametrize('key', ['load_balance', 'coefficient_entropy'])
+def test_loss_of_coefficients_is_refused_where_there_are_none(config, name, key):
+  config.loss[key], config.model.name = 0.5, name
+  model = experiment.build_model(config)
+  with pytest.raises(UserError, match=f"{key}=0.5 is for 'basisnet', and this is '{name}'"):
+    learning.objective(config, model, experiment.Schedule(config, 100))
+
+
 def test_bases_are_scaled_for_sgd_alone(config):
   config.optimizer.scale_bases = True
   with pytest.raises(UserError, match="scale_bases is for 'sgd', not for 'rmsprop'"):
