@@ -234,8 +234,8 @@ class Schedule:
     )
 
   def steps(self, epochs: float) -> int:
-    """The number of steps in `epochs`, rounded up."""
-    return math.ceil(epochs * self.steps_per_epoch)
+    """The number of steps in `epochs`, rounded up; at most what the step counter, int32, holds."""
+    return math.ceil(min(epochs * self.steps_per_epoch, 2**31 - 1))
 
 
 def learning_rate(config: ml_collections.ConfigDict, schedule: Schedule) -> optax.Schedule:

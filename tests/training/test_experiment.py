@@ -130,6 +130,15 @@ def test_learning_rate_counts_epochs(config):
   assert found == pytest.approx([0.2, 1.0, 1.0, 0.5, 0.25])
 
 
+def test_epochs_without_end_hold_their_first_value(config):
+  config.model.coefficients.update({'uniform_mix': 0.8, 'uniform_mix_hold_epochs': 1e300})
+  config.optimizer.update({'schedule': 'exponential', 'learning_rate': 1.0, 'decay_epochs': 1e300})
+  config.optimizer.warmup_epochs = 0.0
+  schedule = experiment.Schedule(config, 100)
+  assert float(learning.annealed(config, schedule)(10**6).uniform_mix) == pytest.approx(0.8)
+  assert float(experiment.learning_rate(config, schedule)(10**6)) == 1.0
+
+
 def test_uniform_mix_holds_then_falls_linearly_and_is_off_by_default(config):
   config.training.batch_size = 10
   config.model.coefficients.uniform_mix = 0.8
