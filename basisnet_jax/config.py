@@ -31,6 +31,8 @@ _FREE = (
   'logging.',
   'sharding.',
 )
+# Of these, the keys that choose a threshold: what a finished run has found depends on them.
+_CHOOSING = ('data.heldout_split', 'early_exit.')
 _READ_ONCE = ('init.weights', 'init.lightweight_weights')  # Files read when a run begins.
 
 
@@ -82,14 +84,20 @@ def changed_keys(
   return {k: (old.get(k), new.get(k)) for k in keys if old.get(k) != new.get(k)}
 
 
-def check_same_run(config: ml_collections.ConfigDict, workdir: str) -> None:
-  """Raises a UserError if a recipe saved in the workdir computes something else."""
+def check_same_run(
+  config: ml_collections.ConfigDict, workdir: str, *, finished: bool = False
+) -> None:
+  """Raises a UserError if a recipe saved in the workdir computes something else.
+
+  With `finished`, also if it chooses a threshold in another way: the run will not choose again.
+  """
   if not is_saved(workdir):
     return
   changed = {
     key: values
     for key, values in changed_keys(load(workdir), config).items()
-    if not key.startswith(_FREE) and not _is_moved(key, *values)
+    if (not key.startswith(_FREE) or (finished and key.startswith(_CHOOSING)))
+    and not _is_moved(key, *values)
   }
   if changed:
     keys = ', '.join(f'{key} was {old!r} and is {new!r}' for key, (old, new) in changed.items())

@@ -289,7 +289,7 @@ def _sweep(config, workdir):
   for run in runs:
     if records.is_finished(run):  # The training checks the others.
       rows[run.row].seed = run.seed
-      config_lib.check_same_run(rows[run.row], str(run.folder))
+      config_lib.check_same_run(rows[run.row], str(run.folder), finished=True)
 
   def command(run):
     # If a flag is repeated, the last one counts.

@@ -133,6 +133,8 @@ def test_program_trains_collects_skips_and_refuses(path, tmp_path):
 
   code, _, err = run('--config.optimizer.learning_rate=0.5')
   assert code == 2 and 'optimizer.learning_rate was 0.02 and is 0.5' in err
+  code, _, err = run('--config.early_exit.rule=margin')  # Finished runs would keep the old choice.
+  assert code == 2 and "early_exit.rule was 'max_softmax' and is 'margin'" in err
 
   pathlib.Path(path).write_text(FILE.replace(", 'wrong': {'training.nonfinite': 'never'}", ''))
   before = (workdir / 'static' / 'seed_5' / 'log.txt').read_bytes()
