@@ -81,7 +81,7 @@ def prepare(root: pathlib.Path, data_dir: str) -> ImageFolder:
   photos = {split: _photos(root / split) for split in _splits(root)}
   digest = hashlib.sha256()
   for path in itertools.chain.from_iterable(photos.values()):
-    about = path.stat()
+    about = path.stat(follow_symlinks=path.exists())  # A link may lead to nowhere.
     digest.update(
       f'{photos_lib.as_text(path.relative_to(root))} {about.st_size} {about.st_mtime_ns}\n'.encode()
     )

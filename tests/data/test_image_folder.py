@@ -140,6 +140,12 @@ def test_unreadable_photos_are_left_out_and_named(root, capsys):
   assert 'phone.HEIC (HEIC is not read; convert it to JPEG)' in said
 
 
+def test_a_link_to_nowhere_is_left_out_and_named(root, capsys):
+  (root / 'train' / 'cat' / 'moved.jpg').symlink_to(root / 'gone.jpg')
+  assert open_folder(root).splits['train'] == 10
+  assert 'cat/moved.jpg ([Errno 2] No such file' in capsys.readouterr().out
+
+
 @pytest.mark.parametrize('kind', ['EPS', 'TGA'])
 def test_a_file_of_another_kind_than_photos_is_not_even_opened(tmp_path, kind):
   Image.new('RGB', (64, 48)).save(tmp_path / 'a.jpg', kind)
