@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import math
+import warnings
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -16,6 +17,8 @@ _INK = '#222222'
 _ROW = 0.17  # Inches for a row with a name.
 _HEIGHTS = (2.6, 8.6)  # Inches; if more rows than fit, not all have a name.
 _LONGEST_NAME = 18
+# Classes are named in any script; letters that the font lacks are drawn as boxes.
+warnings.filterwarnings('ignore', 'Glyph .* missing from font')
 
 
 def coefficient_maps(

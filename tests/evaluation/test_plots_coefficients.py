@@ -1,5 +1,10 @@
 """The heat maps of the coefficients show what they say, and stay legible with many classes."""
 
+import os
+import pathlib
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -83,3 +88,17 @@ def test_rows_alike_become_neighbours():
   assert np.count_nonzero(np.diff(ordered)) == 3  # Four kinds in a row.
   for equal in (np.ones((5, 3)), np.ones((1, 3)), np.ones((2, 3))):
     assert sorted(plots_coefficients.similar_together(equal)) == list(range(len(equal)))
+
+
+def test_names_in_letters_that_the_font_lacks_are_drawn_without_a_warning():
+  program = (
+    'import numpy as np, test_plots_coefficients as t;'
+    "t.draw(t.statistics(np.full((2, 1, 2), 0.5)), ['stem/conv'], ['\u72d7', '\u732b'])"
+  )
+  here = pathlib.Path(__file__).parent  # In a process of its own: pytest has filters of its own.
+  folders = os.pathsep.join(map(str, [here, here.parents[1]]))
+  command = [sys.executable, '-W', 'default', '-c', program]
+  ended = subprocess.run(
+    command, env=os.environ | {'PYTHONPATH': folders}, capture_output=True, text=True
+  )
+  assert ended.returncode == 0 and 'Glyph' not in ended.stderr, ended.stderr
