@@ -43,16 +43,25 @@ def read(run: Run, name: str) -> dict[str, Any] | None:
 
 
 def write(run: Run, seconds: float, *, finished: bool) -> None:
-  """Records the time that the run has taken so far and, once it has finished, its last step."""
-  evaluation = read(run, 'evaluation.json') if finished else None
-  step = evaluation and evaluation['step']
-  report.write_json(str(run.folder / 'sweep.json'), {'seconds': seconds, 'step': step})
+  """Records the time that the run has taken so far and, once it has finished, what it evaluated.
+
+  That is the last step, and the number of images.
+  """
+  evaluation = (read(run, 'evaluation.json') if finished else None) or {}
+  about = {'step': evaluation.get('step'), 'images': evaluation.get('images')}
+  report.write_json(str(run.folder / 'sweep.json'), {'seconds': seconds, **about})
 
 
 def is_finished(run: Run) -> bool:
-  """Whether training is complete and the evaluation is that of the last step."""
+  """Whether training is complete and the evaluation is that of the last step, on all images.
+
+  After --mode=evaluate with other images the run counts as unfinished: it will evaluate again.
+  """
   record, evaluation = read(run, 'sweep.json'), read(run, 'evaluation.json')
-  return bool(record and evaluation) and record['step'] == evaluation['step']
+  if not (record and evaluation) or record['step'] != evaluation['step']:
+    return False
+  images = evaluation.get('images')
+  return record.get('images', images) == images
 
 
 def seconds(run: Run) -> float:

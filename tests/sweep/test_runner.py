@@ -96,6 +96,19 @@ def test_run_that_was_evaluated_at_another_step_is_not_finished(tmp_path):
   assert not records.is_finished(runs[3])
 
 
+def test_run_that_was_evaluated_on_other_images_is_not_finished(tmp_path):
+  run, *_ = records.of(SWEEP, str(tmp_path))
+  run.folder.mkdir(parents=True)
+  path = run.folder / 'evaluation.json'
+  path.write_text(json.dumps({'step': 7, 'images': 360}))
+  records.write(run, 1.0, finished=True)
+  assert records.is_finished(run)
+  path.write_text(json.dumps({'step': 7, 'images': 50}))
+  assert not records.is_finished(run)
+  (run.folder / 'sweep.json').write_text(json.dumps({'seconds': 1.0, 'step': 7}))
+  assert records.is_finished(run)  # Older sweeps did not record it.
+
+
 def test_sweep_that_was_killed_continues_and_waits_for_the_child_it_left(tmp_path):
   runs = records.of(SWEEP, str(tmp_path))
   runner.run(runs[:1], command)
