@@ -27,7 +27,7 @@ from basisnet_jax.evaluation import chosen as chosen_lib
 from basisnet_jax.evaluation import coefficients as coefficients_lib
 from basisnet_jax.evaluation import examples as examples_lib
 from basisnet_jax.models import cost as cost_lib
-from basisnet_jax.training import checkpoints, diagnosis, experiment
+from basisnet_jax.training import checkpoints, class_names, diagnosis, experiment
 from basisnet_jax.training.progress import Progress
 from basisnet_jax.training.state import TrainState
 from basisnet_jax.training.telemetry import Telemetry
@@ -265,7 +265,7 @@ def evaluate_workdir(config: ml_collections.ConfigDict, workdir: str) -> dict[st
   """Evaluates a workdir's checkpoint, prints the table and writes the report.
 
   Raises:
-    UserError: there is no checkpoint.
+    UserError: there is no checkpoint, or it has learned other classes than the data's.
   """
   name = checkpoint_folder('config.evaluation.checkpoint', config.evaluation.checkpoint)
   folder = os.path.join(workdir, name)
@@ -278,6 +278,7 @@ def evaluate_workdir(config: ml_collections.ConfigDict, workdir: str) -> dict[st
       f'--config=... --workdir={shlex.quote(str(workdir))}'
     )
   dataset = experiment.open_dataset(config)
+  class_names.check(dataset.label_names, workdir)
   evaluator = Evaluator(config, model, dataset, mesh, state, exchange=True)
   first_host = jax.process_index() == 0
   chosen = evaluator.choose(state, workdir, name)

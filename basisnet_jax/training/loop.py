@@ -17,7 +17,14 @@ from basisnet_jax.counting import counted
 from basisnet_jax.errors import Preempted, UserError
 from basisnet_jax.evaluation import files, report
 from basisnet_jax.models import cost as cost_lib
-from basisnet_jax.training import checkpoints, diagnosis, experiment, learning, workdir_lock
+from basisnet_jax.training import (
+  checkpoints,
+  class_names,
+  diagnosis,
+  experiment,
+  learning,
+  workdir_lock,
+)
 from basisnet_jax.training import evaluator as evaluator_lib
 from basisnet_jax.training.progress import Progress
 from basisnet_jax.training.telemetry import Telemetry
@@ -71,6 +78,7 @@ def train_and_evaluate(
     )
     if latest.latest_step is not None or best.latest_step is not None:
       config_lib.check_same_run(config, workdir)
+      class_names.check(dataset.label_names, workdir)
     # Read now, so that errors in them show before minutes of set-up.
     weights = training.read_weights() if latest.latest_step is None else None
     if first_host:

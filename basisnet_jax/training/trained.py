@@ -4,7 +4,6 @@ import dataclasses
 import os
 from typing import Any
 
-from etils import epath
 from flax import linen as nn
 import jax
 import ml_collections
@@ -12,6 +11,7 @@ import ml_collections
 from basisnet_jax import config as config_lib
 from basisnet_jax.errors import UserError
 from basisnet_jax.training import checkpoints, evaluator, experiment
+from basisnet_jax.training.class_names import labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,22 +43,6 @@ def recipe(workdir: str, name: str) -> ml_collections.ConfigDict:
   names = labels(workdir)
   config.model.num_classes = len(names) if names else experiment.num_classes(config)
   return config
-
-
-def labels(workdir: str) -> tuple[str, ...]:
-  """The names of the classes; () if the run has not written them.
-
-  Raises:
-    UserError: they cannot be read.
-  """
-  path = epath.Path(workdir) / 'labels.txt'
-  try:
-    return tuple(path.read_bytes().decode('utf-8-sig').splitlines()) if path.exists() else ()
-  except (OSError, UnicodeDecodeError) as error:
-    raise UserError(
-      f'{path} cannot be read ({error}); it has the names of the classes, one a line, in UTF-8: '
-      'save it as that.'
-    ) from error
 
 
 def load(
