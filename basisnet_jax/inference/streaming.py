@@ -133,7 +133,8 @@ class StreamingPredictor:
     """Yields answers, in the order of the frames; what `frames` raises is raised here.
 
     Args:
-      frames: batches of images in [-1, 1], float `[b, h, w, 3]`.
+      frames: batches of images in [-1, 1], float `[b, h, w, 3]`; all may come in one array, which
+        is written anew for each.
 
     Raises:
       UserError: a frame is not images (raised in place of its answer), or `frames` not an iterable.
@@ -153,7 +154,7 @@ class StreamingPredictor:
         for number, frame in enumerate(frames):
           counts['frames'] += 1
           _check(frame)
-          waiting.put((number, frame, time.perf_counter()))
+          waiting.put((number, frame.copy(), time.perf_counter()))
           if stop.is_set():
             return
       except BaseException as error:  # SystemExit, too: else the consumer would wait forever.

@@ -91,6 +91,20 @@ def test_the_stages_work_at_the_same_time(monkeypatch):
   assert len(seen) == len(answered) == FRAMES
 
 
+@pytest.mark.parametrize('depth', [1, 5])
+def test_a_camera_may_write_all_frames_into_one_array(depth):
+  frames = example()[2]
+
+  def camera():
+    array = np.empty_like(frames[0])
+    for frame in frames:
+      array[:] = frame
+      yield array
+    array[:] = 0
+
+  assert_answers(list(predictor(depth=depth)(camera())), range(FRAMES))
+
+
 def test_no_more_frames_are_taken_than_may_be_under_way():
   frame, taken = example()[2][0], []
 
