@@ -1,6 +1,7 @@
 """Frames of a video, of an animated image, or of images in order of their names."""
 
 from collections.abc import Iterator
+import contextlib
 import itertools
 import os
 import re
@@ -74,12 +75,14 @@ def _read(path):
 
 def _animated(source):
   try:
-    image = Image.open(source, formats=photos.KINDS)
-    image.load()  # The pace of a WebP is known only now.
-    try:
-      count = getattr(image, 'n_frames', 1)
-    except IndexError:  # A truncated GIF: the frames that are there are read.
-      count = None
+    with contextlib.ExitStack() as closing:
+      image = closing.enter_context(Image.open(source, formats=photos.KINDS))
+      image.load()  # The pace of a WebP is known only now.
+      try:
+        count = getattr(image, 'n_frames', 1)
+      except IndexError:  # A truncated GIF: the frames that are there are read.
+        count = None
+      closing.pop_all()
   except photos.ERRORS as error:
     raise UserError(f'{source}: not readable ({" ".join(str(error).split())}).') from error
 
@@ -106,8 +109,10 @@ def _video(source):
       'of images.'
     ) from error
   try:
-    container: Any = av.open(source)
-    stream = container.streams.video[0]
+    with contextlib.ExitStack() as closing:
+      container: Any = closing.enter_context(av.open(source))
+      stream = container.streams.video[0]
+      closing.pop_all()
   except (av.error.FFmpegError, IndexError) as error:
     raise UserError(f'{source}: not a video that can be read.') from error
 

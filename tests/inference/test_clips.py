@@ -1,7 +1,9 @@
 """Frames of every kind of clip, against the pictures that it was made of."""
 
+import os
 import sys
 import time
+import wave
 
 import av
 import numpy as np
@@ -173,3 +175,20 @@ def test_what_is_no_clip_gets_a_sentence(tmp_path):
   with pytest.raises(UserError, match=r'^--video=.*nowhere: no such folder') as refused:
     clips.open_clip(str(tmp_path / 'nowhere'))
   assert '; give a video file, an animated image, or a folder' in str(refused.value)
+
+
+@pytest.mark.skipif(not os.path.isdir('/proc/self/fd'), reason='Only Linux lists open files so.')
+@pytest.mark.parametrize('name', ['sound.wav', 'clip.gif'])
+def test_what_is_refused_is_closed(tmp_path, pictures, name):
+  path = tmp_path / name
+  if name == 'sound.wav':
+    with wave.open(str(path), 'wb') as file:
+      file.setparams((1, 2, 8000, 0, 'NONE', ''))
+      file.writeframes(bytes(1600))
+  else:
+    pictures[0].save(path)
+    path.write_bytes(path.read_bytes()[:-20])
+  with pytest.raises(UserError, match=r': not ') as refused:  # It holds whatever is still open.
+    clips.open_clip(str(path))
+  open_files = [os.path.realpath(f'/proc/self/fd/{fd}') for fd in os.listdir('/proc/self/fd')]
+  assert refused and str(path) not in open_files
