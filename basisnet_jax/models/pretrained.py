@@ -42,11 +42,15 @@ import numpy as np
 
 from basisnet_jax.errors import UserError
 from basisnet_jax.models import pretrained_names
+from basisnet_jax.models.efficientnet import EfficientNet
+from basisnet_jax.models.mobilenet_v2 import MobileNetV2
+from basisnet_jax.models.mobilenet_v3 import MobileNetV3
 from basisnet_jax.models.pretrained_files import read
 from basisnet_jax.models.resnet import ResNet
 
 __all__ = ['load', 'read']
 
+_NETWORKS = MobileNetV2, MobileNetV3, EfficientNet, ResNet
 _NAMED_AT_MOST = 3  # Tensors that an error names for each kind of mistake.
 
 
@@ -70,8 +74,14 @@ def load(network: nn.Module, path: str | os.PathLike, *, classifier: bool = True
 
   Raises:
     UserError: the file is missing, damaged or of an unknown kind, or its tensors do not match the
-      network; the first that are missing, unknown or of another shape are named.
+      network; the first that are missing, unknown or of another shape are named. Or it is another
+      network.
   """
+  if not isinstance(network, _NETWORKS):
+    raise UserError(
+      f'No weights are read for a network of the type {type(network).__name__}; make one by '
+      f"models.create('mobilenet_v2', ...): {', '.join(kind.__name__ for kind in _NETWORKS)}."
+    )
   file = read(path)
   leaves = _leaves(network)
   layout = pretrained_names.find_layout(file)

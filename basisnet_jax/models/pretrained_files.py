@@ -45,6 +45,8 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     '.h5': _read_h5,
     '.keras': _read_keras,
   }
+  if not isinstance(path, str | os.PathLike):
+    raise UserError(f'path is the name of a file, and this is {type(path).__name__}.')
   suffix = pathlib.Path(path).suffix
   if suffix not in readers:
     raise UserError(f"'{path}' is of an unknown kind; its name must end in one of {[*readers]}.")

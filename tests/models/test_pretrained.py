@@ -3,6 +3,7 @@
 import sys
 import zipfile
 
+from flax import linen as nn
 from flax import traverse_util
 import h5py
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from torchvision_file import CLASSES, create, random_leaves, state_dict
 from basisnet_jax import models
 from basisnet_jax.errors import UserError
 from basisnet_jax.models import pretrained
+from basisnet_jax.models.mobilenet_v2 import MobileNetV2
 
 
 def loaded(path, network=None, **options):
@@ -121,6 +123,34 @@ def test_a_network_without_the_files_layers_is_refused(tmp_path):
   network = models.create('mobilenet_v3_large', num_classes=CLASSES, width=0.1)
   with pytest.raises(UserError, match='v2.npz.*MobileNetV2.* does not fit this MobileNetV3'):
     loaded(tmp_path / 'v2.npz', network)
+
+
+@pytest.mark.parametrize(
+  'network',
+  [
+    models.create('vit_tiny', num_classes=CLASSES),
+    models.create('condconv_mobilenet_v2', num_classes=CLASSES),
+    nn.Dense(CLASSES),
+    MobileNetV2,
+    'mobilenet_v2',
+  ],
+  ids=lambda network: type(network).__name__,
+)
+def test_networks_that_no_weights_are_read_for_are_refused(network, tmp_path):
+  np.savez(tmp_path / 'weights.npz', **state_dict(random_leaves()))
+  with pytest.raises(UserError) as refused:
+    pretrained.load(network, tmp_path / 'weights.npz')
+  assert str(refused.value) == (
+    f'No weights are read for a network of the type {type(network).__name__}; make one by '
+    "models.create('mobilenet_v2', ...): MobileNetV2, MobileNetV3, EfficientNet, ResNet."
+  )
+
+
+@pytest.mark.parametrize('path', [None, 3, b'weights.npz'])
+def test_what_is_no_path_is_told(path):
+  kind = type(path).__name__
+  with pytest.raises(UserError, match=f'^path is the name of a file, and this is {kind}.$'):
+    loaded(path)
 
 
 def test_names_of_no_library_are_shown(tmp_path):
