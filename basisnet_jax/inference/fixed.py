@@ -1,6 +1,6 @@
 """Compiled functions with weights that no longer change, and the devices for them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import functools
 from typing import Any
 
@@ -51,6 +51,16 @@ def fix(function: Callable, variables: Any, device: jax.Device | None = None) ->
       return run(large, *args)
 
   return call
+
+
+def check_variables(variables: Any) -> None:
+  """Raises a UserError for what cannot be the variables of a network."""
+  if not isinstance(variables, Mapping) or 'params' not in variables:
+    keys = f' of {[*variables]}' if isinstance(variables, Mapping) else ''
+    raise UserError(
+      "variables are what model.init returns, {'params': ..., ...}; this is "
+      f'{type(variables).__name__}{keys}.'
+    )
 
 
 def devices_for(wanted: Sequence[jax.Device] | None) -> Sequence[jax.Device]:

@@ -23,6 +23,7 @@ from basisnet_jax.evaluation import thresholds
 from basisnet_jax.evaluation.chosen import NOTHING, Chosen
 from basisnet_jax.inference import answering, fixed
 from basisnet_jax.inference.prediction import Prediction, prediction
+from basisnet_jax.models import BasisNet
 from basisnet_jax.models.cost import Cost
 
 BATCH_SIZE = 32
@@ -76,14 +77,27 @@ class Predictor:
       devices: None: all accelerators of this host, or its CPU.
 
     Raises:
-      UserError: an invalid batch size, devices or early termination.
+      UserError: an invalid batch size, devices or early termination, an argument of another type,
+        or a cost of another number of stages.
     """
+    for name, given, kind in (
+      ('model', model, nn.Module),
+      ('labels', labels, Iterable),
+      ('preparation', preparation, Preparation),
+      ('cost', cost, Cost),
+      ('chosen', chosen, Chosen),
+    ):
+      if not isinstance(given, kind):
+        raise UserError(f'{name} is of the type {kind.__name__}; this is {type(given).__name__}.')
+    fixed.check_variables(variables)
     if not is_count(batch_size) or batch_size & (batch_size - 1):
       raise UserError(f'batch_size={batch_size!r} is no power of two; use 1, 2, 4, 8, ...')
     self.labels, self.preparation, self.cost = tuple(labels), preparation, cost
     self.threshold = chosen.threshold
     self._chosen = chosen
     self._two_stages = cost.lightweight_madds is not None
+    if self._two_stages != isinstance(model, BasisNet):
+      raise UserError('cost is of another network; give that of `model`, from `cost.count`.')
     answer = answering.make_answer(model, chosen)
     devices = fixed.devices_for(devices)
     self._runs = [fixed.fix(answer, variables, device) for device in devices]
@@ -116,7 +130,8 @@ class Predictor:
 
     Other threads decode the next images meanwhile. `images` and `top_k` are as in `predict`;
     `threshold` is one from `threshold_for`, None the predictor's own. If the iteration over images
-    raises, the exception comes after the answers for those before.
+    raises, the exception comes after the answers for those before. An array must not change before
+    its answer comes.
     """
     images = photos.several(images)
     threshold = self._checked(threshold, top_k)

@@ -93,11 +93,12 @@ class StreamingPredictor:
       temperature: of the preview's logits.
 
     Raises:
-      UserError: a network of one stage, or an invalid device, `depth`, `when_full`, `reuse`,
-        `threshold`, `rule` or `temperature`.
+      UserError: a network of one stage, or invalid variables, device, `depth`, `when_full`,
+        `reuse`, `threshold`, `rule` or `temperature`.
     """
     if not isinstance(model, BasisNet):
       raise UserError(f'{type(model).__name__} is of one stage; a stream is for a BasisNet of two.')
+    fixed.check_variables(variables)
     for device in (lightweight_device, specialist_device):
       if not isinstance(device, jax.Device | None):
         raise UserError(f'{device!r} is no JAX device, such as jax.devices()[0].')

@@ -57,3 +57,32 @@ def test_what_it_cannot_be_made_of_is_told(options, sentence):
   shared = {'labels': LABELS, 'preparation': Preparation(SIDE), 'cost': cost.count(model, SIDE)}
   with pytest.raises(UserError, match=sentence):
     Predictor(model, variables, **shared | options).predict([image])
+
+
+@pytest.mark.parametrize(
+  'change, sentence',
+  [
+    ({'model': None}, r'^model is of the type Module; this is NoneType\.$'),
+    ({'model': 'resnet_18'}, r'^model is of the type Module; this is str\.$'),
+    ({'variables': None}, r'^variables are what model\.init returns, .*; this is NoneType\.$'),
+    ({'variables': {'dense': {}}}, r"\{'params': ..., ...\}; this is dict of \['dense'\]\.$"),
+    ({'labels': None}, r'^labels is of the type Iterable; this is NoneType\.$'),
+    ({'preparation': SIDE}, r'^preparation is of the type Preparation; this is int\.$'),
+    ({'cost': 1e6}, r'^cost is of the type Cost; this is float\.$'),
+    ({'chosen': 0.5}, r'^chosen is of the type Chosen; this is float\.$'),
+    ({'cost': cost.count(tiny.basisnet(), SIDE)}, '^cost is of another network; give that of `mod'),
+    ({'model': tiny.basisnet()}, '^cost is of another network; give that of `model`, from `cost.'),
+  ],
+)
+def test_what_is_of_another_type_or_another_network_is_told(change, sentence):
+  model = tiny.TinyNetwork(CLASSES)
+  right = {
+    'model': model,
+    'variables': {'params': {}},
+    'labels': LABELS,
+    'preparation': Preparation(SIDE),
+    'cost': cost.count(model, SIDE),
+  }
+  Predictor(**right)
+  with pytest.raises(UserError, match=sentence):
+    Predictor(**right | change)

@@ -314,6 +314,11 @@ def test_what_is_no_device_and_what_has_no_frames_gets_a_sentence():
     streaming.StreamingPredictor(
       model, variables, lightweight_device=jax.devices()[0], specialist_device='cpu'
     )
+  for wrong, told in ((None, 'NoneType'), (variables['params'], r"dict of \[.*'specialist'\]")):
+    with pytest.raises(UserError, match=rf'^variables are what model.init returns, .* {told}\.$'):
+      streaming.StreamingPredictor(
+        model, wrong, lightweight_device=jax.devices()[0], specialist_device=jax.devices()[0]
+      )
   with pytest.raises(UserError, match=r'^Frames come as \[frame, ...\]; this is NoneType\.$'):
     next(predictor()(None))
 
