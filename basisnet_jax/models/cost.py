@@ -16,6 +16,8 @@ import jax
 from jax.extend import core
 import jax.numpy as jnp
 
+from basisnet_jax.counting import is_count
+from basisnet_jax.errors import UserError
 from basisnet_jax.models import basisnet, convolution, routed, synthesis
 
 
@@ -82,7 +84,14 @@ def count(model: nn.Module, resolution: int, variables: Any = None) -> Cost:
   Nothing is computed: the network is traced, always in the plain form of its convolutions.
   A scanned layer counts as often as it runs; a `while` loop counts once. `variables` are the
   model's, or their shapes, if already known.
+
+  Raises:
+    UserError: it is no network, or no resolution.
   """
+  if not isinstance(model, nn.Module):
+    raise UserError(f'A Flax network is counted, and this is {model!r}; make one: MyNetwork(...).')
+  if not is_count(resolution):
+    raise UserError(f'resolution={resolution!r} is no number of pixels; give a whole one, from 1.')
   variables = variables or _variables(model, resolution)
   variables = jax.eval_shape(nn.meta.unbox, variables)  # Networks may annotate their kernels.
   params = _parameters(variables)
@@ -236,7 +245,9 @@ def _madds(equation) -> int:
   if equation.primitive.name == 'dot_general':
     (contracted, _), _ = numbers
     return output * math.prod(lhs[axis] for axis in contracted)
-  return output * math.prod(rhs) // rhs[numbers.rhs_spec[0]]
+  products = output * math.prod(rhs) // rhs[numbers.rhs_spec[0]]
+  # A transposed convolution has zeros between its inputs: one product in so many is of an input.
+  return products // math.prod(equation.params['lhs_dilation'])
 
 
 def _rows(operations, params) -> list[Layer]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 from flax import linen as nn
 from foreign_networks import ResNet, VisionTransformer
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from basisnet_jax import models
+from basisnet_jax.errors import UserError
 from basisnet_jax.models import convolution, cost, layers, synthesis
 
 
@@ -97,6 +99,31 @@ def test_every_layer_is_counted_as_by_hand():
     ('classifier', (5,), 6 * 5, 6 * 5 + 5),
     ('norm', (), 0, 2 * 8),
   ]
+
+
+@pytest.mark.parametrize('kernel', [(2, 2), (3, 3)])
+def test_transposed_convolution_has_a_product_for_each_input_and_weight(kernel):
+  network = nn.Sequential([nn.ConvTranspose(4, kernel, strides=(2, 2)), lambda x: x.mean((1, 2))])
+  assert cost.count(network, 16).total_madds == (16 * 16 * 3) * (math.prod(kernel) * 4)
+
+
+def test_convolution_over_a_sequence_is_counted_as_by_hand():
+  rows = lambda x: x.reshape(len(x), 16, 48)  # noqa: E731
+  network = nn.Sequential([rows, nn.Conv(8, (3,)), lambda x: x.mean(1)])
+  assert cost.count(network, 16).total_madds == 16 * 8 * (3 * 48)
+
+
+@pytest.mark.parametrize('wrong', [None, 'mobilenet_v2', nn.Dense])
+def test_what_is_no_network_is_told(wrong):
+  with pytest.raises(UserError, match='^A Flax network is counted, and this is .*; make one: My'):
+    cost.count(wrong, 8)
+
+
+@pytest.mark.parametrize('wrong', [None, '16', 16.0, 0, -1, (16, 16)])
+def test_what_is_no_resolution_is_told(wrong):
+  sentence = f'resolution={wrong!r} is no number of pixels; give a whole one, from 1.'
+  with pytest.raises(UserError, match=f'^{re.escape(sentence)}$'):
+    cost.count(Tiny(), wrong)
 
 
 def test_attention_is_counted_as_by_hand():
