@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 import io
 import os
+import struct
 import threading
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from basisnet_jax.counting import counted
 from basisnet_jax.errors import UserError
@@ -20,11 +21,25 @@ SUFFIXES = (
 UNREAD = ('.heic', '.heif')
 MOST_PIXELS = 64_000_000
 ORIENTATION = 0x0112  # EXIF's tag; 1 is upright.
+# How each turns upright. (Pillow's `exif_transpose` also writes all other tags anew, and fails if a
+# camera wrote one in another type.)
+_TURNS = {
+  2: Image.Transpose.FLIP_LEFT_RIGHT,
+  3: Image.Transpose.ROTATE_180,
+  4: Image.Transpose.FLIP_TOP_BOTTOM,
+  5: Image.Transpose.TRANSPOSE,
+  6: Image.Transpose.ROTATE_270,
+  7: Image.Transpose.TRANSVERSE,
+  8: Image.Transpose.ROTATE_90,
+}
 # Not all kinds that Pillow reads: the sender of a file picks its kind, and EPS starts Ghostscript.
 KINDS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF', 'AVIF', 'JPEG2000', 'PPM')
 # What Pillow raises for files that are not images, or broken (RuntimeError: AVIF's decoder;
-# TypeError: TIFF's, if offsets in the file are not integers).
-ERRORS = (OSError, ValueError, SyntaxError, RuntimeError, TypeError, Image.DecompressionBombError)
+# TypeError: TIFF's, if offsets in the file are not integers; struct.error: GIF's, where it ends).
+ERRORS = (
+  OSError, ValueError, SyntaxError, RuntimeError, TypeError, struct.error,
+  Image.DecompressionBombError,
+)  # fmt: skip
 # Pillow reads a file when its pixels are first needed, which may be in two threads for one image.
 # Chosen by the images' ids, which are multiples of 16. Images read from files here need no lock:
 # nobody else has them.
@@ -45,8 +60,11 @@ def upright(image: Image.Image) -> Image.Image:
   Raises:
     ValueError: its pixels are floating-point numbers.
   """
-  if image.getexif().get(ORIENTATION, 1) != 1:
-    image = ImageOps.exif_transpose(image)
+  turn = _TURNS.get(image.getexif().get(ORIENTATION))
+  if turn is not None:
+    image = image.transpose(turn)
+    # Without the tag, wherever it was: whoever reads the image again must not turn it again.
+    image.info = {key: value for key, value in image.info.items() if key == 'transparency'}
   if image.mode == 'F':
     raise ValueError('its pixels are decimal numbers, of which nobody knows what is white')
   if image.mode.startswith('I'):  # Pillow's own conversion would cut them off at 255.

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import io
+import struct
 import time
 
 import jax.numpy as jnp
@@ -58,6 +59,30 @@ def test_the_exif_tag_turns_the_image(orientation):
   exif[0x0112] = orientation
   found = photos.read(encoded(stored, 'PNG', exif=exif))
   np.testing.assert_array_equal(found, picture())
+
+
+@pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'WEBP', 'TIFF', 'AVIF'])
+def test_an_image_is_turned_once_however_often_it_is_read(kind):
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  found = photos.read(encoded(picture(), kind, exif=exif))
+  assert found.size == (8, 12)
+  np.testing.assert_array_equal(photos.read(photos.read(found)), found)
+
+
+@pytest.mark.parametrize(
+  'tag',
+  [
+    struct.pack('<HHI4s', 296, 2, 2, b'2'),  # The unit of the resolution, as text.
+    struct.pack('<HHI4s', 282, 2, 4, b'abc'),  # The resolution.
+  ],
+)
+def test_tags_that_a_camera_wrote_in_another_type_do_not_matter(tag):
+  orientation = struct.pack('<HHII', 0x0112, 3, 1, 6)
+  exif = b'Exif\0\0II*\0' + struct.pack('<IH', 8, 2) + orientation + tag + bytes(4)
+  found = photos.read(encoded(picture(), 'JPEG', exif=exif, quality=100, subsampling=0))
+  upright = np.rot90(np.asarray(picture()), -1).astype(int)
+  np.testing.assert_allclose(np.asarray(found).astype(int), upright, atol=4)
 
 
 @pytest.mark.parametrize(
