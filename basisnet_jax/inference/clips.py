@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import os
 import re
+import struct
 import time
 from typing import Any, NamedTuple
 
@@ -80,7 +81,7 @@ def _animated(source):
       image.load()  # The pace of a WebP is known only now.
       try:
         count = getattr(image, 'n_frames', 1)
-      except IndexError:  # A truncated GIF: the frames that are there are read.
+      except (IndexError, struct.error):  # A truncated GIF: the frames that are there are read.
         count = None
       closing.pop_all()
   except photos.ERRORS as error:

@@ -75,7 +75,9 @@ def test_animated_images(tmp_path, pictures, kind, options):
   assert_colors(list(clip.frames), COLORS, tolerance=3 if kind == 'avif' else 0)
 
 
-@pytest.mark.parametrize('kind, cut', [('gif', 'pixels'), ('gif', 'palette'), ('png', 'pixels')])
+@pytest.mark.parametrize(
+  'kind, cut', [('gif', 'pixels'), ('gif', 'palette'), ('gif', 'size'), ('png', 'pixels')]
+)
 def test_a_clip_that_is_cut_off_gives_its_frames_and_a_sentence(tmp_path, kind, cut):
   random = np.random.default_rng(0)
   pictures = [Image.fromarray(random.integers(0, 256, (48, 64, 3), np.uint8)) for _ in range(4)]
@@ -83,8 +85,9 @@ def test_a_clip_that_is_cut_off_gives_its_frames_and_a_sentence(tmp_path, kind, 
   pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=40)
   written = path.read_bytes()
   length = len(written) * 5 // 8
-  if cut == 'palette':  # It comes after where the frame is, and how large.
-    length = written.index(b',\0\0\0\0\x40\0\x30\0', len(written) * 3 // 8) + 100
+  if cut in ('palette', 'size'):  # It comes after where the frame is, and how large.
+    length = written.index(b',\0\0\0\0\x40\0\x30\0', len(written) * 3 // 8)
+    length += 100 if cut == 'palette' else 8
   path.write_bytes(written[:length])
   with pytest.raises(UserError, match=rf'clip\.{kind} is damaged after some frames \('):
     for name, _ in clips.open_clip(str(path)).frames:
