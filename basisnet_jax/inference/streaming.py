@@ -59,7 +59,7 @@ class StreamingPredictor:
   Attributes:
     metrics: of the last stream so far: the 'frames' that came, 'dropped', 'answered', of these
       'exited' and 'reused', and for each stage the average milliseconds per frame that it saw,
-      'lightweight_ms' and 'specialist_ms'.
+      'lightweight_ms' and 'specialist_ms'. Those of the first stream include compiling.
   """
 
   def __init__(
