@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 import numpy as np
 
 from basisnet_jax import whole_file
+from basisnet_jax.evaluation import geometry
 
 # From Okabe and Ito's palette, distinguishable with all common kinds of colour vision.
 _CURVE = '#0072B2'
@@ -109,8 +110,10 @@ def _cost_accuracy(size, curve, points, lightweight, specialist, title, chosen, 
     axes.plot(
       *star.T, '*', color=_CHOSEN, ms=17, mec='white', mew=1.2, zorder=6, label='chosen threshold'
     )
-    marks = np.concatenate([marks, star])
-    points = [*points, chosen]
+    if chosen['threshold'] <= 1:  # Or nobody exits, and the star is on the specialist.
+      rounded = float(f'{chosen["threshold"]:.3g}')
+      marks = np.concatenate([marks, star])
+      points = [*points, chosen | ({'threshold': rounded} if rounded < 1 else {})]
   for end, colour in zip(ends, (_LIGHTWEIGHT, _SPECIALIST), strict=True):
     axes.plot(*end, 'o', color=colour, ms=12, mec='white', mew=1.2, zorder=4)
   axes.legend(
@@ -286,7 +289,7 @@ def _annotate(canvas, axes, labels, lines, marks):
     line = line[np.argsort(line[:, 0], kind='stable')]
     heights.append(np.interp(across, *line.T, left=np.nan, right=np.nan))
   marks = axes.transData.transform(marks)
-  placed, joints = [], []
+  placed, strokes = [], []
   for position, string in labels:
     text = axes.annotate(
       string,
@@ -315,16 +318,17 @@ def _annotate(canvas, axes, labels, lines, marks):
         cost = distance + 0.02 * abs(degrees - 90)
         cost += 1000 * (np.any(low < frame.min) or np.any(high > frame.max))
         cost += 500 * sum(np.all(low < h) and np.all(high > lo) for lo, h in placed)
-        cost += 200 * sum(_meet(anchor, anchor + offset, *joint) for joint in joints)
+        own = [(anchor, anchor + offset), *geometry.diagonals(low, high)]
+        cost += 200 * sum(geometry.meet(*new, *old) for new in own for old in strokes)
         cost += 80 * np.count_nonzero(np.all((marks > low) & (marks < high), 1))
         under = (across > low[0]) & (across < high[0])
-        cost += 40 * sum(_crosses(height[under], low[1], high[1]) for height in heights)
+        cost += 40 * sum(geometry.within(height[under], low[1], high[1]) for height in heights)
         if best is None or cost < best[0]:
           best = (cost, offset, distance, low, high)
     _, offset, distance, low, high = best
     text.set_position(offset / unit)
     placed.append((low, high))
-    joints.append((anchor, anchor + offset))
+    strokes += [(anchor, anchor + offset), *geometry.diagonals(low, high)]
     if distance > 6:  # Too far apart to be read together: a thin line joins them.
       way = offset / np.hypot(*offset)
       ends = (
@@ -332,17 +336,6 @@ def _annotate(canvas, axes, labels, lines, marks):
         anchor + offset * (1 - min(half / np.maximum(np.abs(offset), 1e-9))),
       )
       axes.plot(*axes.transData.inverted().transform(ends).T, color=_FAINT, lw=0.8, zorder=6)
-
-
-def _meet(a, b, c, d):
-  """Whether the line from a to b crosses that from c to d."""
-  side = lambda p, q, r: np.linalg.det([q - p, r - p])  # noqa: E731
-  return side(a, b, c) * side(a, b, d) < 0 and side(c, d, a) * side(c, d, b) < 0
-
-
-def _crosses(heights, low, high):
-  heights = heights[~np.isnan(heights)]
-  return bool(heights.size and heights.min() < high and heights.max() > low)
 
 
 def _short(millions):

@@ -15,7 +15,7 @@ THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.99)
 COSTS = {'lightweight_madds': 26e6, 'total_madds': 290e6}
 
 
-def draw(path, confidence, thresholds=THRESHOLDS, seed=0):
+def draw(path, confidence, thresholds=THRESHOLDS, seed=0, chosen=None):
   random = np.random.default_rng(seed)
   light = random.random(confidence.size) < confidence
   special = light | (random.random(confidence.size) < 0.5)
@@ -26,6 +26,7 @@ def draw(path, confidence, thresholds=THRESHOLDS, seed=0):
     lightweight=(26e6, light.mean()),
     specialist=(290e6, special.mean()),
     title='A network',
+    chosen=chosen and early_exit.operating_point(chosen, confidence, light, special, **COSTS),
   )
 
 
@@ -99,6 +100,35 @@ def test_lines_from_labels_to_their_points_do_not_cross(tmp_path, monkeypatch):
     assert turn(a, b, c) * turn(a, b, d) >= 0 or turn(c, d, a) * turn(c, d, b) >= 0
 
 
+def test_lines_from_labels_to_their_points_cross_out_no_stage(tmp_path, monkeypatch):
+  found, place = [], plots._annotate
+
+  def spy(canvas, axes, *arguments):
+    place(canvas, axes, *arguments)
+    for text in axes.findobj(Annotation):
+      box = text.get_window_extent(canvas.get_renderer())
+      found.append((text.get_text(), axes.transData.transform(text.xy), box))
+
+  monkeypatch.setattr(plots, '_annotate', spy)
+  # Of a run on digits: its line from 0.8-0.95 once crossed out the name of the lightweight stage.
+  madds = 560128 + 20507.4 * np.array([0, 0, 1, 2, 6, 10, 11, 12, 15, 29])
+  top1 = np.array([356, 356, 355, 355, 355, 356, 356, 356, 356, 356]) / 360
+  points = [
+    {'threshold': threshold, 'average_madds': cost, 'top1': right}
+    for threshold, cost, right in zip(THRESHOLDS, madds, top1, strict=True)
+  ]
+  stages = {'lightweight': (madds[0], top1[0]), 'specialist': (7942784, top1[0])}
+  curve = {'average_madds': [*madds, 7942784], 'top1': [*top1, top1[0]]}
+  plots.cost_accuracy(str(tmp_path / 'curve.png'), curve, points, title='A network', **stages)
+  for (text, anchor, own), (other, _, box) in itertools.permutations(found, 2):
+    if 'alone' not in other:
+      continue
+    line = np.linspace(anchor, (own.min + own.max) / 2, 200)
+    rim = 0.15 * box.size
+    inside = np.all((line > box.min + rim) & (line < box.max - rim), axis=1)
+    assert not inside.any(), f'the line of {text!r} crosses {other!r}'
+
+
 def test_thresholds_at_one_point_share_a_label(tmp_path, drawn_labels):
   draw(tmp_path / 'curve.png', np.full(100, 0.999))
   assert '0.3–0.99' in drawn_labels
@@ -147,3 +177,19 @@ def test_name_of_the_accuracy_is_beside_its_numbers(size, title):
 def test_plots_leave_pyplot_alone():
   code = 'import sys, basisnet_jax.evaluation.plots; sys.exit("matplotlib.pyplot" in sys.modules)'
   assert subprocess.run([sys.executable, '-c', code]).returncode == 0
+
+
+@pytest.mark.parametrize(('threshold', 'label'), [(0.800682, '0.801'), (0.9999613, '0.999961')])
+def test_chosen_threshold_is_rounded(tmp_path, drawn_labels, threshold, label):
+  draw(tmp_path / 'curve.png', np.linspace(0, 1, 500), thresholds=(0.3,), chosen=threshold)
+  assert {'0.3', label} < set(drawn_labels)
+
+
+def test_chosen_threshold_that_no_image_reaches_has_no_label(tmp_path, drawn_labels):
+  draw(tmp_path / 'curve.png', np.linspace(0, 1, 500), thresholds=(0.3,), chosen=2.0)
+  assert {text.splitlines()[0] for text in drawn_labels} == {
+    'lightweight alone',
+    'specialist alone',
+    '0.3',
+    'axes',
+  }
