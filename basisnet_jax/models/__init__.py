@@ -118,7 +118,7 @@ def create(name: str, **options) -> nn.Module:
       when the network is first traced.)
   """
   if name in ('basisnet', 'cascade'):
-    if 'specialist' not in options:
+    if not {'lightweight', 'specialist'} & options.keys():
       raise UserError(f'{name!r} cannot be a stage of a network; choose another.')
     return two_stage(**options, cascade=name == 'cascade')
   if name in _ROUTED:
@@ -174,8 +174,9 @@ def two_stage(
     lightweight_resolution: size that the preview sees, pixels; None: `resolution`.
     num_bases: K.
     based_layers: regular expression; the specialist's layers whose paths it matches from the
-      start hold bases (`synthesis.based_layers` lists the candidates). '' selects all but
-      classifiers and the layers inside squeeze-excites.
+      start hold bases (`synthesis.based_layers` lists the candidates). '' selects all but those
+      with 'classifier' or 'squeeze_excite' in their paths, so name the last layer of your own
+      network 'classifier', or it holds bases too.
     cascade: no layer holds bases: the second network is the same for every image.
     refine: the preview's logits times this are added to the specialist's (`BasisNet`).
     **coefficients: activation, shared, temperature, feature_gradient, basis_dropout (see
@@ -211,9 +212,10 @@ def two_stage(
     )
   shape = (resolution, resolution, 3)
   pattern = _checked_pattern(based_layers or _USUALLY_BASED)
-  # Cloned, because Flax would treat the same object in both places as one shared network, and
-  # networks made inside another module's call as that module's submodules, not the BasisNet's.
-  lightweight, specialist = (network.clone(name=None) for network in (lightweight, specialist))
+  # Copied, with the modules in them, because Flax would treat the same object in both places as one
+  # shared network, and networks made inside another module's call as that module's submodules, not
+  # the BasisNet's.
+  lightweight, specialist = (network.copy(parent=None) for network in (lightweight, specialist))
   return BasisNet(
     lightweight=lightweight,
     specialist=specialist,

@@ -198,6 +198,15 @@ def test_same_object_as_both_stages_makes_two_networks():
   assert params['lightweight']['stem']['kernel'].shape == (7, 7, 3, 8)
 
 
+@pytest.mark.parametrize('options', [{}, {'cascade': True}], ids=str)
+def test_modules_within_the_same_object_make_two_networks_too(options):
+  network = nn.Sequential([nn.Conv(8, (3, 3), 2), lambda x: x.mean((1, 2)), nn.Dense(5)])
+  model = models.two_stage(network, network, resolution=16, num_bases=3, **options)
+  params = jax.eval_shape(model.init, jax.random.key(0), IMAGES)['params']
+  assert params['specialist'].keys() == params['lightweight'].keys() == {'layers_0', 'layers_2'}
+  assert ('bases' in params['specialist']['layers_0']) == (not options)
+
+
 @pytest.mark.parametrize(
   ('lightweight', 'specialist'),
   [('mobilenet_v3_small', 'mobilenet_v3_large'), ('mobilenet_v2', 'mobilenet_v2')],
@@ -281,6 +290,11 @@ def test_what_is_no_network_of_one_stage_is_one_clear_sentence(stage, given):
   shown = given if given == 'a BasisNet' else re.escape(repr(given))
   with pytest.raises(UserError, match=f'^{shown} cannot be a stage, as {stage}; give a Flax'):
     models.create('basisnet', **stages, resolution=16)
+
+
+def test_missing_stage_is_named():
+  with pytest.raises(TypeError, match="'specialist'"):
+    models.create('basisnet', lightweight=ResNet(), resolution=16)
 
 
 def test_stages_with_different_classes_are_one_clear_sentence():
