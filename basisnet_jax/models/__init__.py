@@ -1,7 +1,8 @@
 """The registry: `create(name, **options)` and `names()`.
 
 To add a network, write a Flax module that maps images to logits in a file of its own and add one
-line to `_NETWORKS`. It can then be a stage of a BasisNet, and the tests cover it.
+line to `_NETWORKS`. It can then be a stage of a BasisNet, and the tests cover it. Or leave this
+package as it is, and name it by where it is: 'module:Class' (`own_networks`).
 """
 
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from basisnet_jax.models import (
   mobilenet_v2,
   mobilenet_v3,
   once_for_all,
+  own_networks,
   resnet,
   routed,
   synthesis,
@@ -105,7 +107,8 @@ def create(name: str, **options) -> nn.Module:
   """Makes a network by name.
 
   Args:
-    name: one of `names()`.
+    name: one of `names()`, or a Flax module of your own with the attributes of ours, as
+      'module:Class' (`own_networks`).
     **options: for 'basisnet' and 'cascade' those of `two_stage`. For a network: num_classes
       (required), width, dropout, stochastic_depth, output_stride and the fields of
       `layers.Style`, with the network's own defaults (`mobilenet_v3.MobileNetV3` explains them).
@@ -131,7 +134,8 @@ def create(name: str, **options) -> nn.Module:
     pattern = _checked_pattern(options.pop('based_layers', '') or _ROUTED[name])
     network = create(network, **options)
     return make(network, _based_layers(network, (64, 64, 3), pattern), num_bases, temperature)
-  if name not in _NETWORKS:
+  own = ':' in str(name)
+  if not own and name not in _NETWORKS:
     near = difflib.get_close_matches(str(name), names(), 1, 0.0)[0]
     raise UserError(f'There is no network {name!r}; did you mean {near!r}? Known: {names()}.')
   _check_range('num_classes', options.get('num_classes', 1), at_least=1, whole=True)
@@ -141,7 +145,7 @@ def create(name: str, **options) -> nn.Module:
   drop_rate = options.pop('stochastic_depth', 0.0)
   _check_range('stochastic_depth', drop_rate, at_least=0, below=1)
   style = {key: options.pop(key) for key in layers.Style._fields if key in options}
-  network = _NETWORKS[name](**options)
+  network = (own_networks.find(name) if own else _NETWORKS[name])(**options)
   if drop_rate and not hasattr(network, 'stochastic_depth'):
     raise UserError(
       f'stochastic_depth={drop_rate} drops residual blocks, and {name!r} has none; set it to 0.'

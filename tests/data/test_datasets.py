@@ -1,5 +1,6 @@
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -155,3 +156,25 @@ def test_opening_digits_prints_nothing_and_leaves_accelerators_and_keras_alone(t
   )
   done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
   assert (done.returncode, done.stdout, done.stderr) == (0, '', '')
+
+
+def test_arrays_become_a_dataset_as_the_page_says(tmp_path, monkeypatch):
+  page = pathlib.Path(__file__).parents[2] / 'docs/study_early_exit.md'
+  (block,) = re.findall(
+    r'```python\n(import tensorflow as tf\n.*?)```', page.read_text(), re.DOTALL
+  )
+  random = np.random.default_rng(0)
+  images = random.integers(0, 256, (2, 6, 9, 7, 3), np.uint8)
+  labels = random.integers(0, 2, (2, 6))
+  names = dict(train_images=images[0], train_labels=labels[0])
+  names |= dict(test_images=images[1], test_labels=labels[1])
+  monkeypatch.chdir(tmp_path)
+  exec(block, names)
+  dataset = open_dataset('mine', 'data')
+  assert (dataset.splits, dataset.label_names) == ({'train': 6, 'test': 6}, ('cat', 'dog'))
+  found = sorted(
+    (x['image'].tobytes(), x['label']) for x in tfds.as_numpy(dataset.builder.as_dataset('test'))
+  )
+  assert found == sorted(
+    (image.tobytes(), label) for image, label in zip(images[1], labels[1], strict=True)
+  )

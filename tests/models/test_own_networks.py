@@ -1,0 +1,55 @@
+"""Networks that recipes name by where they are, 'module:Class'."""
+
+import sys
+import types
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+from tiny import TinyNetwork
+
+from basisnet_jax import base_config, models
+from basisnet_jax.errors import UserError
+from basisnet_jax.training import experiment
+
+
+class Bare(nn.Module):
+  num_classes: int
+
+
+@pytest.fixture(autouse=True)
+def own_module(monkeypatch):
+  module = types.ModuleType('my_networks')
+  module.Net, module.Bare, module.no_class = TinyNetwork, Bare, print
+  monkeypatch.setitem(sys.modules, 'my_networks', module)
+
+
+def test_recipe_trains_networks_that_are_not_in_the_registry():
+  c = base_config.get_config()
+  c.model.specialist, c.model.lightweight.name = 'my_networks:Net', 'my_networks:Net'
+  c.model.lightweight.width, c.model.resolution, c.data.name = 0.5, 16, 'digits'
+  model = experiment.build_model(c)
+  assert isinstance(model.specialist, TinyNetwork) and model.lightweight.width == 0.5
+  assert model.layers == ('dense', 'depthwise', 'pointwise')
+  logits = jax.eval_shape(model.init_with_output, jax.random.key(0), jnp.zeros((2, 16, 16, 3)))[0]
+  assert logits.specialist.shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+  ('name', 'sentence'),
+  [
+    (
+      'my_networks:Nothing',
+      r"'my_networks:Nothing' cannot be imported \(AttributeError: ",
+    ),
+    ('no_such_module:Net', r'cannot be imported \(ModuleNotFoundError: .*no_such_module'),
+    (':Net', r'cannot be imported \(ValueError'),
+    ('my_networks:no_class', 'is no Flax module; name a class that is one'),
+    ('my_networks:Bare', 'lacks width, dropout, output_stride, style; recipes set'),
+  ],
+)
+def test_mistake_in_its_name_is_one_clear_sentence(name, sentence):
+  with pytest.raises(UserError, match=sentence) as error:
+    models.create(name, num_classes=10)
+  assert len(str(error.value).splitlines()) == 1
