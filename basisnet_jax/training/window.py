@@ -49,11 +49,12 @@ class Window:
     return next((step for step, loss in losses.items() if not math.isfinite(loss)), None)
 
   def close(self, batch_size: int) -> dict[str, float]:
-    """Returns the window's scalars and begins a new window."""
+    """Returns the window's scalars, means except the learning rate, and begins a new window."""
     computed = {key: float(v) for key, v in jax.device_get(self._metrics.compute()).items()}
     seconds, steps = time.monotonic() - self._began, len(self._losses)
-    broken, rate = computed.pop('broken_images') * steps, computed.pop('learning_rate')
+    broken = computed.pop('broken_images') * steps
     finite = computed.pop('finite', None)
+    del computed['learning_rate']  # The mean, and what counts is the last step's.
     values = {
       'train/' + re.sub('^(network|lightweight|specialist|teacher)_', r'\1/', key): value
       for key, value in computed.items()
@@ -62,7 +63,7 @@ class Window:
       # Skipped steps count as 0 in the averages.
       values = {key: value / finite if finite else math.nan for key, value in values.items()}
       values['train/skipped_steps'] = round((1 - finite) * steps)
-    values['train/learning_rate'] = rate
+    values['train/learning_rate'] = float(self._last.learning_rate.compute())
     values['data/broken_images'] = round(broken)
     values['perf/images_per_second'] = steps * batch_size / seconds
     values['perf/data_wait'] = self._waited / seconds

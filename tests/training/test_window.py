@@ -67,3 +67,10 @@ def test_skipped_steps_are_counted_and_not_averaged(clock):
   window.add(3, step_metrics(loss=0.0, finite=0))
   values = window.close(batch_size=1)
   assert math.isnan(values['train/loss']) and values['train/skipped_steps'] == 1
+
+
+def test_learning_rate_is_that_of_the_last_step():
+  window = window_lib.Window()
+  for step, rate in enumerate((0.1, 0.2, 0.6)):
+    window.add(step, step_metrics(loss=1.0, learning_rate=rate))
+  assert window.close(batch_size=1)['train/learning_rate'] == pytest.approx(0.6)
