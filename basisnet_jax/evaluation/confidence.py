@@ -45,7 +45,11 @@ def of(logits: jax.Array, rule: str, temperature: float | jax.Array = 1.0) -> ja
 
   Returns:
     float32 `[...]`; NaN where a logit is NaN.
+
+  Raises:
+    UserError: there is no such rule.
   """
+  check_rule(rule, 'rule')
   return RULES[rule](jax.nn.softmax(logits.astype(jnp.float32) / temperature))
 
 

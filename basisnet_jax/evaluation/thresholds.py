@@ -80,7 +80,15 @@ def choose(
 
   Returns:
     The threshold, `NOBODY` if no image may exit, and in words how it was found.
+
+  Raises:
+    UserError: `goal.by` is 'guarantee', for which there is `guarantee`, or unknown.
   """
+  if goal.by not in ('accuracy_loss', 'average_madds', 'exit_rate'):
+    raise UserError(
+      f"choose() knows no goal by {goal.by!r}: use 'accuracy_loss', 'average_madds' or "
+      "'exit_rate'; for 'guarantee' there is guarantee()."
+    )
   curve = early_exit.cost_accuracy_curve(
     *heldout, lightweight_madds=lightweight_madds, total_madds=total_madds
   )

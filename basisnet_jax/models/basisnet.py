@@ -94,8 +94,13 @@ class BasisNet(nn.Module):
     With `refine` it also needs the preview's logits, `first`, `[b, classes]`; else it ignores them.
 
     Raises:
-      ValueError: `refine` is on and `first` is missing.
+      ValueError: the coefficients are of other layers, or `refine` is on and `first` is missing.
     """
+    if coefficients.shape[1] != len(self.layers):  # JAX would take the last one again and again.
+      raise ValueError(
+        f'Coefficients of shape {coefficients.shape} do not fit the {len(self.layers)} layers that '
+        'hold bases; give those of preview(), [b, layers, K].'
+      )
     by_layer = {path: coefficients[:, i] for i, path in enumerate(self.layers)}
     with synthesis.lifted((*self.path, 'specialist'), by_layer):
       logits = synthesis.call(self.specialist, images, train).astype(jnp.float32)

@@ -40,3 +40,8 @@ def test_confidence_runs_from_undecided_to_certain(rule):
 def test_unknown_rule_is_one_sentence():
   with pytest.raises(UserError, match="early_exit.rule is 'max': use 'max_softmax', 'margin'"):
     confidence.check_rule('max')
+
+
+def test_unknown_rule_is_one_clear_sentence():
+  with pytest.raises(UserError, match="rule is 'luck': use 'max_softmax', 'margin', 'entropy'"):
+    confidence.of(np.zeros((2, 3), np.float32), 'luck')

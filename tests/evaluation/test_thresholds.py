@@ -161,3 +161,10 @@ def test_single_network_has_temperatures_alone():
     results, rule='max_softmax', goal=Goal('exit_rate'), lightweight_madds=None, total_madds=1
   )
   assert list(found.temperatures) == ['network'] and found.threshold is None
+
+
+@pytest.mark.parametrize('by', ['guarantee', 'luck'])
+def test_choose_refuses_goals_that_it_does_not_know(by):
+  heldout = thresholds.Heldout(np.array([0.9, 0.5]), np.array([1, 0]), np.array([1, 1]))
+  with pytest.raises(UserError, match=rf"no goal by '{by}'"):
+    thresholds.choose(thresholds.Goal(by), heldout, lightweight_madds=1e6, total_madds=3e6)

@@ -309,3 +309,12 @@ def test_layers_follow_the_order_of_the_specialist():
     path for path in synthesis.based_layers(VisionTransformer(), (16, 16, 3)) if path[0] in 'mp'
   )
   assert model.layers[0] == 'patches'
+
+
+@pytest.mark.parametrize('kind', ['basisnet', 'cascade'])
+def test_coefficients_of_other_layers_are_refused(kind):
+  stages = {'lightweight': ResNet(), 'specialist': ResNet(), 'resolution': 16, 'num_bases': 3}
+  model = models.create(kind, **stages)
+  run = functools.partial(model.init, jax.random.key(0), IMAGES, method='specialize')
+  with pytest.raises(ValueError, match=rf'do not fit the {len(model.layers)} layers'):
+    jax.eval_shape(run, jnp.ones((BATCH, 1, 3)))
