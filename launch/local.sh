@@ -20,10 +20,16 @@ port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu} PYTHONUNBUFFERED=1
 export XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=${DEVICES:-1}"
 
+# A signal to all, such as Ctrl-C, must not end it before the last words of its process.
+label() {
+  trap '' INT TERM
+  exec sed -u "s/^/[$1] /"
+}
+
 pids=()
 for ((i = 0; i < count; i++)); do
   "$python" -m basisnet_jax.main --coordinator_address="127.0.0.1:$port" \
-    --num_processes="$count" --process_id="$i" "$@" > >(sed -u "s/^/[$i] /") 2> >(sed -u "s/^/[$i] /" >&2) &
+    --num_processes="$count" --process_id="$i" "$@" > >(label "$i") 2> >(label "$i" >&2) &
   pids+=($!)
 done
 # After SIGTERM the processes save and end on their own, as do those that lose another process.

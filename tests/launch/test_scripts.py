@@ -4,6 +4,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -106,3 +107,28 @@ def test_image_copies_what_it_names_and_leaves_out_what_git_ignores():
   assert 'WORKDIR /app' in dockerfile and re.search(r'^USER (?!root)', dockerfile, re.M)
   for path in (ROOT / '.gitignore').read_text().split():
     assert {path.strip('/'), f'**/{path.strip("/")}'} & ignored, path
+
+
+def test_last_words_are_shown_after_a_signal_to_all(tmp_path):
+  stand_in = tmp_path / 'python'
+  stand_in.write_text(
+    '#!/usr/bin/env bash\n'
+    'if [[ $1 == -c ]]; then echo 1234; exit; fi\n'
+    "trap 'sleep 0.3; echo saved; exit 143' TERM\n"
+    'echo ready\n'
+    'while true; do sleep 0.1; done\n'
+  )
+  stand_in.chmod(0o755)
+  with subprocess.Popen(
+    ['launch/local.sh', '2'],
+    cwd=ROOT,
+    env=os.environ | {'PYTHON': str(stand_in)},
+    stdout=subprocess.PIPE,
+    text=True,
+    start_new_session=True,
+  ) as script:
+    assert {script.stdout.readline(), script.stdout.readline()} == {'[0] ready\n', '[1] ready\n'}
+    os.killpg(script.pid, signal.SIGTERM)
+    said = script.communicate(timeout=30)[0]
+  assert script.returncode == 143
+  assert {'[0] saved', '[1] saved'} <= set(said.splitlines())
