@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 import numpy as np
 
 from basisnet_jax import whole_file
-from basisnet_jax.evaluation import geometry
+from basisnet_jax.evaluation.label_placement import BESIDE, LINE_FROM, place
 
 # From Okabe and Ito's palette, distinguishable with all common kinds of colour vision.
 _CURVE = '#0072B2'
@@ -278,20 +278,11 @@ def _thresholds(axes, points, marks):
 
 
 def _annotate(canvas, axes, labels, lines, marks):
-  """Places each label where it hides least: near its point, off lines and other labels."""
-  renderer = canvas.get_renderer()
-  unit = _DPI / 72  # Pixels in a point.
-  frame = axes.get_window_extent()
-  across = np.arange(frame.x0, frame.x1, 0.5)
-  heights = []
-  for line in lines:
-    line = axes.transData.transform(line)
-    line = line[np.argsort(line[:, 0], kind='stable')]
-    heights.append(np.interp(across, *line.T, left=np.nan, right=np.nan))
-  marks = axes.transData.transform(marks)
-  placed, strokes = [], []
-  for position, string in labels:
-    text = axes.annotate(
+  """Writes each label where it hides least, and joins it with its point if they are apart."""
+  renderer, to_pixels = canvas.get_renderer(), axes.transData.transform
+  unit, frame = _DPI / 72, axes.get_window_extent()  # Pixels in a point.
+  texts = [
+    axes.annotate(
       string,
       position,
       xytext=(0, 0),
@@ -304,36 +295,19 @@ def _annotate(canvas, axes, labels, lines, marks):
       zorder=7,
       path_effects=[patheffects.withStroke(linewidth=2.5, foreground='white')],
     )
-    extent = text.get_window_extent(renderer)
-    half = np.array([extent.width, extent.height]) / 2 + 2 * unit
-    anchor = axes.transData.transform(position)
-    best = None
-    for distance in (6.0, 14.0, 24.0, 36.0, 50.0):
-      for degrees in (90, 115, 65, 140, 40, 270, 295, 245, 320, 220, 165, 15, 345, 195):
-        way = np.array([math.cos(math.radians(degrees)), math.sin(math.radians(degrees))])
-        # So that the text's box, not its centre, keeps the distance.
-        reach = min(half / np.maximum(np.abs(way), 1e-9))
-        offset = way * (reach + distance * unit)
-        low, high = anchor + offset - half, anchor + offset + half
-        cost = distance + 0.02 * abs(degrees - 90)
-        cost += 1000 * (np.any(low < frame.min) or np.any(high > frame.max))
-        cost += 500 * sum(np.all(low < h) and np.all(high > lo) for lo, h in placed)
-        own = [(anchor, anchor + offset), *geometry.diagonals(low, high)]
-        cost += 200 * sum(geometry.meet(*new, *old) for new in own for old in strokes)
-        cost += 80 * np.count_nonzero(np.all((marks > low) & (marks < high), 1))
-        under = (across > low[0]) & (across < high[0])
-        cost += 40 * sum(geometry.within(height[under], low[1], high[1]) for height in heights)
-        if best is None or cost < best[0]:
-          best = (cost, offset, distance, low, high)
-    _, offset, distance, low, high = best
+    for position, string in labels
+  ]
+  anchors = np.array([to_pixels(position) for position, _ in labels])
+  halves = np.array([text.get_window_extent(renderer).size for text in texts]) / 2 + 2 * unit
+  pixels = [to_pixels(line) for line in lines]
+  places = place(anchors, halves, (frame.min, frame.max), pixels, to_pixels(marks), unit)
+  for text, anchor, (offset, distance) in zip(texts, anchors, places, strict=True):
     text.set_position(offset / unit)
-    placed.append((low, high))
-    strokes += [(anchor, anchor + offset), *geometry.diagonals(low, high)]
-    if distance > 6:  # Too far apart to be read together: a thin line joins them.
+    if distance > BESIDE:  # Too far apart to be read together: a thin line joins them.
       way = offset / np.hypot(*offset)
       ends = (
-        anchor + 7 * unit * way,
-        anchor + offset * (1 - min(half / np.maximum(np.abs(offset), 1e-9))),
+        anchor + LINE_FROM * unit * way,
+        anchor + distance * unit * way,
       )
       axes.plot(*axes.transData.inverted().transform(ends).T, color=_FAINT, lw=0.8, zorder=6)
 

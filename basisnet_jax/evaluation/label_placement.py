@@ -1,0 +1,136 @@
+"""Where the labels of a picture hide least: near their points, off lines, marks and other labels.
+
+All lengths are in pixels unless named otherwise, all points are (x, y). A candidate is a place that
+a label may take.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+BESIDE = 6.0  # Points; a label this close to its point needs no line to it.
+LINE_FROM = 7.0  # Points; where a line begins, beside its point.
+_DISTANCES = (BESIDE, 14.0, 24.0, 36.0, 50.0)  # In points.
+_DEGREES = (90, 115, 65, 140, 40, 270, 295, 245, 320, 220, 165, 15, 345, 195)
+_NEAR = 6.0  # Points; a line this close to a mark or a curve hides it.
+_STARTS = 50
+
+
+class Place(NamedTuple):
+  """Where a label is.
+
+  Attributes:
+    offset: of its centre from its point, float `[2]`.
+    distance: from the point to its box, points.
+  """
+
+  offset: np.ndarray
+  distance: float
+
+
+def place(
+  anchors: np.ndarray,
+  halves: np.ndarray,
+  frame: tuple[np.ndarray, np.ndarray],
+  lines: Sequence[np.ndarray],
+  marks: np.ndarray,
+  unit: float,
+) -> list[Place]:
+  """Starts from several choices, moves each label while that hides less, and keeps the best.
+
+  Args:
+    anchors: the labels' points, `[n, 2]`.
+    halves: half of the labels' widths and heights, `[n, 2]`.
+    frame: the lower left and upper right corners that they should stay between.
+    lines: curves over x, `[points, 2]` each.
+    marks: points that should stay visible, `[m, 2]`.
+    unit: pixels in a point.
+  """
+  across = np.arange(frame[0][0], frame[1][0], 0.5)
+  heights = []
+  for line in lines:
+    line = line[np.argsort(line[:, 0], kind='stable')]
+    heights.append(np.interp(across, *line.T, left=np.nan, right=np.nan))
+
+  distances, degrees = (axis.ravel() for axis in np.meshgrid(_DISTANCES, _DEGREES, indexing='ij'))
+  ways = np.stack([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))], axis=1)
+  # So that a label's box, not its centre, keeps the distance.
+  reach = np.min(halves[:, None] / np.maximum(np.abs(ways), 1e-9), axis=-1)
+  offsets = ways * (reach + distances * unit)[..., None]
+  centres = anchors[:, None] + offsets
+  low, high = centres - halves[:, None], centres + halves[:, None]
+
+  # Large labels name what matters most, and hide most.
+  weights = halves.sum(1, keepdims=True) / halves.sum(1).min()
+  own = weights * distances + 0.02 * np.abs(degrees - 90)
+  own += 1000 * (np.any(low < frame[0], -1) | np.any(high > frame[1], -1))
+  own += 80 * np.sum(np.all((marks > low[:, :, None]) & (marks < high[:, :, None]), -1), -1)
+  along = np.linspace(LINE_FROM, np.maximum(distances, LINE_FROM), 8, axis=1)
+  joints = anchors[:, None, None] + ways[:, None] * along[..., None] * unit  # [n, c, 8, 2]
+  apart = distances > BESIDE
+  for i, anchor in enumerate(anchors):
+    others = marks[np.hypot(*(marks - anchor).T) > _NEAR * unit]
+    gaps = np.linalg.norm(joints[i, :, :, None] - others, axis=-1)
+    own[i] += 80 * apart * np.sum(np.any(gaps < _NEAR * unit, 1), -1)
+    for height in heights:
+      own[i] += 60 * weights[i] * _touch(across, height, low[i], high[i])
+      over = np.interp(joints[i, ..., 0], across, height)  # NaN where there is no curve.
+      own[i] += 5 * apart * np.sum(np.abs(joints[i, ..., 1] - over) < _NEAR * unit, 1)
+
+  strokes = _strokes(anchors, centres, low, high)
+  between = [[_between(low, high, strokes, i, j) for j in range(i)] for i in range(len(anchors))]
+  chosen = _least(own, lambda i, j: between[i][j] if j < i else between[j][i].T)
+  return [Place(offsets[i, c], distances[c]) for i, c in enumerate(chosen)]
+
+
+def _least(own, between):
+  """Chooses a candidate for each label, so that the costs are low in sum.
+
+  `own [n, c]` are its candidates' costs, `between(i, j) [c, c]` those of two labels' candidates.
+  """
+  random, found = np.random.default_rng(0), []
+  for start in range(_STARTS):
+    chosen, before = dict(enumerate(random.integers(own.shape[1], size=len(own)))), None
+    while chosen != before:
+      before = dict(chosen)
+      for i in random.permutation(len(own)):
+        cost = own[i] + sum(between(i, j)[:, c] for j, c in chosen.items() if j != i)
+        best = int(np.argmin(cost))
+        if cost[best] < cost[chosen[i]]:
+          chosen[i] = best
+    pairs = sum(between(i, j)[chosen[i], chosen[j]] for i in chosen for j in chosen if j < i)
+    found.append((pairs + sum(own[i, c] for i, c in chosen.items()), start, chosen))
+  _, _, chosen = min(found)
+  return [chosen[i] for i in range(len(own))]
+
+
+def _touch(across, height, low, high):
+  """Whether a curve, of this height `[w]` over `across`, goes through boxes `[c, 2]`; `[c]`."""
+  under = (across > low[:, :1]) & (across < high[:, :1]) & ~np.isnan(height)
+  lowest = np.where(under, height, np.inf).min(1)
+  highest = np.where(under, height, -np.inf).max(1)
+  return (lowest < high[:, 1]) & (highest > low[:, 1])
+
+
+def _strokes(anchors, centres, low, high):
+  """The lines that others should not cross: to the point, and both diagonals; `[n, c, 3, 2, 2]`."""
+  joint = np.stack([np.broadcast_to(anchors[:, None], centres.shape), centres], -2)
+  left = np.stack([low[..., 0], high[..., 1]], -1)
+  right = np.stack([high[..., 0], low[..., 1]], -1)
+  return np.stack([joint, np.stack([low, high], -2), np.stack([left, right], -2)], -3)
+
+
+def _between(low, high, strokes, i, j):
+  """What candidates of labels i and j hide of each other, `[c, c]`."""
+  overlap = np.all((low[i][:, None] < high[j]) & (high[i][:, None] > low[j]), -1)
+  a, b = strokes[i][:, None, :, None, 0], strokes[i][:, None, :, None, 1]
+  c, d = strokes[j][:, None, :, 0], strokes[j][:, None, :, 1]
+  cross = (_side(a, b, c) * _side(a, b, d) < 0) & (_side(c, d, a) * _side(c, d, b) < 0)
+  return 500.0 * overlap + 200.0 * cross.sum((-1, -2))
+
+
+def _side(a, b, c):
+  """Above 0 if c is to the left of the line from a to b, below 0 if to the right."""
+  along, to = b - a, c - a
+  return along[..., 0] * to[..., 1] - along[..., 1] * to[..., 0]
