@@ -77,12 +77,12 @@ def load(network: nn.Module, path: str | os.PathLike, *, classifier: bool = True
       network; the first that are missing, unknown or of another shape are named. Or it is another
       network.
   """
+  file = read(path)
   if not isinstance(network, _NETWORKS):
     raise UserError(
       f'No weights are read for a network of the type {type(network).__name__}; make one by '
       f"models.create('mobilenet_v2', ...): {', '.join(kind.__name__ for kind in _NETWORKS)}."
     )
-  file = read(path)
   leaves = _leaves(network)
   layout = pretrained_names.find_layout(file)
   if layout is None:
