@@ -20,7 +20,7 @@ from ml_collections import config_flags
 from ml_collections.config_flags import config_path
 
 from basisnet_jax import base_config
-from basisnet_jax.config import check_keys, flatten, hold_to_ranges, is_saved
+from basisnet_jax.config import check_recipe, flatten, hold_to_ranges, is_saved
 from basisnet_jax.config_ranges import describe
 from basisnet_jax.errors import UserError, of_buckets
 from basisnet_jax.sweep import Sweep
@@ -94,7 +94,7 @@ def parse(argv: Sequence[str], flag_values: flags.FlagValues) -> ml_collections.
   for name in set(flag_values) - {f'config.{key}' for key in defaults}:
     if flag_values[name].value != flag_values[name].value:  # The flag's bounds let NaN through.
       raise UserError(f'--{name}=nan cannot be used: it is not a number.')
-  hold_to_ranges(config, flatten(base_config.get_config()))
+  hold_to_ranges(config)
   return config
 
 
@@ -102,7 +102,7 @@ def load_recipe(path: str, *arguments: str) -> ml_collections.ConfigDict:
   """Returns the locked config of the recipe at `path`; `arguments` is its variant, if any.
 
   Raises UserError for a file that is missing, is not a recipe or raises, for a
-  variant that it does not have, and for keys or types of values that no recipe has.
+  variant that it does not have, and for what `config.check_recipe` refuses.
   """
   with _running(path):
     get_config = getattr(_execute(path), 'get_config', None)
@@ -120,7 +120,7 @@ def load_recipe(path: str, *arguments: str) -> ml_collections.ConfigDict:
       f'get_config() in {path} returned {type(config).__name__}, not a ConfigDict;'
       ' end it with `return c`.'
     )
-  check_keys(config, f'The recipe {path}')
+  check_recipe(config, f'The recipe {path}')
   return config.lock()
 
 

@@ -173,19 +173,18 @@ def load(workdir: str) -> ml_collections.ConfigDict:
     value = _to_tuple(value)
     if wanted is float and type(value) is int:
       value = config_ranges.decimal(value)
-    # None is a placeholder that was not set; bool is an int to Python, but not to us.
-    if type(value) is wanted:
-      config_path.set_value(key, config, value)
-    elif value is not None or defaults[key] is not None:
+    if not _fits(value, wanted, defaults[key]):
       raise UserError(f'{path} has {value!r} for {key}, wanted {describe(wanted)}; {mend}.')
-  hold_to_ranges(config, defaults, prefix=f'{path}: ', mend=f'; {mend}')
+    config_path.set_value(key, config, value)
+  hold_to_ranges(config, prefix=f'{path}: ', mend=f'; {mend}')
   return config
 
 
-def check_keys(config: ml_collections.ConfigDict, name: str) -> None:
+def check_recipe(config: ml_collections.ConfigDict, name: str) -> None:
   """Raises a UserError unless a recipe has the base recipe's keys, with values of their types.
 
-  `load` would refuse what `save` writes otherwise. `name` is the recipe's, for the error.
+  Otherwise `load` would refuse what `save` writes. A NumPy float, such as `0.1 * np.sqrt(2)`,
+  becomes Python's. `name` is what errors call the recipe.
   """
   base = base_config.get_config()
   found, defaults = flatten(config), flatten(base)
@@ -195,17 +194,26 @@ def check_keys(config: ml_collections.ConfigDict, name: str) -> None:
     if key not in defaults:
       raise UserError(f'{name} has the key {key!r}, which is not in base_config.py; leave it out.')
     value, wanted = found[key], config_path.get_type(key, base)
-    if type(value) is not wanted and not (value is None and defaults[key] is None):
+    if _fits(value, wanted, defaults[key]):
+      continue
+    if not (wanted is float and isinstance(value, float)):
       raise UserError(
         f'{name} sets {key} to {value!r}, wanted {describe(wanted)} (its default is '
         f'{defaults[key]!r}).'
       )
+    with config.ignore_type():
+      config_path.set_value(key, config, float(value))
 
 
-def hold_to_ranges(
-  config: ml_collections.ConfigDict, defaults: Mapping[str, Any], **options: str
-) -> None:
+def _fits(value: Any, wanted: type, default: Any) -> bool:
+  """Whether a key takes a value; None is a placeholder that was not set."""
+  # Not isinstance: bool is an int to Python, but not to us.
+  return type(value) is wanted or (value is None and default is None)
+
+
+def hold_to_ranges(config: ml_collections.ConfigDict, **options: str) -> None:
   """Runs `config_ranges.check` on a config, and puts the tuples that it returns into it."""
+  defaults = flatten(base_config.get_config())
   for key, value in config_ranges.check(flatten(config), defaults, **options).items():
     config_path.set_value(key, config, value)
 

@@ -315,6 +315,14 @@ def test_recipe_that_its_own_run_could_not_load_again_is_refused(recipes, line, 
   assert expected in mistake(f'--config={odd}')
 
 
+def test_a_number_of_numpy_is_a_number(recipes):
+  line = 'import numpy as np; c.optimizer.learning_rate = 0.1 * np.sqrt(4.0)'
+  path = recipes('numpy.py', RECIPE.replace('c.training.epochs = 2', line))
+  assert type(command_line.load_recipe(path).optimizer.learning_rate) is float
+  config, _ = parse(f'--config={path}', '--config.optimizer.learning_rate=0.5')
+  assert config.optimizer.learning_rate == 0.5
+
+
 def test_unlocked_recipe_is_locked(recipes):
   path = recipes('open.py', RECIPE.replace('c.name =', 'c.unlock().name ='))
   assert command_line.load_recipe(path).is_locked
