@@ -15,8 +15,8 @@ def get_config() -> ml_collections.ConfigDict:
   c.name = 'base'  # The recipe's name; the default workdir is runs/<name>.
   c.seed = 0  # Determines everything random: init, data order, dropout.
 
-  # `model.name` is any of `basisnet_jax.models.names()`. This first group of keys
-  # describes that network or, for 'basisnet' and 'cascade', its second stage.
+  # `model.name` is any of `basisnet_jax.models.names()`, or 'module:Class' for a network of your
+  # own. This first group of keys describes it or, for 'basisnet' and 'cascade', its second stage.
   c.model = m = ml_collections.ConfigDict()
   m.name = 'basisnet'
   m.resolution = 224  # Height and width of the images, pixels.

@@ -18,7 +18,7 @@ class Row(NamedTuple):
   """A network at one size; costs in millions, top-1 in percent, None if unknown.
 
   Attributes:
-    network: its name in the registry, or a recipe's.
+    network: its name (`models.create`), or a recipe's.
     width: multiplier of the channels.
     resolution: pixels.
     madds, params: counted here.
@@ -43,8 +43,8 @@ def sizes(names: Sequence[str]) -> list[published.Result]:
   """Lists each size of the networks for which something was published.
 
   Args:
-    names: names in the registry, or only 'all', which puts the paper's BasisNet first. A network
-      without published numbers has one size: width 1 and 224 pixels.
+    names: as `models.create` takes them, or only 'all', the registry, which puts the paper's
+      BasisNet first. A network without published numbers has one size: width 1 and 224 pixels.
 
   Raises:
     UserError: a network has no size without a recipe.
@@ -69,7 +69,7 @@ def rows(names: Sequence[str], on_row: Callable[[int], None] = lambda done: None
     on_row: called after each row with the number of rows done, for a progress line.
 
   Raises:
-    UserError: as in `sizes`, or a name is not in the registry.
+    UserError: as in `sizes`, or there is no such network.
   """
   table = []
   for result in sizes(names):

@@ -1,8 +1,8 @@
 """The registry: `create(name, **options)` and `names()`.
 
 To add a network, write a Flax module that maps images to logits in a file of its own and add one
-line to `_NETWORKS`. It can then be a stage of a BasisNet, and the tests cover it. Or leave this
-package as it is, and name it by where it is: 'module:Class' (`own_networks`).
+line to `_NETWORKS`. It can then be a stage of a BasisNet, and the tests cover it. A network outside
+of this package goes by 'module:Class' (`own_networks`).
 """
 
 from collections.abc import Callable
@@ -107,8 +107,7 @@ def create(name: str, **options) -> nn.Module:
   """Makes a network by name.
 
   Args:
-    name: one of `names()`, or a Flax module of your own with the attributes of ours, as
-      'module:Class' (`own_networks`).
+    name: one of `names()`, or 'module:Class' for a Flax module of your own (`own_networks`).
     **options: for 'basisnet' and 'cascade' those of `two_stage`. For a network: num_classes
       (required), width, dropout, stochastic_depth, output_stride and the fields of
       `layers.Style`, with the network's own defaults (`mobilenet_v3.MobileNetV3` explains them).
@@ -134,8 +133,11 @@ def create(name: str, **options) -> nn.Module:
     pattern = _checked_pattern(options.pop('based_layers', '') or _ROUTED[name])
     network = create(network, **options)
     return make(network, _based_layers(network, (64, 64, 3), pattern), num_bases, temperature)
-  own = ':' in str(name)
-  if not own and name not in _NETWORKS:
+  if ':' in str(name):
+    make = own_networks.find(name)
+  elif name in _NETWORKS:
+    make = _NETWORKS[name]
+  else:
     near = difflib.get_close_matches(str(name), names(), 1, 0.0)[0]
     raise UserError(f'There is no network {name!r}; did you mean {near!r}? Known: {names()}.')
   _check_range('num_classes', options.get('num_classes', 1), at_least=1, whole=True)
@@ -145,7 +147,7 @@ def create(name: str, **options) -> nn.Module:
   drop_rate = options.pop('stochastic_depth', 0.0)
   _check_range('stochastic_depth', drop_rate, at_least=0, below=1)
   style = {key: options.pop(key) for key in layers.Style._fields if key in options}
-  network = (own_networks.find(name) if own else _NETWORKS[name])(**options)
+  network = make(**options)
   if drop_rate and not hasattr(network, 'stochastic_depth'):
     raise UserError(
       f'stochastic_depth={drop_rate} drops residual blocks, and {name!r} has none; set it to 0.'
@@ -178,9 +180,9 @@ def two_stage(
     lightweight_resolution: size that the preview sees, pixels; None: `resolution`.
     num_bases: K.
     based_layers: regular expression; the specialist's layers whose paths it matches from the
-      start hold bases (`synthesis.based_layers` lists the candidates). '' selects all but those
-      with 'classifier' or 'squeeze_excite' in their paths, so name the last layer of your own
-      network 'classifier', or it holds bases too.
+      start hold bases (`synthesis.based_layers` lists the candidates). '' selects all without
+      'classifier' or 'squeeze_excite' in their paths; the last layer of your own network holds
+      bases, too, unless you name it 'classifier'.
     cascade: no layer holds bases: the second network is the same for every image.
     refine: the preview's logits times this are added to the specialist's (`BasisNet`).
     **coefficients: activation, shared, temperature, feature_gradient, basis_dropout (see
@@ -216,9 +218,8 @@ def two_stage(
     )
   shape = (resolution, resolution, 3)
   pattern = _checked_pattern(based_layers or _USUALLY_BASED)
-  # Copied, with the modules in them, because Flax would treat the same object in both places as one
-  # shared network, and networks made inside another module's call as that module's submodules, not
-  # the BasisNet's.
+  # Copied, with the modules in them: Flax would treat the same object in both places as one shared
+  # network, and networks made inside another module's call as that module's, not the BasisNet's.
   lightweight, specialist = (network.copy(parent=None) for network in (lightweight, specialist))
   return BasisNet(
     lightweight=lightweight,

@@ -1,10 +1,11 @@
-"""Networks that are not in the registry, by where they are: 'module:Class'."""
+"""Networks that are not in the registry: they go by 'module:Class'."""
 
 import importlib
 
 from flax import linen as nn
 
 from basisnet_jax.errors import UserError
+from basisnet_jax.models import layers
 
 _ATTRIBUTES = ('num_classes', 'width', 'dropout', 'output_stride', 'style')
 
@@ -21,13 +22,18 @@ def find(name: str) -> type[nn.Module]:
   except Exception as error:  # The user's file may raise anything.
     raise UserError(
       f'The network {name!r} cannot be imported ({type(error).__name__}: {error}); write it as '
-      "'module:Class', where Python finds the module from the folder you are in."
+      "'module:Class', and run in the folder of the module or add that to PYTHONPATH."
     ) from error
   if not (isinstance(found, type) and issubclass(found, nn.Module)):
     raise UserError(f'{name!r} is no Flax module; name a class that is one.')
-  if missing := [key for key in _ATTRIBUTES if key not in found.__dataclass_fields__]:
+  fields = found.__dataclass_fields__
+  if missing := [key for key in _ATTRIBUTES if key not in fields]:
     raise UserError(
       f'The network {name!r} lacks {", ".join(missing)}; recipes set the attributes '
       f'{", ".join(_ATTRIBUTES)}, as in the README under "Add a network".'
+    )
+  if not isinstance(fields['style'].default, layers.Style):
+    raise UserError(
+      f'The network {name!r} has no default style; write style: layers.Style = layers.Style().'
     )
   return found

@@ -18,10 +18,15 @@ class Bare(nn.Module):
   num_classes: int
 
 
+class Unstyled(TinyNetwork):
+  style: object = None
+
+
 @pytest.fixture(autouse=True)
 def own_module(monkeypatch):
   module = types.ModuleType('my_networks')
-  module.Net, module.Bare, module.no_class = TinyNetwork, Bare, print
+  module.Net, module.Bare, module.Unstyled = TinyNetwork, Bare, Unstyled
+  module.no_class = print
   monkeypatch.setitem(sys.modules, 'my_networks', module)
 
 
@@ -39,14 +44,12 @@ def test_recipe_trains_networks_that_are_not_in_the_registry():
 @pytest.mark.parametrize(
   ('name', 'sentence'),
   [
-    (
-      'my_networks:Nothing',
-      r"'my_networks:Nothing' cannot be imported \(AttributeError: ",
-    ),
+    ('my_networks:Nothing', r"'my_networks:Nothing' cannot be imported \(AttributeError: "),
     ('no_such_module:Net', r'cannot be imported \(ModuleNotFoundError: .*no_such_module'),
     (':Net', r'cannot be imported \(ValueError'),
     ('my_networks:no_class', 'is no Flax module; name a class that is one'),
     ('my_networks:Bare', 'lacks width, dropout, output_stride, style; recipes set'),
+    ('my_networks:Unstyled', r'has no default style; write style: layers\.Style = '),
   ],
 )
 def test_mistake_in_its_name_is_one_clear_sentence(name, sentence):
