@@ -1,7 +1,7 @@
-"""Where the labels of a picture hide least: near their points, off lines, marks and other labels.
+"""Where the labels of a picture hide least: near their points, off curves, marks and other labels.
 
-All lengths are in pixels unless named otherwise, all points are (x, y). A candidate is a place that
-a label may take.
+Lengths are in pixels unless said otherwise, and points are (x, y). A candidate is a place that a
+label may take; its costs are weighed against its distance, which costs 1 for each 1/72 inch.
 """
 
 from collections.abc import Sequence
@@ -9,12 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-BESIDE = 6.0  # Points; a label this close to its point needs no line to it.
-LINE_FROM = 7.0  # Points; where a line begins, beside its point.
-_DISTANCES = (BESIDE, 14.0, 24.0, 36.0, 50.0)  # In points.
+# In points (1/72 inch):
+_BESIDE = 6.0  # A label this close to its point needs no line to it.
+_LINE_FROM = 7.0  # Where a line begins, beside its point.
+_DISTANCES = (_BESIDE, 14.0, 24.0, 36.0, 50.0)  # From a point to its label's box.
+_NEAR = 6.0  # A line this close to a mark or a curve hides it.
 _DEGREES = (90, 115, 65, 140, 40, 270, 295, 245, 320, 220, 165, 15, 345, 195)
-_NEAR = 6.0  # Points; a line this close to a mark or a curve hides it.
-_STARTS = 50
+_STARTS = 50  # Choices at random from which the search begins.
 
 
 class Place(NamedTuple):
@@ -22,11 +23,12 @@ class Place(NamedTuple):
 
   Attributes:
     offset: of its centre from its point, float `[2]`.
-    distance: from the point to its box, points.
+    line: both ends of the line that joins them, from the point, float `[2, 2]`; None if they are
+      close enough to be read together.
   """
 
   offset: np.ndarray
-  distance: float
+  line: np.ndarray | None
 
 
 def place(
@@ -37,7 +39,10 @@ def place(
   marks: np.ndarray,
   unit: float,
 ) -> list[Place]:
-  """Starts from several choices, moves each label while that hides less, and keeps the best.
+  """Places labels so that they hide little.
+
+  From many choices at random it moves one label at a time while that hides less, and it keeps the
+  best choice found. The same arguments give the same places.
 
   Args:
     anchors: the labels' points, `[n, 2]`.
@@ -45,7 +50,10 @@ def place(
     frame: the lower left and upper right corners that they should stay between.
     lines: curves over x, `[points, 2]` each.
     marks: points that should stay visible, `[m, 2]`.
-    unit: pixels in a point.
+    unit: pixels in 1/72 inch.
+
+  Returns:
+    A place for each label.
   """
   across = np.arange(frame[0][0], frame[1][0], 0.5)
   heights = []
@@ -66,22 +74,25 @@ def place(
   own = weights * distances + 0.02 * np.abs(degrees - 90)
   own += 1000 * (np.any(low < frame[0], -1) | np.any(high > frame[1], -1))
   own += 80 * np.sum(np.all((marks > low[:, :, None]) & (marks < high[:, :, None]), -1), -1)
-  along = np.linspace(LINE_FROM, np.maximum(distances, LINE_FROM), 8, axis=1)
-  joints = anchors[:, None, None] + ways[:, None] * along[..., None] * unit  # [n, c, 8, 2]
-  apart = distances > BESIDE
+  along = np.linspace(_LINE_FROM, np.maximum(distances, _LINE_FROM), 8, axis=1)
+  joints = ways[:, None] * along[..., None] * unit  # [c, 8, 2], from the point.
+  apart = distances > _BESIDE
   for i, anchor in enumerate(anchors):
     others = marks[np.hypot(*(marks - anchor).T) > _NEAR * unit]
-    gaps = np.linalg.norm(joints[i, :, :, None] - others, axis=-1)
+    gaps = np.linalg.norm((anchor + joints)[:, :, None] - others, axis=-1)
     own[i] += 80 * apart * np.sum(np.any(gaps < _NEAR * unit, 1), -1)
     for height in heights:
       own[i] += 60 * weights[i] * _touch(across, height, low[i], high[i])
-      over = np.interp(joints[i, ..., 0], across, height)  # NaN where there is no curve.
-      own[i] += 5 * apart * np.sum(np.abs(joints[i, ..., 1] - over) < _NEAR * unit, 1)
+      x, y = (anchor + joints).T
+      over = np.interp(x, across, height)  # NaN where there is no curve.
+      own[i] += 5 * apart * np.sum(np.abs(y - over) < _NEAR * unit, 0)
 
   strokes = _strokes(anchors, centres, low, high)
   between = [[_between(low, high, strokes, i, j) for j in range(i)] for i in range(len(anchors))]
   chosen = _least(own, lambda i, j: between[i][j] if j < i else between[j][i].T)
-  return [Place(offsets[i, c], distances[c]) for i, c in enumerate(chosen)]
+  return [
+    Place(offsets[i, c], joints[c, [0, -1]] if apart[c] else None) for i, c in enumerate(chosen)
+  ]
 
 
 def _least(own, between):

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 import numpy as np
 
 from basisnet_jax import whole_file
-from basisnet_jax.evaluation.label_placement import BESIDE, LINE_FROM, place
+from basisnet_jax.evaluation import label_placement
 
 # From Okabe and Ito's palette, distinguishable with all common kinds of colour vision.
 _CURVE = '#0072B2'
@@ -110,10 +110,10 @@ def _cost_accuracy(size, curve, points, lightweight, specialist, title, chosen, 
     axes.plot(
       *star.T, '*', color=_CHOSEN, ms=17, mec='white', mew=1.2, zorder=6, label='chosen threshold'
     )
-    if chosen['threshold'] <= 1:  # Or nobody exits, and the star is on the specialist.
-      rounded = float(f'{chosen["threshold"]:.3g}')
+    if (threshold := chosen['threshold']) <= 1:  # Else nobody exits: the specialist's label does.
+      rounded = float(f'{threshold:.3g}')
       marks = np.concatenate([marks, star])
-      points = [*points, chosen | ({'threshold': rounded} if rounded < 1 else {})]
+      points = [*points, chosen | {'threshold': rounded if rounded < 1 else threshold}]
   for end, colour in zip(ends, (_LIGHTWEIGHT, _SPECIALIST), strict=True):
     axes.plot(*end, 'o', color=colour, ms=12, mec='white', mew=1.2, zorder=4)
   axes.legend(
@@ -278,7 +278,7 @@ def _thresholds(axes, points, marks):
 
 
 def _annotate(canvas, axes, labels, lines, marks):
-  """Writes each label where it hides least, and joins it with its point if they are apart."""
+  """Writes labels where they hide least, and joins those that are apart with their points."""
   renderer, to_pixels = canvas.get_renderer(), axes.transData.transform
   unit, frame = _DPI / 72, axes.get_window_extent()  # Pixels in a point.
   texts = [
@@ -300,16 +300,14 @@ def _annotate(canvas, axes, labels, lines, marks):
   anchors = np.array([to_pixels(position) for position, _ in labels])
   halves = np.array([text.get_window_extent(renderer).size for text in texts]) / 2 + 2 * unit
   pixels = [to_pixels(line) for line in lines]
-  places = place(anchors, halves, (frame.min, frame.max), pixels, to_pixels(marks), unit)
-  for text, anchor, (offset, distance) in zip(texts, anchors, places, strict=True):
+  places = label_placement.place(
+    anchors, halves, (frame.min, frame.max), pixels, to_pixels(marks), unit
+  )
+  for text, anchor, (offset, line) in zip(texts, anchors, places, strict=True):
     text.set_position(offset / unit)
-    if distance > BESIDE:  # Too far apart to be read together: a thin line joins them.
-      way = offset / np.hypot(*offset)
-      ends = (
-        anchor + LINE_FROM * unit * way,
-        anchor + distance * unit * way,
-      )
-      axes.plot(*axes.transData.inverted().transform(ends).T, color=_FAINT, lw=0.8, zorder=6)
+    if line is not None:
+      ends = axes.transData.inverted().transform(anchor + line)
+      axes.plot(*ends.T, color=_FAINT, lw=0.8, zorder=6)
 
 
 def _short(millions):
