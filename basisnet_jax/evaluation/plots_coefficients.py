@@ -17,8 +17,15 @@ _INK = '#222222'
 _ROW = 0.17  # Inches for a row with a name.
 _HEIGHTS = (2.6, 8.6)  # Inches; if more rows than fit, not all have a name.
 _LONGEST_NAME = 18
-# Classes are named in any script; letters that the font lacks are drawn as boxes.
-warnings.filterwarnings('ignore', 'Glyph .* missing from font')
+
+
+class _Figure(Figure):
+  """Draws letters that the font lacks as boxes, silently: classes are named in any script."""
+
+  def draw(self, renderer):
+    with warnings.catch_warnings():
+      warnings.filterwarnings('ignore', 'Glyph .* missing from font')
+      super().draw(renderer)
 
 
 def coefficient_maps(
@@ -46,7 +53,7 @@ def coefficient_maps(
   height = min(max(_ROW * max(len(layers), len(names)), low), high)
   map_width = min(max(0.14 * num_bases, 1.0), 2.2)
   widths = [map_width, 0.9, 0.9, *[map_width] * len(shown)]
-  figure = Figure((sum(widths) + 3.6, height + 1.3), 150, facecolor='white', layout='constrained')
+  figure = _Figure((sum(widths) + 3.6, height + 1.3), 150, facecolor='white', layout='constrained')
   FigureCanvasAgg(figure)
   figure.suptitle(title, x=0.012, ha='left', fontsize=12, fontweight='bold', color=_INK)
   axes = figure.subplots(1, len(widths), width_ratios=widths)
