@@ -87,7 +87,7 @@ class _Protocol(H11Protocol):
     if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
       self._refused(400)
       self.transport.write(_NO_HTTP)
-    # Closing while more comes would reset the connection, and take the answer back.
+    # Closing while more comes would reset the connection, and the client may not see the answer.
     self._deaf = True
     self.transport.write_eof()
     self.loop.call_later(exchange.LINGER, self.transport.close)

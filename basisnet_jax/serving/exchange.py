@@ -9,7 +9,7 @@ import urllib.parse
 
 from basisnet_jax.errors import UserError
 
-LINGER = 1.0  # Seconds for which what is not wanted is read.
+LINGER = 1.0  # Seconds for which unwanted bytes are read, and dropped.
 
 
 class Refusal(UserError):

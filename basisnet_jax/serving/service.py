@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Awaitable, Mapping
 import concurrent.futures
 import functools
-import math
 import time
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ from basisnet_jax.serving.exchange import Answer, Gone, Refusal, Request
 
 _GONE = 499  # nginx's status for a client that has left.
 _HANGS = 3  # Request timeouts after which nobody waits for a batch any more.
-_PATIENCE = 3.0  # Seconds after which an upload makes room for others, if the queue is full.
+_PATIENCE = 3.0  # Seconds that an upload may take while others wait for a place in the queue.
 
 
 class Limits(NamedTuple):
@@ -70,7 +69,7 @@ class Service:
     self._predictor, self._limits, self._about = predictor, limits, dict(about)
     self._decoders = concurrent.futures.ThreadPoolExecutor(predictor_lib.decoders())
     self.ready, self._ending, self._unanswered = False, False, 0
-    self._uploads: dict[asyncio.Timeout, float] = {}  # When they began, the oldest first.
+    self._uploads: dict[asyncio.Timeout, float] = {}  # Under way, with when they began, in order.
     side = predictor.preparation.resolution
     self._shape = side, side, 3
     self._counts = counts.Counts(
@@ -193,25 +192,27 @@ class Service:
     return Answer(200, folder.as_json(answer))
 
   async def _body(self, request):
+    upload = asyncio.timeout(None)  # `_end_slow_upload` may set it.
+    self._uploads[upload] = time.monotonic()
     try:
-      async with asyncio.timeout(None) as upload:
-        self._uploads[upload] = time.monotonic()
-        try:
-          data = await request.body(self._limits.body)
-        finally:
-          self._uploads.pop(upload, None)
+      async with upload:
+        data = await request.body(self._limits.body)
     except TimeoutError as error:
       raise Refusal(
         408, f'The queue is full, and the body had not come within {_PATIENCE:g} seconds; send a '
         'smaller image.', {'connection': 'close'},
       ) from error  # fmt: skip
+    finally:
+      self._uploads.pop(upload, None)
     if not data:
       raise Refusal(400, 'The body is empty; it is to be the bytes of an image.')
     return data
 
   def _end_slow_upload(self) -> bool:
-    """Makes room for a request, if the oldest upload is slow: a few clients must not stop all."""
-    upload, began = next(iter(self._uploads.items()), (None, math.inf))
+    """Ends the oldest upload if it is slow, or a few clients could stop all; returns whether."""
+    if not self._uploads:
+      return False
+    upload, began = next(iter(self._uploads.items()))
     if time.monotonic() - began < _PATIENCE:
       return False
     del self._uploads[upload]
