@@ -43,25 +43,35 @@ def read(run: Run, name: str) -> dict[str, Any] | None:
 
 
 def write(run: Run, seconds: float, *, finished: bool) -> None:
-  """Records the time that the run has taken so far and, once it has finished, what it evaluated.
-
-  That is the last step, and the number of images.
-  """
-  evaluation = (read(run, 'evaluation.json') if finished else None) or {}
-  about = {'step': evaluation.get('step'), 'images': evaluation.get('images')}
-  report.write_json(str(run.folder / 'sweep.json'), {'seconds': seconds, **about})
+  """Records the time that the run has taken so far and, once it has finished, its evaluation."""
+  evaluation = read(run, 'evaluation.json') if finished else None
+  report.write_json(
+    str(run.folder / 'sweep.json'), {'seconds': seconds, **_identity(evaluation or {})}
+  )
 
 
 def is_finished(run: Run) -> bool:
-  """Whether training is complete and the evaluation is that of the last step, on all images.
+  """Whether training is complete and the evaluation is the one that ended it.
 
-  After --mode=evaluate with other images the run counts as unfinished: it will evaluate again.
+  After --mode=evaluate of another checkpoint, on other images or with another choice of the
+  threshold the run counts as unfinished: the sweep evaluates it again.
   """
   record, evaluation = read(run, 'sweep.json'), read(run, 'evaluation.json')
-  if not (record and evaluation) or record['step'] != evaluation['step']:
+  if not (record and evaluation):
     return False
-  images = evaluation.get('images')
-  return record.get('images', images) == images
+  # Older sweeps recorded the step alone.
+  return all(record.get(key, value) == value for key, value in _identity(evaluation).items())
+
+
+def _identity(evaluation):
+  """What tells a run's evaluations apart."""
+  threshold = (evaluation.get('chosen') or {}).get('threshold')
+  return {
+    'step': evaluation.get('step'),
+    'images': evaluation.get('images'),
+    # Rounded, since other devices compute other last digits.
+    'threshold': None if threshold is None else round(threshold, 3),
+  }
 
 
 def seconds(run: Run) -> float:

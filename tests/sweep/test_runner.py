@@ -96,15 +96,21 @@ def test_run_that_was_evaluated_at_another_step_is_not_finished(tmp_path):
   assert not records.is_finished(runs[3])
 
 
-def test_run_that_was_evaluated_on_other_images_is_not_finished(tmp_path):
+def test_run_that_was_evaluated_in_another_way_is_not_finished(tmp_path):
   run, *_ = records.of(SWEEP, str(tmp_path))
   run.folder.mkdir(parents=True)
   path = run.folder / 'evaluation.json'
-  path.write_text(json.dumps({'step': 7, 'images': 360}))
+
+  def evaluate(images, threshold):
+    chosen = {'threshold': threshold, 'top1': 0.9}
+    path.write_text(json.dumps({'step': 7, 'images': images, 'chosen': chosen}))
+
+  evaluate(360, 0.8)
   records.write(run, 1.0, finished=True)
   assert records.is_finished(run)
-  path.write_text(json.dumps({'step': 7, 'images': 50}))
-  assert not records.is_finished(run)
+  for images, threshold in ((50, 0.8), (360, 0.7)):
+    evaluate(images, threshold)
+    assert not records.is_finished(run)
   (run.folder / 'sweep.json').write_text(json.dumps({'seconds': 1.0, 'step': 7}))
   assert records.is_finished(run)  # Older sweeps did not record it.
 
