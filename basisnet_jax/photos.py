@@ -21,8 +21,8 @@ SUFFIXES = (
 UNREAD = ('.heic', '.heif')
 MOST_PIXELS = 64_000_000
 ORIENTATION = 0x0112  # EXIF's tag; 1 is upright.
-# How each turns upright. (Pillow's `exif_transpose` also writes all other tags anew, and fails if a
-# camera wrote one in another type.)
+# How each turns upright. (Pillow's `exif_transpose` rewrites all other tags, too, and fails if one
+# has an unusual type.)
 _TURNS = {
   2: Image.Transpose.FLIP_LEFT_RIGHT,
   3: Image.Transpose.ROTATE_180,
@@ -63,7 +63,7 @@ def upright(image: Image.Image) -> Image.Image:
   turn = _TURNS.get(image.getexif().get(ORIENTATION))
   if turn is not None:
     image = image.transpose(turn)
-    # Without the tag, wherever it was: whoever reads the image again must not turn it again.
+    # Without the tag, which several entries may hold: it must not be turned again.
     image.info = {key: value for key, value in image.info.items() if key == 'transparency'}
   if image.mode == 'F':
     raise ValueError('its pixels are decimal numbers, of which nobody knows what is white')

@@ -21,7 +21,7 @@ from basisnet_jax.inference import exporting, fixed, folder, on_ray, storage
 from basisnet_jax.inference.prediction import Prediction
 from basisnet_jax.inference.predictor import BATCH_SIZE, Predictor, Preparation
 from basisnet_jax.models import cost
-from basisnet_jax.training import evaluator, trained
+from basisnet_jax.training import class_names, evaluator, trained
 from basisnet_jax.training.progress import Progress
 
 
@@ -82,7 +82,7 @@ def ready(
   return Ready(
     found.model,
     variables,
-    trained.labels(workdir) or tuple(str(i) for i in range(config.model.num_classes)),
+    class_names.labels(workdir) or tuple(str(i) for i in range(config.model.num_classes)),
     Preparation(resolution, config.data.eval_crop, config.data.eval_resize),
     cost.count(found.model, resolution, found.variables),
     chosen_lib.load(workdir, found.step) or chosen_lib.NOTHING,

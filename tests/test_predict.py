@@ -18,7 +18,7 @@ from basisnet_jax import predict
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import chosen
 from basisnet_jax.inference import folder, prediction
-from basisnet_jax.training import trained
+from basisnet_jax.training import class_names
 from basisnet_jax.training.progress import Progress
 
 
@@ -93,7 +93,7 @@ def test_labels_are_utf_8_and_others_are_told(tmp_path):
   with pytest.raises(UserError, match=r"/labels\.txt cannot be read \('utf-8' .*, in UTF-8"):
     predict.load(tmp_path)
   (tmp_path / 'labels.txt').write_text('cat\nköter\n', 'utf-8-sig')  # As editors may save it.
-  assert trained.labels(tmp_path) == ('cat', 'köter')
+  assert class_names.labels(tmp_path) == ('cat', 'köter')
 
 
 @pytest.fixture(scope='module')

@@ -84,10 +84,11 @@ def choose(
   Raises:
     UserError: `goal.by` is 'guarantee', for which there is `guarantee`, or unknown.
   """
-  if goal.by not in ('accuracy_loss', 'average_madds', 'exit_rate'):
+  ways = [way for way in WAYS if way != 'guarantee']
+  if goal.by not in ways:
     raise UserError(
-      f"choose() knows no goal by {goal.by!r}: use 'accuracy_loss', 'average_madds' or "
-      "'exit_rate'; for 'guarantee' there is guarantee()."
+      f'choose() knows no goal by {goal.by!r}: use {", ".join(map(repr, ways))}; for '
+      "'guarantee' there is guarantee()."
     )
   curve = early_exit.cost_accuracy_curve(
     *heldout, lightweight_madds=lightweight_madds, total_madds=total_madds

@@ -134,8 +134,8 @@ class StreamingPredictor:
     """Yields answers, in the order of the frames; what `frames` raises is raised here.
 
     Args:
-      frames: batches of images in [-1, 1], float `[b, h, w, 3]`; all may come in one array, which
-        is written anew for each.
+      frames: batches of images in [-1, 1], float `[b, h, w, 3]`. They are copied as they come: a
+        camera may write all into one array.
 
     Raises:
       UserError: a frame is not images (raised in place of its answer), or `frames` not an iterable.

@@ -24,10 +24,14 @@ def labels(workdir: str) -> tuple[str, ...]:
 
 
 def check(names: Sequence[str], workdir: str) -> None:
-  """Raises a UserError if a class of the run has another number in the data, whose names these are.
+  """Raises a UserError if a class of the run has another number in the data.
 
-  That happens when folders of photos are renamed. Names that are new mean nothing: a person may
-  have edited them.
+  That happens when folders of photos are renamed. A name that the data lacks tells nothing: someone
+  may have edited labels.txt.
+
+  Args:
+    names: of the data's classes.
+    workdir: of the run.
   """
   numbers = {name: number for number, name in enumerate(names)}
   for number, name in enumerate(labels(workdir)):

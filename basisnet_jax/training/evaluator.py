@@ -56,7 +56,7 @@ class Evaluator:
     confidence.check_rule(config.early_exit.rule)
     experiment.check_heldout(config, dataset, config.data.heldout_split)
     for split in filter(None, (config.data.eval_split, config.data.heldout_split)):
-      experiment.eval_batches(config, dataset, mesh, split)  # Its errors, before hours of training.
+      experiment.eval_batches(config, dataset, mesh, split)  # Raises now, not after hours.
     held = jax.tree.map(lambda leaf: leaf.sharding, state.eval_variables())
     self._step = evaluate.make_eval_step(
       model, mesh, held, rule=config.early_exit.rule, exchange=exchange

@@ -10,8 +10,7 @@ import ml_collections
 
 from basisnet_jax import config as config_lib
 from basisnet_jax.errors import UserError
-from basisnet_jax.training import checkpoints, evaluator, experiment
-from basisnet_jax.training.class_names import labels
+from basisnet_jax.training import checkpoints, class_names, evaluator, experiment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +39,7 @@ def recipe(workdir: str, name: str) -> ml_collections.ConfigDict:
   if not config_lib.is_saved(workdir):
     raise UserError(f'{name} holds no run (it has no config.json); train there first.')
   config = config_lib.load(workdir)
-  names = labels(workdir)
+  names = class_names.labels(workdir)
   config.model.num_classes = len(names) if names else experiment.num_classes(config)
   return config
 
@@ -64,7 +63,7 @@ def load(
   try:
     state = evaluator.restore(config, model, mesh, os.path.join(workdir, folder))
   except checkpoints.UnreadableError as error:
-    names, shapes = len(labels(workdir)), error.others.values()
+    names, shapes = len(class_names.labels(workdir)), error.others.values()
     classes = {saved[-1:] for saved, _ in shapes}
     if len(classes) != 1 or any(wanted[-1:] != (names,) for _, wanted in shapes):
       raise

@@ -49,12 +49,12 @@ class Window:
     return next((step for step, loss in losses.items() if not math.isfinite(loss)), None)
 
   def close(self, batch_size: int) -> dict[str, float]:
-    """Returns the window's scalars, means except the learning rate, and begins a new window."""
+    """Returns the window's scalars, means but for the learning rate, and begins a new window."""
     computed = {key: float(v) for key, v in jax.device_get(self._metrics.compute()).items()}
     seconds, steps = time.monotonic() - self._began, len(self._losses)
     broken = computed.pop('broken_images') * steps
     finite = computed.pop('finite', None)
-    del computed['learning_rate']  # The mean, and what counts is the last step's.
+    del computed['learning_rate']  # Its mean; the last step's is shown.
     values = {
       'train/' + re.sub('^(network|lightweight|specialist|teacher)_', r'\1/', key): value
       for key, value in computed.items()

@@ -42,6 +42,6 @@ def test_unknown_rule_is_one_sentence():
     confidence.check_rule('max')
 
 
-def test_unknown_rule_is_one_clear_sentence():
+def test_unknown_rule_is_refused_where_it_is_used():
   with pytest.raises(UserError, match="rule is 'luck': use 'max_softmax', 'margin', 'entropy'"):
     confidence.of(np.zeros((2, 3), np.float32), 'luck')
