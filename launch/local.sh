@@ -20,7 +20,8 @@ port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu} PYTHONUNBUFFERED=1
 export XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=${DEVICES:-1}"
 
-# A signal to all, such as Ctrl-C, must not end it before the last words of its process.
+# Puts a process's number before its lines. Signals to all, such as Ctrl-C, must not end it before
+# the last words of its process.
 label() {
   trap '' INT TERM
   exec sed -u "s/^/[$1] /"

@@ -139,7 +139,10 @@ def create(name: str, **options) -> nn.Module:
     make = _NETWORKS[name]
   else:
     near = difflib.get_close_matches(str(name), names(), 1, 0.0)[0]
-    raise UserError(f'There is no network {name!r}; did you mean {near!r}? Known: {names()}.')
+    raise UserError(
+      f'There is no network {name!r}; did you mean {near!r}? Known: {names()}, and your own as '
+      "'module:Class'."
+    )
   _check_range('num_classes', options.get('num_classes', 1), at_least=1, whole=True)
   _check_range('width', options.get('width', 1.0), above=0)
   _check_range('dropout', options.get('dropout', 0.0), at_least=0, below=1)

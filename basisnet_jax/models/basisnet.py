@@ -96,7 +96,7 @@ class BasisNet(nn.Module):
     Raises:
       ValueError: the coefficients are of other layers, or `refine` is on and `first` is missing.
     """
-    if coefficients.shape[1] != len(self.layers):  # JAX would take the last one again and again.
+    if coefficients.shape[1] != len(self.layers):  # JAX would take the last one for all others.
       raise ValueError(
         f'Coefficients of shape {coefficients.shape} do not fit the {len(self.layers)} layers that '
         'hold bases; give those of preview(), [b, layers, K].'

@@ -246,7 +246,7 @@ def _madds(equation) -> int:
     (contracted, _), _ = numbers
     return output * math.prod(lhs[axis] for axis in contracted)
   products = output * math.prod(rhs) // rhs[numbers.rhs_spec[0]]
-  # A transposed convolution has zeros between its inputs: one product in so many is of an input.
+  # A transposed convolution puts zeros between its inputs; products with these do not count.
   return products // math.prod(equation.params['lhs_dilation'])
 
 
