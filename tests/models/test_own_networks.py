@@ -1,5 +1,7 @@
 """Networks that recipes name by where they are, 'module:Class'."""
 
+import pathlib
+import re
 import sys
 import types
 
@@ -39,6 +41,19 @@ def test_recipe_trains_networks_that_are_not_in_the_registry():
   assert model.layers == ('dense', 'depthwise', 'pointwise')
   logits = jax.eval_shape(model.init_with_output, jax.random.key(0), jnp.zeros((2, 16, 16, 3)))[0]
   assert logits.specialist.shape == (2, 10)
+
+
+def test_network_of_the_readme_is_found_where_python_looks(tmp_path, monkeypatch):
+  text = (pathlib.Path(__file__).parents[2] / 'README.md').read_text()
+  (block,) = re.findall(r'```python\n(from flax import linen as nn\n.*?)```', text, re.DOTALL)
+  (tmp_path / 'networks_of_the_readme.py').write_text(block)
+  monkeypatch.syspath_prepend(tmp_path)
+  options = {'num_classes': 10, 'width': 0.5, 'output_stride': 4, 'norm_epsilon': 1e-5}
+  network = models.create('networks_of_the_readme:MyNetwork', **options)
+  images = jnp.zeros((2, 16, 16, 3))
+  logits, variables = jax.eval_shape(network.init_with_output, jax.random.key(0), images)
+  assert logits.shape == (2, 10)
+  assert variables['params']['classifier']['kernel'].shape == (16, 10)
 
 
 @pytest.mark.parametrize(
