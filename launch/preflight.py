@@ -26,8 +26,9 @@ import pathlib
 import sys
 import traceback
 
-# This file is run as a script: check the package beside it.
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+# This file is run as a script: check the package beside it, and find your own networks in the
+# current folder, as `python -m` does.
+sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[1]), os.getcwd()]
 
 from absl import app, flags, logging  # noqa: E402
 

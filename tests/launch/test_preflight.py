@@ -205,6 +205,25 @@ def test_host_that_falls_silent_is_named_after_the_time_limit(tmp_path):
   processes[1].communicate(timeout=60)
 
 
+def test_networks_in_the_current_folder_are_found(tmp_path):
+  (tmp_path / 'my_networks.py').write_text("raise RuntimeError('it was found')\n")
+  ended = subprocess.run(
+    [
+      sys.executable,
+      ROOT / 'launch' / 'preflight.py',
+      f'--config={ROOT}/tests/tiny.py',
+      '--config.model.name=my_networks:Net',
+      f'--workdir={tmp_path}/run',
+    ],
+    cwd=tmp_path,
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+  assert ended.returncode == 2
+  assert 'cannot be imported (RuntimeError: it was found)' in ended.stderr
+
+
 def test_wrong_flag_is_one_sentence():
   ended = subprocess.run(
     [sys.executable, ROOT / 'launch' / 'preflight.py', '--config=tests/tiny.py', '--wrkdir=x'],
