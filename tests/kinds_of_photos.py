@@ -1,6 +1,7 @@
 """Photos of all kinds that people have, small, as the bytes of their files."""
 
 import io
+import struct
 
 import numpy as np
 from PIL import Image
@@ -33,6 +34,12 @@ def turned(orientation):
   exif = Image.Exif()
   exif[ORIENTATION] = orientation
   return {'exif': exif}
+
+
+def turned_by_an_odd_camera():
+  """Orientation 6, and the unit of the resolution as text."""
+  tags = struct.pack('<HHII', ORIENTATION, 3, 1, 6), struct.pack('<HHI4s', 296, 2, 2, b'2')
+  return {'exif': b'Exif\0\0II*\0' + struct.pack('<IH', 8, 2) + b''.join(tags) + bytes(4)}
 
 
 def by_palette():
@@ -74,6 +81,7 @@ KINDS = {
   'JPEG 2000': (picture(), 'JPEG2000', {}),
   **{f'turned {i}': (picture(), 'JPEG', turned(i)) for i in range(1, 10)},
   'turned gray': (deep(), 'TIFF', turned(6)),
+  'turned, an odd tag': (picture(), 'JPEG', turned_by_an_odd_camera()),
 }
 
 

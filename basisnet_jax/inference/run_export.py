@@ -14,13 +14,15 @@ import sys
 MISSING = '{} (README.md has the pip install line)'
 try:
   import numpy as np
-  from PIL import Image, ImageOps, UnidentifiedImageError
+  from PIL import Image, UnidentifiedImageError
 except ImportError as error:
   if __name__ != '__main__':
     raise
   sys.exit(MISSING.format(error))
 
 FOLDER = pathlib.Path(__file__).parent
+# From EXIF's orientations to Pillow's numbers of what turns them upright.
+TURNS = dict(zip(range(2, 9), (0, 3, 1, 5, 4, 6, 2), strict=True))
 
 
 def opened(file, read):
@@ -124,9 +126,12 @@ def pixels(photo):
 
   def upright(data):
     try:
-      return ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+      image = Image.open(io.BytesIO(data))
     except UnidentifiedImageError as error:  # Its message has a memory address.
       raise ValueError('no image of a kind that Pillow knows') from error
+    image.load()
+    turn = TURNS.get(image.getexif().get(0x0112))
+    return image if turn is None else image.transpose(turn)
 
   image = opened(pathlib.Path(photo).absolute(), upright)
   if image.mode == 'F':
