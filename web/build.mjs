@@ -49,12 +49,19 @@ function exportedFormats(folder) {
   }
 }
 
+/** The files of a folder and of the folders in it, by their paths from there. */
+function filesOf(folder) {
+  return fs.readdirSync(folder, { recursive: true })
+    .filter((name) => !fs.lstatSync(path.join(folder, name)).isDirectory());
+}
+
 /** Some images of a folder and the folders in it, evenly: some of each class, if those are they. */
 function pickSamples(folder) {
   if (!folder) return [];
   if (!fs.existsSync(folder)) throw new Sentence(`SAMPLES=${folder} does not exist.`);
-  const names = fs.readdirSync(folder, { recursive: true });
-  const all = names.filter((name) => IMAGES.test(name)).sort();
+  // A Mac writes ._1.jpg, which is no image, beside 1.jpg on other systems' disks.
+  const all = filesOf(folder)
+    .filter((name) => IMAGES.test(name) && !path.basename(name).startsWith('.')).sort();
   if (!all.length) throw new Sentence(`SAMPLES=${folder} has no images that browsers show.`);
   const count = Math.min(all.length, SAMPLES);
   return Array.from({ length: count }, (_, i) => all[Math.floor((i * all.length) / count)]);
@@ -64,9 +71,7 @@ function pickSamples(folder) {
 function clear(output) {
   if (!fs.existsSync(output)) return;
   const built = [BUILT, ...builtBefore(output)];
-  const found = fs.readdirSync(output, { recursive: true, withFileTypes: true })
-    .filter((entry) => !entry.isDirectory())
-    .map(({ parentPath, name }) => path.relative(output, path.join(parentPath, name)));
+  const found = filesOf(output);
   const other = found.find((name) => !built.includes(name.split(path.sep).join('/')));
   if (other) {
     throw new Sentence(
@@ -134,9 +139,8 @@ const { values } = parseArgs({
 });
 try {
   await write(values.model, values.samples, values.output);
-  const bytes = fs.readdirSync(values.output, { recursive: true, withFileTypes: true })
-    .filter((entry) => entry.isFile())
-    .reduce((sum, { parentPath, name }) => sum + fs.statSync(path.join(parentPath, name)).size, 0);
+  const bytes = filesOf(values.output)
+    .reduce((sum, name) => sum + fs.statSync(path.join(values.output, name)).size, 0);
   const below = path.relative('', values.output) || '.';
   const shown = below.startsWith('..') ? path.resolve(values.output) : below;
   console.log(`Written: ${shown}/ (${(bytes / 1e6).toFixed(1)} MB, files for any server).`);

@@ -41,6 +41,16 @@ def test_make_web_removes_only_what_it_wrote(made, tmp_path):
   assert (site / 'model.tflite').read_bytes() == (made['export'] / 'model.tflite').read_bytes()
 
 
+def test_samples_are_the_files_that_are_seen(made, tmp_path):
+  # As a Mac leaves them on other systems' disks: beside each photo a hidden file of its own.
+  album = tmp_path / 'photos' / 'album.png'
+  album.mkdir(parents=True)
+  (album / '._1.png').write_text('no image')
+  pages.photo(album / '1.png', 1)
+  site = pages.built(made['export'], tmp_path / 'site', tmp_path / 'photos')
+  assert json.loads((site / 'samples.json').read_text()) == ['album.png 1.png']
+
+
 def test_an_export_of_other_formats_is_told_how_to_become_a_page(made, tmp_path):
   about = made['about'] | {'formats': ['stablehlo', 'onnx']}
   (tmp_path / 'model.json').write_text(json.dumps(about))
