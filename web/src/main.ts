@@ -92,6 +92,7 @@ async function run(about: About, network: Network, clockStep: number): Promise<v
           + sentenceOf(unseen[0]));
       }
       if (unseen.length) throw unseen[0];
+      byId('headline').scrollIntoView({ block: 'nearest' });  // Phones have it below the photo.
     });
   }
 
@@ -164,6 +165,7 @@ function fail(error: unknown): void {
   const problem = byId('problem');
   problem.hidden = false;
   problem.textContent = sentenceOf(error);
+  problem.scrollIntoView({ block: 'nearest' });  // It is above the photo.
 }
 
 start().catch((error) => {

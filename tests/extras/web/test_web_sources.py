@@ -54,6 +54,19 @@ def test_what_is_dropped_and_no_file_is_a_sentence(address, visit):
   expect(page.get_by_role('alert')).to_contain_text('That was no file: drop photos')
 
 
+def test_phones_show_what_came_of_a_photo_wherever_one_is_on_the_page(made, address, visit):
+  page = visit(address, viewport={'width': 375, 'height': 667}, is_mobile=True, has_touch=True)
+  expect(page.locator('#said')).to_have_text('Ready for photos.')
+  file = page.locator('#file')
+  file.set_input_files(made['unsure'])
+  expect(page.locator('#label')).to_be_in_viewport(ratio=1)
+  expect(page.locator('#badge')).to_be_in_viewport(ratio=1)
+  expect(page.locator('#shown')).to_be_in_viewport()
+  page.locator('#drop').evaluate('(e) => e.scrollIntoView()')
+  file.set_input_files(made['samples'] / 'notes.txt')
+  expect(page.get_by_role('alert')).to_be_in_viewport(ratio=1)
+
+
 def test_the_photo_of_a_large_camera_is_upright(made, address, visit):
   exif = Image.Exif()
   exif[0x0112] = 6
