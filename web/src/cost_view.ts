@@ -23,6 +23,7 @@ export class Dial {
     byId('reset').addEventListener('click', () => {
       this.reset();
       changed();
+      this.slider.focus();  // The button is disabled now and would lose the focus.
     });
     tell(byId('reset'), `Back to ${named(about.threshold)}, as exported`);
     const { chosen } = about;

@@ -1,6 +1,8 @@
 """The page by keyboard, for screen readers, on small screens."""
 
+import json
 import re
+import shutil
 
 from pages import WEB, choose
 from playwright.sync_api import expect
@@ -33,6 +35,16 @@ def test_all_can_be_done_by_keyboard(made, address, visit):
       page.keyboard.press('Home')
       expect(page.locator('#badge')).to_have_text('Lightweight: ended early')
   assert {'camera', 'sample', 'threshold', 'reset', 'clear'} <= set(stops)
+
+
+def test_buttons_that_become_disabled_leave_the_focus_to_the_slider(made, address, visit):
+  page = visit(address)
+  choose(page, made['unsure'])
+  page.locator('#threshold').press('Home')
+  for button in ('#reset', '#clear'):
+    page.locator(button).press('Enter')
+    expect(page.locator(button)).to_be_disabled()
+    expect(page.locator('#threshold')).to_be_focused()
 
 
 def test_all_that_can_be_used_has_a_name(made, address, visit):
@@ -114,6 +126,16 @@ def test_screens_need_no_scrolling_sideways_and_cards_hold_what_is_theirs(
   assert page.evaluate(own) == '100%'
   larger = page.locator('#why').evaluate('(e) => parseFloat(getComputedStyle(e).fontSize)')
   assert larger == pytest.approx({'100%': 14.72, '200%': 29.44}[font])
+
+
+def test_labels_of_one_long_word_need_no_scrolling_sideways(made, served, visit, tmp_path):
+  site = shutil.copytree(made['site'], tmp_path / 'site')
+  labels = [f'{name}_of_a_photo_in_a_folder_of_a_long_name' for name in made['about']['labels']]
+  (site / 'model.json').write_text(json.dumps(made['about'] | {'labels': labels}))
+  page = visit(served(site), viewport={'width': 320, 'height': 740}, is_mobile=True)
+  choose(page, made['unsure'])
+  page.get_by_text('About this network').click()
+  assert page.evaluate('document.documentElement.scrollWidth') == 320
 
 
 def test_the_largest_letters_do_not_lie_on_one_another(address, visit):
