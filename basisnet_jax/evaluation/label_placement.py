@@ -5,6 +5,7 @@ label may take; its costs are weighed against its distance, which costs 1 for ea
 """
 
 from collections.abc import Sequence
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -88,32 +89,36 @@ def place(
       own[i] += 5 * apart * np.sum(np.abs(y - over) < _NEAR * unit, 0)
 
   strokes = _strokes(anchors, centres, low, high)
-  between = [[_between(low, high, strokes, i, j) for j in range(i)] for i in range(len(anchors))]
-  chosen = _least(own, lambda i, j: between[i][j] if j < i else between[j][i].T)
+  count, candidates = own.shape
+  pairs = np.zeros((count, count, candidates, candidates))
+  for i, j in itertools.combinations(range(count), 2):
+    pairs[i, j] = _between(low, high, strokes, i, j)
+    pairs[j, i] = pairs[i, j].T
+  chosen = _least(own, pairs)
   return [
     Place(offsets[i, c], joints[c, [0, -1]] if apart[c] else None) for i, c in enumerate(chosen)
   ]
 
 
-def _least(own, between):
-  """Chooses a candidate for each label, so that the costs are low in sum.
+def _least(own, pairs):
+  """Chooses a candidate for each label, `[n]`, so that the costs are low in sum.
 
-  `own [n, c]` are its candidates' costs, `between(i, j) [c, c]` those of two labels' candidates.
+  `own [n, c]` are its candidates' costs, `pairs [n, n, c, c]` those of two labels' candidates, 0
+  for a label and itself.
   """
-  random, found = np.random.default_rng(0), []
+  random, everyone, found = np.random.default_rng(0), np.arange(len(own)), []
   for start in range(_STARTS):
-    chosen, before = dict(enumerate(random.integers(own.shape[1], size=len(own)))), None
-    while chosen != before:
-      before = dict(chosen)
+    chosen, before = random.integers(own.shape[1], size=len(own)), None
+    while not np.array_equal(chosen, before):
+      before = chosen.copy()
       for i in random.permutation(len(own)):
-        cost = own[i] + sum(between(i, j)[:, c] for j, c in chosen.items() if j != i)
-        best = int(np.argmin(cost))
+        cost = own[i] + pairs[i, everyone, :, chosen].sum(0)
+        best = np.argmin(cost)
         if cost[best] < cost[chosen[i]]:
           chosen[i] = best
-    pairs = sum(between(i, j)[chosen[i], chosen[j]] for i in chosen for j in chosen if j < i)
-    found.append((pairs + sum(own[i, c] for i, c in chosen.items()), start, chosen))
-  _, _, chosen = min(found)
-  return [chosen[i] for i in range(len(own))]
+    hidden = pairs[everyone[:, None], everyone, chosen[:, None], chosen].sum() / 2
+    found.append((hidden + own[everyone, chosen].sum(), start, chosen))
+  return min(found)[-1]
 
 
 def _touch(across, height, low, high):
