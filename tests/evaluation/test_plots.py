@@ -5,8 +5,8 @@ import subprocess
 import sys
 
 import matplotlib.image
-from matplotlib.text import Annotation
 import numpy as np
+import pictures
 import pytest
 
 from basisnet_jax.evaluation import early_exit, plots
@@ -30,20 +30,28 @@ def draw(path, confidence, thresholds=THRESHOLDS, seed=0, chosen=None):
   )
 
 
+def draw_run_on_digits(path, steps, right, chosen=None):
+  """Draws one of 360 images: of the thresholds, exits in 360ths and images that are right."""
+  madds, top1 = 560128 + 20507.4 * np.array(steps), np.array(right) / 360
+  points = [
+    {'threshold': threshold, 'average_madds': cost, 'top1': right}
+    for threshold, cost, right in zip(THRESHOLDS, madds, top1, strict=True)
+  ]
+  stages = {'lightweight': (madds[0], top1[0]), 'specialist': (7942784, top1[0])}
+  curve = {'average_madds': [*madds, 7942784], 'top1': [*top1, top1[0]]}
+  if chosen:
+    chosen = points[5] | {'threshold': chosen}
+  plots.cost_accuracy(str(path), curve, points, title='A network', chosen=chosen, **stages)
+
+
 @pytest.fixture
-def drawn_labels(monkeypatch):
-  """The annotations of the figure that is drawn next, with their boxes in pixels."""
-  boxes = {}
-  place = plots._annotate
+def drawn(monkeypatch):
+  return pictures.labels(monkeypatch)
 
-  def spy(canvas, axes, *arguments):
-    place(canvas, axes, *arguments)
-    for text in axes.findobj(Annotation):
-      boxes[text.get_text()] = text.get_window_extent(canvas.get_renderer())
-    boxes['axes'] = axes.get_window_extent()
 
-  monkeypatch.setattr(plots, '_annotate', spy)
-  return boxes
+@pytest.fixture
+def drawn_labels(drawn):
+  return drawn.boxes
 
 
 def test_picture_has_its_size_and_all_colours(tmp_path):
@@ -60,37 +68,18 @@ def test_picture_has_its_size_and_all_colours(tmp_path):
 @pytest.mark.parametrize('shape', [(1.3, 0.75), (8, 1), (1, 8), (30, 30)])
 def test_labels_neither_overlap_nor_leave_the_axes(tmp_path, drawn_labels, shape):
   draw(tmp_path / 'curve.png', np.random.default_rng(1).beta(*shape, 2000))
-  axes = drawn_labels.pop('axes')
-  boxes = list(drawn_labels.values())
-  assert len(boxes) > 2
-  for i, box in enumerate(boxes):
-    assert axes.containsx(box.x0) and axes.containsx(box.x1)
-    assert axes.containsy(box.y0) and axes.containsy(box.y1)
-    assert not any(box.overlaps(other) for other in boxes[:i])
+  assert len(drawn_labels) > 3
+  pictures.assert_apart(drawn_labels)
 
 
-def test_lines_from_labels_to_their_points_do_not_cross(tmp_path, monkeypatch):
-  joints, place = {}, plots._annotate
-
-  def spy(canvas, axes, *arguments):
-    place(canvas, axes, *arguments)
-    for text in axes.findobj(Annotation):
-      box = text.get_window_extent(canvas.get_renderer())
-      joints[text.get_text()] = axes.transData.transform(text.xy), (box.min + box.max) / 2
-
-  monkeypatch.setattr(plots, '_annotate', spy)
-  # Of a run on digits.
-  madds = 560128 + 20507.4 * np.array([0, 0, 0, 3, 7, 9, 10, 10, 12, 18])
-  top1 = np.array([356, 356, 356, 355, 355, 355, 356, 356, 356, 356]) / 360
-  points = [
-    {'threshold': threshold, 'average_madds': cost, 'top1': right}
-    for threshold, cost, right in zip(THRESHOLDS, madds, top1, strict=True)
-  ]
-  stages = {'lightweight': (madds[0], top1[0]), 'specialist': (7942784, top1[0])}
-  curve = {'average_madds': [*madds, 7942784], 'top1': [*top1, top1[0]]}
-  chosen = points[5] | {'threshold': 0.800682}
-  path = str(tmp_path / 'curve.png')
-  plots.cost_accuracy(path, curve, points, title='A network', chosen=chosen, **stages)
+def test_lines_from_labels_to_their_points_do_not_cross(tmp_path, drawn):
+  right = [356, 356, 356, 355, 355, 355, 356, 356, 356, 356]
+  steps = [0, 0, 0, 3, 7, 9, 10, 10, 12, 18]
+  draw_run_on_digits(tmp_path / 'curve.png', steps, right, chosen=0.800682)
+  joints = {
+    text: (point, (drawn.boxes[text].min + drawn.boxes[text].max) / 2)
+    for text, point in drawn.points.items()
+  }
 
   def turn(a, b, c):
     return np.sign(np.linalg.det([b - a, c - a]))
@@ -100,30 +89,15 @@ def test_lines_from_labels_to_their_points_do_not_cross(tmp_path, monkeypatch):
     assert turn(a, b, c) * turn(a, b, d) >= 0 or turn(c, d, a) * turn(c, d, b) >= 0
 
 
-def test_lines_from_labels_to_their_points_cross_out_no_stage(tmp_path, monkeypatch):
-  found, place = [], plots._annotate
-
-  def spy(canvas, axes, *arguments):
-    place(canvas, axes, *arguments)
-    for text in axes.findobj(Annotation):
-      box = text.get_window_extent(canvas.get_renderer())
-      found.append((text.get_text(), axes.transData.transform(text.xy), box))
-
-  monkeypatch.setattr(plots, '_annotate', spy)
-  # Of a run on digits: its line from 0.8-0.95 once crossed out the name of the lightweight stage.
-  madds = 560128 + 20507.4 * np.array([0, 0, 1, 2, 6, 10, 11, 12, 15, 29])
-  top1 = np.array([356, 356, 355, 355, 355, 356, 356, 356, 356, 356]) / 360
-  points = [
-    {'threshold': threshold, 'average_madds': cost, 'top1': right}
-    for threshold, cost, right in zip(THRESHOLDS, madds, top1, strict=True)
-  ]
-  stages = {'lightweight': (madds[0], top1[0]), 'specialist': (7942784, top1[0])}
-  curve = {'average_madds': [*madds, 7942784], 'top1': [*top1, top1[0]]}
-  plots.cost_accuracy(str(tmp_path / 'curve.png'), curve, points, title='A network', **stages)
-  for (text, anchor, own), (other, _, box) in itertools.permutations(found, 2):
+def test_lines_from_labels_to_their_points_cross_out_no_stage(tmp_path, drawn):
+  # Its line from 0.8-0.95 once crossed out the name of the lightweight stage.
+  right = [356, 356, 355, 355, 355, 356, 356, 356, 356, 356]
+  draw_run_on_digits(tmp_path / 'curve.png', [0, 0, 1, 2, 6, 10, 11, 12, 15, 29], right)
+  for text, other in itertools.permutations(drawn.points, 2):
     if 'alone' not in other:
       continue
-    line = np.linspace(anchor, (own.min + own.max) / 2, 200)
+    own, box = drawn.boxes[text], drawn.boxes[other]
+    line = np.linspace(drawn.points[text], (own.min + own.max) / 2, 200)
     rim = 0.15 * box.size
     inside = np.all((line > box.min + rim) & (line < box.max - rim), axis=1)
     assert not inside.any(), f'the line of {text!r} crosses {other!r}'

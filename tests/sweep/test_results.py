@@ -4,8 +4,8 @@ import csv
 import json
 import statistics
 
-from matplotlib.text import Annotation
 import numpy as np
+import pictures
 import pytest
 
 from basisnet_jax.evaluation import plots
@@ -119,28 +119,14 @@ def test_files_hold_the_same_numbers_and_nothing_is_written_of_nothing(runs, tmp
 
 
 def test_labels_of_the_picture_neither_overlap_nor_leave_the_axes(tmp_path, monkeypatch):
-  boxes = {}
-  place = plots._annotate
-
-  def spy(canvas, axes, *arguments):
-    place(canvas, axes, *arguments)
-    for text in axes.findobj(Annotation):
-      boxes[text.get_text()] = text.get_window_extent(canvas.get_renderer())
-    boxes['axes'] = axes.get_window_extent()
-
-  monkeypatch.setattr(plots, '_annotate', spy)
+  boxes = pictures.labels(monkeypatch).boxes
   rows = {'static': {'final': (7e6, 0.78, 0.004)}, 'condconv': {'final': (7.4e6, 0.785, 0.003)}}
   for k in (2, 4, 8, 16):
     final, early = (9e6 + k * 1e5, 0.79 + k / 1000, 0.003), (6e6 + k * 1e5, 0.788 + k / 1000, 0.003)
     rows[f'basisnet_k{k}'] = {'final': final, 'early': early}
   plots.rows_over_cost(str(tmp_path / 'rows.png'), rows, title='Rows')
-  axes = boxes.pop('axes')
-  assert set(boxes) == {name.replace('_', ' ') for name in rows}
-  placed = list(boxes.values())
-  for i, box in enumerate(placed):
-    assert axes.containsx(box.x0) and axes.containsx(box.x1)
-    assert axes.containsy(box.y0) and axes.containsy(box.y1)
-    assert not any(box.overlaps(other) for other in placed[:i])
+  assert set(boxes) == {'axes', *(name.replace('_', ' ') for name in rows)}
+  pictures.assert_apart(boxes)
 
 
 def test_many_rows_are_drawn_by_name_below_each_other(tmp_path, monkeypatch):
