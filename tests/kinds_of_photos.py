@@ -7,6 +7,10 @@ import numpy as np
 from PIL import Image
 
 ORIENTATION = 0x0112  # EXIF's tag.
+ODD_TAGS = (
+  struct.pack('<HHI4s', 296, 2, 2, b'2'),  # The unit of the resolution, as text.
+  struct.pack('<HHI4s', 282, 2, 4, b'abc'),  # The resolution.
+)
 
 
 def picture(mode='RGB', size=(50, 37)):
@@ -36,10 +40,10 @@ def turned(orientation):
   return {'exif': exif}
 
 
-def turned_by_an_odd_camera():
-  """Orientation 6, and the unit of the resolution as text."""
-  tags = struct.pack('<HHII', ORIENTATION, 3, 1, 6), struct.pack('<HHI4s', 296, 2, 2, b'2')
-  return {'exif': b'Exif\0\0II*\0' + struct.pack('<IH', 8, 2) + b''.join(tags) + bytes(4)}
+def turned_by_an_odd_camera(tag):
+  """Orientation 6, and another tag as it is in a file."""
+  orientation = struct.pack('<HHII', ORIENTATION, 3, 1, 6)
+  return {'exif': b'Exif\0\0II*\0' + struct.pack('<IH', 8, 2) + orientation + tag + bytes(4)}
 
 
 def by_palette():
@@ -81,7 +85,7 @@ KINDS = {
   'JPEG 2000': (picture(), 'JPEG2000', {}),
   **{f'turned {i}': (picture(), 'JPEG', turned(i)) for i in range(1, 10)},
   'turned gray': (deep(), 'TIFF', turned(6)),
-  'turned, an odd tag': (picture(), 'JPEG', turned_by_an_odd_camera()),
+  'turned, an odd tag': (picture(), 'JPEG', turned_by_an_odd_camera(ODD_TAGS[0])),
 }
 
 

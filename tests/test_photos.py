@@ -2,10 +2,10 @@
 
 import concurrent.futures
 import io
-import struct
 import time
 
 import jax.numpy as jnp
+from kinds_of_photos import ODD_TAGS, turned_by_an_odd_camera
 import numpy as np
 from PIL import Image
 import pytest
@@ -70,17 +70,10 @@ def test_an_image_is_turned_once_however_often_it_is_read(kind):
   np.testing.assert_array_equal(photos.read(photos.read(found)), found)
 
 
-@pytest.mark.parametrize(
-  'tag',
-  [
-    struct.pack('<HHI4s', 296, 2, 2, b'2'),  # The unit of the resolution, as text.
-    struct.pack('<HHI4s', 282, 2, 4, b'abc'),  # The resolution.
-  ],
-)
+@pytest.mark.parametrize('tag', ODD_TAGS)
 def test_tags_that_a_camera_wrote_in_another_type_do_not_matter(tag):
-  orientation = struct.pack('<HHII', 0x0112, 3, 1, 6)
-  exif = b'Exif\0\0II*\0' + struct.pack('<IH', 8, 2) + orientation + tag + bytes(4)
-  found = photos.read(encoded(picture(), 'JPEG', exif=exif, quality=100, subsampling=0))
+  options = turned_by_an_odd_camera(tag)
+  found = photos.read(encoded(picture(), 'JPEG', quality=100, subsampling=0, **options))
   upright = np.rot90(np.asarray(picture()), -1).astype(int)
   np.testing.assert_allclose(np.asarray(found).astype(int), upright, atol=4)
 
