@@ -1,6 +1,4 @@
 import os
-import subprocess
-import sys
 
 from absl import flags
 import pytest
@@ -326,35 +324,3 @@ def test_a_number_of_numpy_is_a_number(recipes):
 def test_unlocked_recipe_is_locked(recipes):
   path = recipes('open.py', RECIPE.replace('c.name =', 'c.unlock().name ='))
   assert command_line.load_recipe(path).is_locked
-
-
-def run_program(*arguments, cwd):
-  program = """
-from absl import app, flags
-from basisnet_jax import command_line
-flags.DEFINE_string('workdir', None, 'Where the run is.')
-app.run(lambda c: print(c.name, c.training.steps, c is flags.FLAGS.config),
-        flags_parser=command_line.parse_flags)
-"""
-  root = os.path.dirname(os.path.dirname(base_config.__file__))
-  return subprocess.run(
-    [sys.executable, '-W', 'error', '-c', program, *arguments],
-    cwd=cwd, env=os.environ | {'PYTHONPATH': root}, capture_output=True, text=True, timeout=60,
-  )  # fmt: skip
-
-
-def test_program_prints_one_sentence_and_exits_with_2(tmp_path):
-  done = run_program('--config.trainig.steps=3', cwd=tmp_path)
-  assert (done.returncode, done.stdout) == (2, '')
-  assert done.stderr.count('\n') == 1 and '--config.training.steps' in done.stderr
-
-
-def test_program_hands_the_config_to_main(tmp_path):
-  done = run_program('--config.training.steps=3', cwd=tmp_path)
-  assert (done.returncode, done.stdout, done.stderr) == (0, 'base 3 True\n', '')
-
-
-def test_help_names_the_config_and_its_default(tmp_path):
-  done = run_program('--help', cwd=tmp_path)
-  assert '--config:' in done.stdout and 'base_config.py' in done.stdout
-  assert '--workdir:' in done.stdout
